@@ -1,0 +1,69 @@
+# Thin targets over the Python modules that do the work. Plain `make` prints them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+export PYTHONUNBUFFERED = 1
+
+# One "key=value" for each variable that was given, quoted for the shell.
+override_if = $(if $($(1)),'$(2)=$($(1))')
+OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload) $(call override_if,SUBMISSION,submission) \
+            $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
+            $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
+
+.PHONY: help bench leaderboard debug data doctor calibrate overhead sync test test-all test-gpu check clean
+
+help: ## print these lines
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The stamp is newer than what it was made from, so a second call starts at once.
+.venv/installed: pyproject.toml constraints.txt
+	@echo "setting up .venv (once; about 1 GB with a CPU build of torch, more with CUDA) ..."
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "set up: $$($(PY) --version), torch $$($(PY) -c 'import torch; print(torch.__version__)')"
+
+bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= ARGS=
+	@$(PY) -m harness.bench $(OVERRIDES)
+
+leaderboard: .venv/installed ## rank what has been recorded
+	@$(PY) -m harness.leaderboard $(OVERRIDES)
+
+debug: .venv/installed ## one submission on one workload in this process, nothing recorded: SUBMISSION=x WORKLOAD=y
+	@$(PY) -m harness.debug $(OVERRIDES)
+
+data: .venv/installed ## fetch the data sets, with size and licence shown first: WORKLOAD=a,b
+	@$(PY) -m harness.data $(OVERRIDES)
+
+doctor: .venv/installed ## say what this machine has, what will run, and what mends what is missing
+	@$(PY) -m harness.doctor $(OVERRIDES)
+
+calibrate: .venv/installed ## measure the reference's seconds per step on this machine again
+	@$(PY) -m harness.calibrate $(OVERRIDES)
+
+overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
+	@$(PY) benchmarks/overhead.py $(ARGS)
+
+targets: .venv/installed ## set a workload's target as AlgoPerf does: WORKLOAD=w
+	@$(PY) benchmarks/targets.py $(OVERRIDES)
+
+sync: .venv/installed ## upload W&B runs that were recorded offline
+	@$(PY) -m harness.tracking
+
+test: .venv/installed ## the default tests: offline, minutes on two cores
+	@$(PY) -m pytest $(ARGS)
+
+test-all: .venv/installed ## the slow tests too
+	@$(PY) -m pytest -m 'not gpu' $(ARGS)
+
+test-gpu: .venv/installed ## the tests that need a CUDA device
+	@$(PY) -m pytest -m gpu $(ARGS)
+
+check: .venv/installed ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean: ## remove .venv and caches; results and data stay
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info

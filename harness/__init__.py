@@ -1,0 +1,28 @@
+"""Timetrial: time to target for neural-network training algorithms. The names below are what a submission may import."""
+
+from harness.api import (
+    ConfigError,
+    DataError,
+    HarnessError,
+    Hyperparameters,
+    LossKind,
+    ParameterKind,
+    SnapshotError,
+    Target,
+)
+from harness.schedules import warmup_cosine
+from harness.trial import Trial, TrialOver
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "HarnessError",
+    "Hyperparameters",
+    "LossKind",
+    "ParameterKind",
+    "SnapshotError",
+    "Target",
+    "Trial",
+    "TrialOver",
+    "warmup_cosine",
+]

@@ -1,0 +1,299 @@
+"""The vocabulary of the suite as types: target, budget, examples, workload, errors. Nothing here measures or trains.
+
+Imports nothing of ours, so that every other module can import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""Tensors whose first dimension is the example: `inputs`, `targets`, and `weights` where some labels are masked."""
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+class HarnessError(Exception):
+    """What can go wrong here, as one of three classes. The message says what is wrong, what was found, what to do."""
+
+
+class ConfigError(HarnessError):
+    """The person asked for something that does not exist or does not fit: names, YAML, submissions."""
+
+
+class DataError(HarnessError):
+    """The disk does not hold what it should: data sets, records, free space."""
+
+
+class SnapshotError(HarnessError):
+    """The trainer handed over something else than the weights that the judge model expects."""
+
+
+class LossKind(StrEnum):
+    """What the training loss is, as AlgoPerf's loss types. A submission may branch on it."""
+
+    SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy"
+    SIGMOID_CROSS_ENTROPY = "sigmoid_cross_entropy"
+    MEAN_SQUARED_ERROR = "mean_squared_error"
+    MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
+    CTC = "ctc"
+
+
+class ParameterKind(StrEnum):
+    """The role of a parameter in its module. A submission may branch on it."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    EMBEDDING = "embedding"
+    CONV = "conv"
+    NORM_SCALE = "norm_scale"
+    NORM_BIAS = "norm_bias"
+    ATTENTION_Q = "attention_q"
+    ATTENTION_K = "attention_k"
+    ATTENTION_V = "attention_v"
+    ATTENTION_KV = "attention_kv"
+    ATTENTION_QKV = "attention_qkv"
+    ATTENTION_OUT = "attention_out"
+    ATTENTION_BIAS = "attention_bias"
+    RECURRENT = "recurrent"
+    OUTPUT = "output"
+
+
+class TrialStatus(StrEnum):
+    """How a trial ended."""
+
+    REACHED = "reached"
+    OUT_OF_BUDGET = "out_of_budget"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+    REFUSED = "refused"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The value that ends the race: the validation metric must be this good or better.
+
+    Raises ConfigError where the goal is neither `min` nor `max`, or the value is not finite.
+    """
+
+    metric: str
+    goal: Literal["min", "max"]
+    validation: float
+    test: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal not in ("min", "max"):
+            raise ConfigError(f"target goal is {self.goal!r}. Use 'min' for losses, 'max' for accuracies.")
+        if not math.isfinite(self.validation):
+            raise ConfigError(f"target validation value is {self.validation}. Use a finite number.")
+
+    def is_reached_by(self, value: float) -> bool:
+        """True where `value` is at least as good as the validation target; never for NaN."""
+        return value <= self.validation if self.goal == "min" else value >= self.validation
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """True where `value` beats `than` (None: nothing has been seen yet)."""
+        if than is None:
+            return not math.isnan(value)
+        return value < than if self.goal == "min" else value > than
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a workload allows, in steps of the reference submission, so that it holds on any machine.
+
+    `max_runtime = steps * seconds per step of the reference`, `eval_period = max_runtime / evaluations`.
+    """
+
+    steps: int
+    evaluations: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.evaluations < 1:
+            raise ConfigError(f"budget is {self.steps} steps and {self.evaluations} evaluations. Both must be at least 1.")
+
+    @property
+    def step_hint(self) -> int:
+        """Steps over which a schedule should run out.
+
+        A tenth short of the budget: a schedule that ends just when the clock does is cut off by the first slow moment
+        of the machine.
+        """
+        return max(1, int(0.9 * self.steps))
+
+
+class Hyperparameters(Mapping[str, Any]):
+    """One point of a search space: read as attributes (`hp.learning_rate`) or as a mapping (`**hp`); never changed."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"there is no hyperparameter {name!r}; submission.yaml names {', '.join(self.__dict__) or 'none'}"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"hyperparameters are fixed for a trial; {name!r} cannot be set")
+
+    def __repr__(self) -> str:
+        return f"Hyperparameters({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+class Examples(ABC):
+    """One split, in memory: map-style access to examples, and whole batches by index gather.
+
+    Per-step work must be a fixed number of tensor operations: no Python over examples.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abstractmethod
+    def gather(self, index: Tensor) -> Batch:
+        """The examples at `index`, stacked. Shape of `index`: [batch], int64, on the examples' device."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that defines the split, by name; its content hash is taken over these."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Examples:
+        """The same examples on another device."""
+
+    def __getitem__(self, position: int) -> Batch:
+        """One example, without the batch dimension. Raises IndexError past the end, so that iteration stops."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"example {position} of {len(self)}")
+        index = torch.tensor([position % len(self)], device=next(iter(self.tensors().values())).device)
+        return {name: values[0] for name, values in self.gather(index).items()}
+
+    def digest(self) -> str:
+        """SHA-256 over the names, shapes, dtypes and bytes of `tensors()`."""
+        content = hashlib.sha256()
+        for name, values in sorted(self.tensors().items()):
+            content.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+            content.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return content.hexdigest()
+
+
+class TensorExamples(Examples):
+    """A split held as tensors whose first dimension is the example.
+
+    Raises DataError where the tensors differ in length or there are none.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        lengths = {name: len(values) for name, values in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise DataError(f"a split needs tensors of one length, found {lengths}. Check the loader of this workload.")
+        self._tensors = dict(tensors)
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def gather(self, index: Tensor) -> Batch:
+        return {name: values.index_select(0, index) for name, values in self._tensors.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self._tensors)
+
+    def to(self, device: torch.device) -> TensorExamples:
+        return TensorExamples({name: values.to(device) for name, values in self._tensors.items()})
+
+
+class DataSource(ABC):
+    """Files that a workload reads and where a person gets them. `folder` is the data folder of the suite."""
+
+    name: str
+    """Short name, as printed by `make data`."""
+    size_megabytes: float
+    """Size of what is fetched; 0 where it arrives with an installed package."""
+    licence: str
+
+    @abstractmethod
+    def is_present(self, folder: Path) -> bool:
+        """True where the files are there and of the right size or hash; cheap enough to ask at every start."""
+
+    @abstractmethod
+    def fetch(self, folder: Path) -> None:
+        """Bring the files into `folder`, resuming and checking hashes. Raises DataError with the way to mend it."""
+
+
+class Workload(ABC):
+    """Data, model, loss and metric: what stays fixed while training algorithms race.
+
+    A subclass is made with the keyword arguments of `options` in its YAML. It must be cheap to construct: data are read
+    in `load`, weights are drawn in `build_model`.
+    """
+
+    loss_kind: ClassVar[LossKind]
+
+    @abstractmethod
+    def sources(self) -> list[DataSource]:
+        """The files that `load` reads; empty where the data arrive with the installed packages."""
+
+    @abstractmethod
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Read one split from the data folder. Raises DataError that names the command that mends it."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Forward pass. Default: the model applied to `inputs`."""
+        outputs: Tensor = model(batch["inputs"])
+        return outputs
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
+        """Loss of each unit (example, token ...) and its weight: 1 counts, 0 is masked or padding; None: all count.
+
+        Shapes: both [batch, ...], alike.
+        """
+
+    @abstractmethod
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """What the metrics are computed from, one row per example: shapes [batch, ...].
+
+        Rows of all batches are concatenated before `metrics` sees them, so a metric cannot depend on the batch size.
+        """
+
+    @abstractmethod
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Metrics of a whole split from its rows, among them the one that the target names."""
+
+
+def mean_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over the units that count; zero where none does. Shapes: [batch, ...], alike -> []."""
+    if weights is None:
+        return losses.mean()
+    # A batch of padding alone must give 0 and a zero gradient, not 0/0.
+    return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)

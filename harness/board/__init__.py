@@ -1,0 +1,1 @@
+"""Ways to show a leaderboard: terminal, Markdown, HTML."""

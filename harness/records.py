@@ -1,0 +1,301 @@
+"""The two tables that everything is computed from: one row per trial, one row per evaluation, in parquet.
+
+Layout: `<runs>/trials/workload=W/submission=S/<trial id>.parquet`, likewise `evaluations`. A trial is done when its
+trials file exists: it is written last, and never again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from harness.api import DataError
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"timetrial_schema_version"
+
+TRIALS = pa.schema(
+    [
+        # which trial
+        pa.field("trial_id", pa.string(), nullable=False),
+        pa.field("ruleset", pa.string(), nullable=False),
+        pa.field("ruleset_version", pa.int32(), nullable=False),
+        pa.field("study", pa.int32(), nullable=False),
+        pa.field("trial", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("hyperparameters", pa.string(), nullable=False),  # JSON
+        # how it ended
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("pruned_by", pa.string()),  # what stopped a pruned trial
+        # the target and the budget that it raced against
+        pa.field("target_metric", pa.string(), nullable=False),
+        pa.field("target_goal", pa.string(), nullable=False),
+        pa.field("target_validation", pa.float64(), nullable=False),
+        pa.field("target_test", pa.float64()),
+        pa.field("max_runtime", pa.float64(), nullable=False),  # seconds
+        pa.field("eval_period", pa.float64(), nullable=False),  # seconds
+        pa.field("evaluate_every_steps", pa.int64()),  # set in development runs only, which are never ranked
+        # what it took: infinite where the target was not reached
+        pa.field("time_to_target", pa.float64(), nullable=False),  # charged seconds
+        pa.field("steps_to_target", pa.float64(), nullable=False),
+        pa.field("examples_to_target", pa.float64(), nullable=False),
+        pa.field("best_validation", pa.float64()),
+        pa.field("test_at_best", pa.float64()),
+        pa.field("steps", pa.int64(), nullable=False),  # at the last evaluation
+        pa.field("examples", pa.int64(), nullable=False),
+        pa.field("charged_seconds", pa.float64(), nullable=False),
+        pa.field("evaluation_seconds", pa.float64(), nullable=False),
+        pa.field("total_seconds", pa.float64(), nullable=False),
+        pa.field("first_step_seconds", pa.float64()),  # from go: import, construction, compilation, one step
+        pa.field("median_step_seconds", pa.float64()),
+        pa.field("p90_step_seconds", pa.float64()),
+        pa.field("peak_host_bytes", pa.int64()),
+        pa.field("peak_device_bytes", pa.int64()),
+        pa.field("energy_joules", pa.float64()),
+        # where and with what
+        pa.field("hardware", pa.string(), nullable=False),
+        pa.field("hardware_fingerprint", pa.string(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("threads", pa.int32(), nullable=False),
+        pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
+        pa.field("sandboxed", pa.bool_(), nullable=False),
+        pa.field("versions", pa.string(), nullable=False),  # JSON
+        pa.field("git_revision", pa.string(), nullable=False),
+        pa.field("submission_hash", pa.string(), nullable=False),
+        pa.field("workload_hash", pa.string(), nullable=False),
+        pa.field("data_hash", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # `timetrial`, or where the row was imported from
+        pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""Columns of the trials table, beside the partition columns `workload` and `submission`."""
+
+EVALUATIONS = pa.schema(
+    [
+        pa.field("trial_id", pa.string(), nullable=False),
+        pa.field("evaluation", pa.int32(), nullable=False),  # 0, 1, 2 ...
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("examples", pa.int64(), nullable=False),
+        pa.field("charged_seconds", pa.float64(), nullable=False),
+        pa.field("validation", pa.float64()),  # the metric that the target names
+        pa.field("validation_loss", pa.float64()),
+        pa.field("test", pa.float64()),  # null where the test split was not evaluated
+        pa.field("test_loss", pa.float64()),
+        pa.field("train_loss", pa.float64()),  # as reported by the submission
+        pa.field("other_metrics", pa.string(), nullable=False),  # JSON
+        pa.field("reported", pa.string(), nullable=False),  # JSON: what the submission logged; never scored
+    ]
+)
+"""Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
+
+PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialKey:
+    """Where the rows of one trial lie."""
+
+    workload: str
+    submission: str
+    trial_id: str
+
+
+class Records:
+    """The two tables under one folder, and the journals of trials that are not done.
+
+    Raises DataError where the disk is full or not writable, or holds a table of a newer schema.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+
+    def path(self, table: str, key: TrialKey) -> Path:
+        """The file that holds the rows of one trial in `trials` or `evaluations`."""
+        return self.runs / table / f"workload={key.workload}" / f"submission={key.submission}" / f"{key.trial_id}.parquet"
+
+    def is_done(self, key: TrialKey) -> bool:
+        """True where the trial has its row."""
+        return self.path("trials", key).exists()
+
+    def trial(self, key: TrialKey) -> Row:
+        """The row of one finished trial. Raises DataError where there is none."""
+        path = self.path("trials", key)
+        if not path.exists():
+            raise DataError(f"{path}: there is no such trial. Run it first with make bench.")
+        row: Row = read_parquet(path, TRIALS).to_pylist()[0]
+        return row
+
+    @contextlib.contextmanager
+    def journal(self, key: TrialKey) -> Iterator[Journal]:
+        """The journal of one trial, held by this process alone; removed once the trial has its row.
+
+        Raises DataError where another live process runs the same trial.
+        """
+        path = self.runs / "journal" / f"{key.trial_id}.jsonl"
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a+b")
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"{path}: another process is running this trial. Wait for it, or stop it and run again."
+                ) from None
+            yield Journal(path, handle)
+            if self.is_done(key):
+                path.unlink(missing_ok=True)
+
+    def finish(self, key: TrialKey, trial: Row, evaluations: list[Row]) -> None:
+        """Write the evaluation rows, then the trial row, each beside its place and moved in whole. Never overwrites."""
+        self._write(self.path("evaluations", key), evaluations, EVALUATIONS, replace=True)
+        self._write(self.path("trials", key), [trial], TRIALS, replace=False)
+
+    def _write(self, path: Path, rows: list[Row], schema: pa.Schema, *, replace: bool) -> None:
+        table = pa.Table.from_pylist(rows, schema=_versioned(schema))
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with beside.open("wb") as handle:
+                    pq.write_table(table, handle)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                if replace:
+                    beside.replace(path)
+                else:
+                    # A link fails where the row exists: two jobs that ran one trial cannot replace each other's row.
+                    with contextlib.suppress(FileExistsError):
+                        os.link(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+
+
+class Journal:
+    """Append-only lines of JSON, on disk before the call returns; what a cut leaves behind is read as far as it is whole."""
+
+    def __init__(self, path: Path, handle: Any) -> None:
+        self.path = path
+        self._handle = handle
+
+    def append(self, kind: str, row: Row) -> None:
+        """Add one line. Raises DataError where the disk is full."""
+        with _disk_errors(self.path):
+            self._handle.write(json.dumps({"kind": kind, **row}, default=_jsonable).encode() + b"\n")
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+
+    def lines(self) -> list[Row]:
+        """All whole lines; a line that a crash cut short ends the list."""
+        self._handle.seek(0)
+        rows = []
+        for line in self._handle.read().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        self._handle.seek(0, os.SEEK_END)
+        return rows
+
+    def clear(self) -> None:
+        """Forget what an earlier, cut-off run of this trial wrote."""
+        self._handle.truncate(0)
+
+
+def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    """One parquet file in the columns of `schema`.
+
+    Raises DataError that names file and column where it is no parquet, lacks a column or has a newer schema version.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run the trial again.") from None
+    check_schema(path, table.schema, schema)
+    return table.select(schema.names)
+
+
+def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
+    """Raise DataError where `found` lacks a column of `wanted` or comes from a newer version of this project."""
+    version = int((found.metadata or {}).get(_VERSION_KEY, b"0"))
+    if version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: written with schema version {version}, this project reads up to {SCHEMA_VERSION}. "
+            "Update with git pull."
+        )
+    missing = [name for name in wanted.names if name not in found.names]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing. Is this a table of this project?")
+
+
+def read_table(runs: Path, table: str, columns: list[str] | None = None, filter: Any = None) -> pd.DataFrame:
+    """The whole `trials` or `evaluations` table with its partition columns, as pandas.
+
+    `columns` are read alone, and row groups that `filter` (a pyarrow expression) rules out are not read at all.
+    An empty frame with all columns where nothing has been recorded. Raises DataError that names file and column.
+    """
+    schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
+    wanted = columns or [*schema.names, *PARTITIONS.names]
+    files = sorted((runs / table).rglob("*.parquet"))
+    full = pa.unify_schemas([schema, PARTITIONS])
+    if not files:
+        return full.empty_table().select(wanted).to_pandas()
+    for path in files:
+        try:
+            check_schema(path, pq.read_schema(path), schema)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run again.") from None
+    partitioning = pa.dataset.partitioning(PARTITIONS, flavor="hive")
+    dataset = pa.dataset.dataset(
+        [str(path) for path in files],
+        schema=full,
+        format="parquet",
+        partitioning=partitioning,
+        partition_base_dir=str(runs / table),
+    )
+    return dataset.to_table(columns=wanted, filter=filter).to_pandas()
+
+
+def _versioned(schema: pa.Schema) -> pa.Schema:
+    return schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _jsonable(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """`value`, or None where it is NaN or infinite: parquet keeps null apart from a number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = {
+            errno.ENOSPC: "Free some space and run the same command again: nothing that was finished is lost.",
+            errno.EDQUOT: "Free some quota and run the same command again: nothing that was finished is lost.",
+            errno.EACCES: "Make the folder writable, or set RESULTS to another one.",
+            errno.EROFS: "The file system is read-only: set RESULTS to another folder.",
+        }.get(error.errno or 0, "Check the disk and run the same command again.")
+        raise DataError(f"{path}: cannot write ({error.strerror or error}). {mend}") from error

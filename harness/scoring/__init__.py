@@ -1,0 +1,1 @@
+"""From tables of trials to scores: pure functions, pandas in, pandas out."""

@@ -1,0 +1,393 @@
+"""What a submission sees of its trial: model, batches, loss, hints, clock, hooks. It names no workload and judges nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from harness.api import (
+    Batch,
+    ConfigError,
+    Examples,
+    LossKind,
+    ParameterKind,
+    Target,
+    Workload,
+    mean_loss,
+)
+from harness.parameter_kinds import kinds_of
+
+_CHUNKS_OF_AN_EPOCH = 4096
+
+
+class TrialOver(Exception):  # noqa: N818 - it is the normal end of a trial, not an error
+    """The referee has stopped the clock, or the submission has finished: a normal end. Let it pass through `train`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the referee saw at one moment, as the submission gets to know it. Never holds anything of the test split."""
+
+    step: int
+    charged_seconds: float
+    validation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is fixed for a trial before it starts."""
+
+    seed: int
+    device: torch.device
+    batch_size_hint: int
+    step_hint: int
+    target: Target
+    budget_seconds: float
+    eval_period: float
+    evaluate_every_steps: int | None = None
+
+
+@dataclass
+class Go:
+    """The referee's word that the trainer may run on, with what it has seen so far."""
+
+    charged_seconds: float
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the trainer says of itself when it hands over its weights."""
+
+    step: int
+    examples: int
+    is_finished: bool
+    reported: dict[str, float]
+
+
+class HandOver(Protocol):
+    """Gives the model's weights to whoever judges them, and waits for the word to go on; None: the clock has stopped."""
+
+    def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
+        """Hand over; return when the trial goes on (Go) or is over (None)."""
+
+
+@dataclass
+class StepTimes:
+    """When steps ended, in seconds since *go* on the trainer's clock: where compilation and slow steps show."""
+
+    ends: list[float] = field(default_factory=list)
+
+
+class Trial:
+    """One training run, as its submission sees it.
+
+    Write an ordinary loop over `batches()`; it ends by itself when the referee stops the clock. See DESIGN, section 4.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        model: nn.Module,
+        train_set: Examples,
+        conditions: Conditions,
+        hand_over: HandOver,
+    ) -> None:
+        self.model = model
+        """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
+        self.train_set = train_set
+        """Map-style access to the training split: `len`, `[i]`, and `gather(index)` for whole batches."""
+        self.step_hint = conditions.step_hint
+        """Steps over which a schedule should run out."""
+        self.batch_size_hint = conditions.batch_size_hint
+        """The batch size that the target was set with."""
+        self.loss_kind: LossKind = workload.loss_kind
+        """What the training loss is."""
+        self.target = conditions.target
+        """Metric, goal and value on the validation split."""
+        self.budget_seconds = conditions.budget_seconds
+        """Charged seconds after which the trial is over."""
+        self.evaluations: list[Evaluation] = []
+        """The validation history, oldest first, for self-tuning."""
+        self.seed = conditions.seed
+        """The trial's seed, the same for every submission of this study and trial."""
+        self.device = conditions.device
+        """Where the model and the batches are."""
+        self.generator = torch.Generator().manual_seed(_stream(conditions.seed, "submission"))
+        """A CPU generator of the submission's own: drawing from it changes no batch and no dropout mask."""
+        self.rank = 0
+        """Number of this trainer among the data-parallel trainers of the trial."""
+        self.world_size = 1
+        """How many data-parallel trainers the trial has."""
+        self.parameter_kinds: dict[str, ParameterKind] = kinds_of(model)
+        """Role of each parameter, by its name in `model.named_parameters()`."""
+
+        self._workload = workload
+        self._conditions = conditions
+        self._hand_over = hand_over
+        self._order = _Order(len(train_set), _stream(conditions.seed, "data"), conditions.device)
+        self._before: list[Callable[[], object]] = []
+        self._after: list[Callable[[], object]] = []
+        self._resumable: dict[str, object] = {}
+        self._reported: dict[str, float] = {}
+        self._step = 0
+        self._examples = 0
+        self._is_over = False
+        self._charged_at_go = 0.0
+        self._went_at = time.perf_counter()
+        self._next_evaluation_at = 0.0
+        self._next_evaluation_step = 0
+        self._batch_norm_draws = 0
+        self.step_times = StepTimes()
+        """When each step ended, for the record."""
+
+    # --- data ---
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Endless shuffled training batches; one iteration is one step, and evaluations happen between iterations."""
+        while not self._is_over:
+            yield self.next_batch(batch_size)
+            try:
+                self.end_step()
+            except TrialOver:
+                return
+
+    def next_batch(self, batch_size: int | None = None) -> Batch:
+        """The next shuffled training batch: every example comes once before any comes again.
+
+        Raises ConfigError where batch_size < 1.
+        """
+        index = self._order.draw(batch_size or self.batch_size_hint)
+        self._examples += len(index)
+        return self.train_set.gather(index)
+
+    def end_step(self) -> None:
+        """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
+        self._step += 1
+        now = time.perf_counter()
+        self.step_times.ends.append(self._charged_at_go + now - self._went_at)
+        if self._conditions.evaluate_every_steps is None:
+            if now >= self._next_evaluation_at:
+                self._evaluate(is_finished=False)
+        elif self._step >= self._next_evaluation_step:
+            self._evaluate(is_finished=False)
+
+    # --- forward and loss ---
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Forward pass of the model on a batch, in whatever mode (train or eval) the model is."""
+        return self._workload.outputs(self.model, batch)
+
+    def loss(
+        self,
+        batch: Batch,
+        *,
+        outputs: Tensor | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """The workload's training loss; padding and masked labels never count.
+
+        `reduction`: `mean` over what counts, `sum` over what counts (both scalars), or `none`: the mean of each example,
+        shape [batch]. `outputs`: as returned by `outputs(batch)`, or made here.
+        Raises ConfigError for another reduction, or a smoothing outside [0, 1).
+        """
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing is {label_smoothing}. Use a number in [0, 1).")
+        if outputs is None:
+            outputs = self._workload.outputs(self.model, batch)
+        losses, weights = self._workload.losses(outputs, batch, label_smoothing)
+        if reduction == "mean":
+            return mean_loss(losses, weights)
+        if reduction == "sum":
+            return losses.sum() if weights is None else (losses * weights).sum()
+        if reduction == "none":
+            if losses.ndim == 1:
+                return losses if weights is None else losses * weights
+            if weights is None:
+                return losses.flatten(1).mean(dim=1)
+            return (losses * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-12)
+        raise ConfigError(f"reduction is {reduction!r}. Use 'mean', 'sum' or 'none'.")
+
+    # --- the clock ---
+
+    @property
+    def step(self) -> int:
+        """Steps that have ended."""
+        return self._step
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Charged seconds so far, as the trainer's own clock has it; the referee's clock decides."""
+        return self._charged_at_go + time.perf_counter() - self._went_at
+
+    # --- around evaluations ---
+
+    def before_evaluation(self, function: Callable[[], object]) -> None:
+        """Call `function` before weights are handed over, to swap averaged ones in; its time is charged."""
+        self._before.append(function)
+
+    def after_evaluation(self, function: Callable[[], object]) -> None:
+        """Call `function` when training goes on after an evaluation, to swap them out again; its time is charged."""
+        self._after.append(function)
+
+    def refresh_batch_norm(self, batches: int) -> None:
+        """Recompute the running statistics of batch norm layers as plain means over `batches` fresh training batches.
+
+        For averaged weights, whose statistics no training step has seen. Charged; draws from a stream of its own, so
+        the order of training batches stays. Leaves the model in the mode that it was in. Raises ConfigError if
+        batches < 1.
+        """
+        if batches < 1:
+            raise ConfigError(f"refresh_batch_norm got {batches} batches. Use at least 1.")
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        was_training = self.model.training
+        self._batch_norm_draws += 1
+        order = _Order(
+            len(self.train_set), _stream(self.seed, f"batch norm {self._batch_norm_draws}"), self.device
+        )
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a plain mean over all batches
+        self.model.train()
+        with torch.no_grad():
+            for _ in range(batches):
+                self.outputs(self.train_set.gather(order.draw(self.batch_size_hint)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.model.train(was_training)
+
+    def set_dropout(self, probability: float) -> None:
+        """Set the probability of every dropout layer; no effect where the model has none.
+
+        Raises ConfigError outside [0, 1).
+        """
+        if not 0.0 <= probability < 1.0:
+            raise ConfigError(f"dropout is {probability}. Use a number in [0, 1).")
+        for module in self.model.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = probability
+
+    def resumable(self, **objects: object) -> None:
+        """Name what a checkpoint must hold beside the model: objects with `state_dict` and `load_state_dict`.
+
+        Raises ConfigError for an object without them, or a name given twice.
+        """
+        for name, thing in objects.items():
+            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+                raise ConfigError(
+                    f"resumable({name}=...) got a {type(thing).__name__}, which has no state_dict and load_state_dict. "
+                    "Wrap the state in an object that has both."
+                )
+            if name in self._resumable:
+                raise ConfigError(f"resumable({name}=...) was named twice. Use another name.")
+            self._resumable[name] = thing
+
+    # --- data-parallel trainers ---
+
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
+        """Mean of `tensor` over the trainers of this trial: the tensor itself where there is one."""
+        return tensor
+
+    # --- words to the referee ---
+
+    def log(self, **scalars: float) -> None:
+        """Report numbers, kept with the next evaluation in the journal and W&B; never scored.
+
+        `train_loss` has a column of its own. Raises ConfigError for anything that is not one number.
+        """
+        for name, value in scalars.items():
+            try:
+                self._reported[name] = float(value)
+            except (TypeError, ValueError, RuntimeError):
+                raise ConfigError(
+                    f"log({name}=...) got a {type(value).__name__}, not one number. Log a float or a 0-d tensor."
+                ) from None
+
+    def finish(self) -> None:
+        """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""
+        self._evaluate(is_finished=True)
+        raise TrialOver
+
+    # --- for the trainer and the debugger ---
+
+    def go(self, word: Go) -> None:
+        """Start, or go on, from the referee's word. Called by the harness."""
+        self._charged_at_go = word.charged_seconds
+        self._went_at = time.perf_counter()
+        self._next_evaluation_at = self._went_at + self._conditions.eval_period
+        if self._conditions.evaluate_every_steps is not None:
+            self._next_evaluation_step = self._step + self._conditions.evaluate_every_steps
+
+    @property
+    def is_over(self) -> bool:
+        """True once the referee has stopped the clock or the submission has finished."""
+        return self._is_over
+
+    def _evaluate(self, *, is_finished: bool) -> None:
+        if self._is_over:
+            raise TrialOver
+        for function in self._before:
+            function()
+        reported = {name: value for name, value in self._reported.items() if math.isfinite(value)}
+        progress = Progress(self._step, self._examples, is_finished, reported)
+        word = self._hand_over(self.model, progress)
+        if word is None:
+            self._is_over = True
+            raise TrialOver
+        self.go(word)
+        if word.evaluation is not None:
+            self.evaluations.append(word.evaluation)
+        for function in self._after:
+            function()
+
+
+class _Order:
+    """Endless shuffled indices: every example once per epoch, the tail of one epoch joined to the head of the next."""
+
+    def __init__(self, length: int, seed: int, device: torch.device) -> None:
+        self._length = length
+        self._generator = torch.Generator().manual_seed(seed)
+        self._device = device
+        self._left = torch.empty(0, dtype=torch.int64, device=device)
+        self._chunks: list[Tensor] = []
+        self._chunk_size = 0
+
+    def draw(self, count: int) -> Tensor:
+        """The next `count` indices. Shape: [count], int64."""
+        # The usual case costs one list pop: a whole epoch is cut up at once.
+        if self._chunks and count == self._chunk_size:
+            return self._chunks.pop()
+        if count < 1:
+            raise ConfigError(f"batch size is {count}. Use at least 1.")
+        return self._redraw(count)
+
+    def _redraw(self, count: int) -> Tensor:
+        if self._chunks:  # the batch size has changed in the middle of an epoch
+            self._left = torch.cat([*reversed(self._chunks), self._left])
+            self._chunks = []
+        while len(self._left) < count:
+            epoch = torch.randperm(self._length, generator=self._generator).to(self._device)
+            self._left = torch.cat([self._left, epoch])
+        ready = min(len(self._left) // count, _CHUNKS_OF_AN_EPOCH)
+        self._chunks = list(self._left[: ready * count].split(count))[::-1]
+        self._chunk_size = count
+        self._left = self._left[ready * count :]
+        return self._chunks.pop()
+
+
+def _stream(seed: int, name: str) -> int:
+    """Seed of a named random stream of a trial: streams never depend on how much another one has drawn."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
