@@ -1,0 +1,216 @@
+"""Hyperparameters and search spaces as data: reading, checking, overriding, drawing points. Nothing is trained here."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from harness.api import ConfigError, Hyperparameters
+
+Scalar = bool | int | float | str | None
+"""What a hyperparameter may be."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `min` to `max`, both included, evenly spread over the value or over its logarithm."""
+
+    min: float
+    max: float
+    scaling: Literal["linear", "log"] = "linear"
+    integer: bool = False
+
+    def value_at(self, share: float) -> float | int:
+        """The value that lies at `share` of the way, 0 <= share < 1."""
+        # An integer owns a cell of width 1 around it, so that both ends are as likely as the rest.
+        margin = 0.5 if self.integer else 0.0
+        low, high = self.min - margin, self.max + margin
+        value = low * (high / low) ** share if self.scaling == "log" else low + share * (high - low)
+        value = min(self.max, max(self.min, round(value) if self.integer else value))
+        return int(value) if self.integer else value
+
+    def contains(self, value: Scalar) -> bool:
+        """True where `value` could be drawn."""
+        if not _is_number(value) or not self.min <= value <= self.max:
+            return False
+        return not self.integer or float(value).is_integer()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values, all as likely."""
+
+    values: tuple[Scalar, ...]
+
+    def value_at(self, share: float) -> Scalar:
+        """The value whose cell holds `share`, 0 <= share < 1."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def contains(self, value: Scalar) -> bool:
+        """True where `value` could be drawn."""
+        return value in self.values
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What external tuning may try: intervals and choices, or a list of fixed points. The rest stays at its default."""
+
+    defaults: Hyperparameters
+    dimensions: Mapping[str, Interval | Choice]
+    points: tuple[Hyperparameters, ...] = ()
+
+
+def parse_space(space: object, *, defaults: Mapping[str, Scalar], where: str) -> SearchSpace:
+    """The search space written under `search_space` in the file `where`; None: nothing to tune.
+
+    Either name -> {min, max, scaling: linear | log, integer: true} or {values: [...]}, or a list of points, each a
+    mapping from names to values. Raises ConfigError, naming file and key, for anything else, and for names that are not
+    in `defaults`.
+    """
+    base = Hyperparameters(defaults)
+    where = f"{where}: search_space"
+    if space is None:
+        return SearchSpace(base, {})
+    if isinstance(space, list):
+        if not space:
+            raise ConfigError(f"{where} is an empty list. List at least one point, or leave it out.")
+        return SearchSpace(base, {}, tuple(_point(point, base, where) for point in space))
+    if not isinstance(space, dict):
+        raise ConfigError(f"{where} is {space!r}. Use a mapping from names to ranges, or a list of points.")
+    dimensions = {}
+    for name, written in space.items():
+        _check_name(name, base, where)
+        dimensions[name] = _dimension(written, f"{where}.{name}")
+    return SearchSpace(base, dimensions)
+
+
+def resolve_overrides(
+    defaults: Mapping[str, Scalar], overrides: Mapping[str, Any], *, where: str = "hp"
+) -> Hyperparameters:
+    """`defaults` with `overrides` written over them. `where` names the source of the overrides in errors.
+
+    Raises ConfigError for a name that the submission does not have, or text where the default is a number.
+    """
+    for name, value in overrides.items():
+        _check_name(name, defaults, where)
+        _check_value(value, f"{where}.{name}")
+        if _is_number(defaults[name]) and not _is_number(value):
+            raise ConfigError(f"{where}.{name} is {value!r}. Use a number; the default is {defaults[name]!r}.")
+    return Hyperparameters({**defaults, **overrides})
+
+
+def draw(space: SearchSpace, *, count: int, seed: int) -> list[Hyperparameters]:
+    """`count` points from a scrambled Halton sequence; a list of fixed points is gone through in order, and again.
+
+    The first points of a longer draw are those of a shorter one. Raises ConfigError where count < 1.
+    """
+    if count < 1:
+        raise ConfigError(f"{count} points were asked for. Ask for at least 1.")
+    if space.points:
+        return [space.points[number % len(space.points)] for number in range(count)]
+    if not space.dimensions:
+        return [space.defaults] * count
+    from scipy.stats import qmc  # half a second that only tuning needs
+
+    shares = qmc.Halton(len(space.dimensions), scramble=True, rng=seed).random(count)
+    return [
+        Hyperparameters(
+            {
+                **space.defaults,
+                **{
+                    name: dimension.value_at(float(share))
+                    for (name, dimension), share in zip(space.dimensions.items(), row, strict=True)
+                },
+            }
+        )
+        for row in shares
+    ]
+
+
+def near_matches(name: object, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: which known names are near it, or else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names)
+    if near:
+        return f"Did you mean {' or '.join(repr(match) for match in near)}?"
+    return f"Known: {', '.join(names) or 'none'}."
+
+
+def check_keys(written: Mapping[Any, object], known: Iterable[str], where: str) -> None:
+    """Raises ConfigError, with the near matches, where `written` has a key that is not `known`."""
+    names = list(known)
+    for key in written:
+        if key not in names:
+            raise ConfigError(f"{where} has an unknown key {key!r}. {near_matches(key, names)}")
+
+
+def check_hyperparameters(written: object, where: str) -> dict[str, Scalar]:
+    """The mapping from names to scalars that `written` is. Raises ConfigError where it is anything else."""
+    if not isinstance(written, dict):
+        raise ConfigError(
+            f"{where} is {written!r}. Use a mapping from names to default values; {{}} if there are none."
+        )
+    for name, value in written.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigError(f"{where} has the name {name!r}. Use a Python name, so that hp.<name> reads it.")
+        _check_value(value, f"{where}.{name}")
+    return written
+
+
+def _point(written: object, defaults: Hyperparameters, where: str) -> Hyperparameters:
+    if not isinstance(written, dict) or not written:
+        raise ConfigError(f"{where} has {written!r} in its list. Each point is a mapping from names to values.")
+    return resolve_overrides(defaults, written, where=where)
+
+
+def _dimension(written: object, where: str) -> Interval | Choice:
+    if not isinstance(written, dict):
+        raise ConfigError(f"{where} is {written!r}. Use {{min: ..., max: ..., scaling: log}} or {{values: [...]}}.")
+    if "values" in written:
+        check_keys(written, ["values"], where)
+        values = written["values"]
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{where}.values is {values!r}. List at least one value.")
+        for value in values:
+            _check_value(value, f"{where}.values")
+        return Choice(tuple(values))
+    check_keys(written, ["min", "max", "scaling", "integer"], where)
+    for key in ("min", "max"):
+        if not _is_number(written.get(key)):
+            raise ConfigError(f"{where}.{key} is {written.get(key)!r}. Use a number.")
+    return _interval(
+        written["min"], written["max"], written.get("scaling", "linear"), written.get("integer", False), where
+    )
+
+
+def _interval(low: float, high: float, scaling: object, integer: object, where: str) -> Interval:
+    if low > high:
+        raise ConfigError(f"{where} has min {low} > max {high}. Swap them.")
+    if scaling not in ("linear", "log"):
+        raise ConfigError(f"{where}.scaling is {scaling!r}. Use 'linear' or 'log'.")
+    if scaling == "log" and low <= 0:
+        raise ConfigError(f"{where} has min {low} with scaling log. Use a min above 0, or scaling linear.")
+    if not isinstance(integer, bool):
+        raise ConfigError(f"{where}.integer is {integer!r}. Use true or false.")
+    if integer and not (float(low).is_integer() and float(high).is_integer()):
+        raise ConfigError(f"{where} has min {low} and max {high} with integer: true. Use whole numbers.")
+    return Interval(low, high, scaling, integer)
+
+
+def _check_name(name: object, defaults: Mapping[str, Scalar], where: str) -> None:
+    if name not in defaults:
+        raise ConfigError(f"{where} names {name!r}, which is not a hyperparameter. {near_matches(name, defaults)}")
+
+
+def _check_value(value: object, where: str) -> None:
+    if not (value is None or isinstance(value, bool | int | float | str)):
+        raise ConfigError(f"{where} is {value!r}. Use a number, true, false, text or null.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}. Use a finite number.")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
