@@ -1,0 +1,83 @@
+"""How times, steps and scores are written in any board: one wording for terminal, Markdown and pages."""
+
+from __future__ import annotations
+
+import math
+
+from harness.scoring.score import Scoring
+
+NOT_RUN = "not run"
+
+
+def seconds_text(seconds: float) -> str:
+    """Three digits at least, thousands grouped: `0.412 s`, `12.3 s`, `63,008 s`."""
+    if seconds < 1.0:
+        return f"{seconds:.3f} s"
+    if seconds < 10.0:
+        return f"{seconds:.2f} s"
+    return f"{seconds:.1f} s" if seconds < 1000.0 else f"{seconds:,.0f} s"
+
+
+def steps_text(steps: float) -> str:
+    """`1,200 steps`."""
+    return "1 step" if steps == 1 else f"{steps:,.0f} steps"
+
+
+def status_text(status: str) -> str:
+    """A status in words: `out of budget`."""
+    return status.replace("_", " ")
+
+
+def cell_text(scoring: Scoring, workload: str, submission: str, *, between: str) -> str:
+    """Time and steps to target, or the word for the miss."""
+    cells = scoring.cells
+    found = cells[(cells["workload"] == workload) & (cells["submission"] == submission)].to_dict("records")
+    if not found:
+        return NOT_RUN
+    row = found[0]
+    if not math.isfinite(row["time_to_target"]):
+        return status_text(str(row["status"]))
+    steps = row["steps_to_target"]
+    # Steps have a median of their own; it is never shown as a number where it is not finite.
+    return seconds_text(row["time_to_target"]) + (f"{between}{steps_text(steps)}" if math.isfinite(steps) else "")
+
+
+def is_fastest(scoring: Scoring, workload: str, submission: str) -> bool:
+    """True where no submission is faster on this workload."""
+    seconds = scoring.seconds[workload].to_dict()
+    fastest = min(value for value in seconds.values() if not math.isnan(value))
+    return math.isfinite(seconds[submission]) and seconds[submission] == fastest
+
+
+SCORE_HEADER = ["rank", "submission", "score", "by steps", "targets reached", "trials"]
+
+
+def score_rows(scoring: Scoring) -> list[list[str]]:
+    """The score table in words, best first, in the columns of `SCORE_HEADER`."""
+    times = scoring.times
+    counts = times.groupby(["submission", "status"], observed=True).size()
+    rows = []
+    for row in scoring.scores.reset_index().to_dict("records"):
+        submission = str(row["submission"])
+        ended = counts.xs(submission, level="submission").sort_values(ascending=False)
+        rows.append(
+            [
+                str(row["rank"]),
+                submission,
+                f"{row['score']:.4f}",
+                f"{row['steps_score']:.4f}",
+                f"{row['workloads_reached']} of {scoring.ratios.shape[1]}",
+                ", ".join(f"{count} {status_text(str(status))}" for status, count in ended.items()),
+            ]
+        )
+    return rows
+
+
+def headline(scoring: Scoring, combination: dict[str, str]) -> str:
+    """What is ranked here, in one line."""
+    rules = scoring.rules
+    words = [f"ruleset {combination['ruleset']} v{combination['ruleset_version']}", f"scored by {rules.name}"]
+    if rules.reading:
+        words.append(rules.reading.replace("_", " "))
+    words.append(f"hardware {combination['hardware']} ({combination['hardware_fingerprint'][:8]})")
+    return ", ".join(words)

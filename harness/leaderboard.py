@@ -1,0 +1,215 @@
+"""`make leaderboard`: from the parquet tables to a ranked table on the terminal and in Markdown.
+
+Reads and writes; what is computed is in `harness.scoring`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.compute as pc
+import yaml
+from rich.console import Console
+
+from harness.api import ConfigError, DataError, HarnessError
+from harness.board.markdown import markdown_leaderboard
+from harness.board.terminal import print_leaderboard
+from harness.records import read_table
+from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
+from harness.scoring.rules import ScoringRules, parse_rules
+from harness.scoring.score import Scoring, score_tables
+from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable
+
+CONF = Path(__file__).parents[1] / "conf"
+DEFAULT_RULES = "timetrial_v1"
+_WIDTH_OF_A_FILE = 120
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to rank, as given on the command line; None: whatever is there, or was used last."""
+
+    suite: str | None = None
+    workload: str | None = None
+    submission: str | None = None
+    ruleset: str | None = None
+    hardware: str | None = None
+    scoring: str | None = None
+    reading: str | None = None
+    results: str = "results"
+
+    @property
+    def runs(self) -> Path:
+        """The folder that holds the tables: `results` itself or `runs` in it."""
+        results = Path(self.results)
+        return results if (results / "trials").is_dir() else results / "runs"
+
+    @property
+    def workloads(self) -> list[str] | None:
+        """The named workloads, or those of the named suite. Raises ConfigError for an unknown suite."""
+        if self.workload is not None:
+            return _listed(self.workload)
+        if self.suite is None:
+            return None
+        return [str(name) for name in _conf("suite", self.suite)["workloads"]]
+
+    @property
+    def submissions(self) -> list[str] | None:
+        """The named submissions; of a path, its last part."""
+        return None if self.submission is None else [Path(name).name for name in _listed(self.submission)]
+
+
+def show(
+    runs: Path,
+    *,
+    ruleset: str | None = None,
+    workloads: list[str] | None = None,
+    submissions: list[str] | None = None,
+    hardware: str | None = None,
+    scoring: str | None = None,
+    reading: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the leaderboard of the rows under `runs` and write it to `board/leaderboard.md` beside them.
+
+    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    """
+    console = console or _console()
+    with bad_tables_named(runs):
+        selection = comparable(
+            read_trials(runs), ruleset=ruleset, hardware=hardware, workloads=workloads, submissions=submissions
+        )
+    scored = score_selection(runs, selection, scoring=scoring, reading=reading)
+    notes = [*selection.notes, *gaps(scored)]
+    print_leaderboard(scored, combination=selection.combination, notes=notes, console=console)
+    page = runs.parent / "board" / "leaderboard.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown_leaderboard(scored, combination=selection.combination, notes=notes))
+    console.print(f"rows: {runs}   Markdown: {page}", highlight=False, soft_wrap=True)
+
+
+def read_trials(runs: Path) -> pd.DataFrame:
+    """The columns of the trials table that selection and scoring read."""
+    return read_table(runs, "trials", columns=[*TRIAL_COLUMNS, *SELECTION_COLUMNS])
+
+
+def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the evaluations table that scoring reads, of these trials alone."""
+    wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
+    wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
+    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted)
+    return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
+
+
+def score_selection(
+    runs: Path, selection: Selection, *, scoring: str | None = None, reading: str | None = None
+) -> Scoring:
+    """Score selected trials by the named rules; by default those named like their ruleset, or this project's own."""
+    rules = load_rules(scoring or rules_of(selection.combination["ruleset"]), reading=reading)
+    with bad_tables_named(runs):
+        return score_tables(selection.trials, read_evaluations(runs, selection.trials), rules)
+
+
+def load_rules(name: str, *, reading: str | None = None) -> ScoringRules:
+    """Scoring rules by the name of their file in `conf/scoring`. Raises ConfigError where there is none."""
+    return parse_rules(_conf("scoring", name), reading=reading)
+
+
+def rules_of(ruleset: str) -> str:
+    """The name of the scoring rules for rows of a ruleset."""
+    return ruleset if (CONF / "scoring" / f"{ruleset}.yaml").exists() else DEFAULT_RULES
+
+
+def gaps(scoring: Scoring) -> list[str]:
+    """One line for each kind of gap in what is ranked: workloads not run, studies or trials that are missing."""
+    notes = []
+    run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
+    for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
+        absent = ", ".join(run.columns[~run.loc[submission]])
+        notes.append(f"{submission} was not run on {absent}: counted as missed")
+    finite = scoring.cells[scoring.cells["studies_reached"] > 0]
+    wanted = scoring.rules.studies or int(scoring.cells["studies"].max())
+    # Studies may stop early once the median can only be infinite, so a miss needs no more of them.
+    few = finite[(finite["studies"] < wanted) & (finite["time_to_target"] < float("inf"))]
+    if len(few):
+        cells = ", ".join(f"{cell.submission} on {cell.workload}" for cell in few.head(3).itertuples())
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        notes.append(f"fewer than {wanted} studies: {cells}{more}")
+    return notes
+
+
+@contextlib.contextmanager
+def bad_tables_named(runs: Path) -> Iterator[None]:
+    """Put the folder before an error about a table, which speaks of its own place inside that folder."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{runs}/{error}") from None
+
+
+def parse_choice(arguments: list[str]) -> Choice:
+    """The choice from `key=value` arguments. Raises ConfigError for anything else, with the near matches."""
+    known = [known_field.name for known_field in fields(Choice)]
+    values: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            hint = (
+                f"Did you mean {' or '.join(f'{name}=' for name in near)}?" if near else f"Known: {', '.join(known)}."
+            )
+            raise ConfigError(f"{argument!r} is no argument of the leaderboard, which takes key=value. {hint}")
+        values[key] = value
+    return Choice(**values)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, or 2 where the person or the disk has to mend something first."""
+    try:
+        choice = parse_choice(arguments)
+        show(
+            choice.runs,
+            ruleset=choice.ruleset,
+            workloads=choice.workloads,
+            submissions=choice.submissions,
+            hardware=choice.hardware,
+            scoring=choice.scoring,
+            reading=choice.reading,
+        )
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _conf(group: str, name: str) -> dict[str, Any]:
+    path = CONF / group / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(found.stem for found in (CONF / group).glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known) or 'none'}."
+        raise ConfigError(f"conf/{group}: there is no {name!r}. {hint}")
+    settings: dict[str, Any] = yaml.safe_load(path.read_text())
+    return settings
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _console() -> Console:
+    # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_WIDTH_OF_A_FILE) if is_piped else Console()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

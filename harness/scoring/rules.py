@@ -1,0 +1,88 @@
+"""How times become a score, as data: what counts as a hit, which workloads gate which, how the profile is integrated.
+
+The numbers live in `conf/scoring/*.yaml`; this module only gives them a shape and refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from harness.api import ConfigError
+
+_STUDY_TRIAL = ("fastest", "first_evaluation")
+_AREA = ("exact", "trapezoid")
+_MISSING_TRIALS = ("missed", "left_out")
+
+
+@dataclass(frozen=True)
+class ScoringRules:
+    """One reading of a ruleset's scoring text. Raises ConfigError for a word or number that has no meaning.
+
+    `studies`, `trials` (per study): how many there should be; None: as many as there are. `study_trial`: the trial that
+    stands for a study: the `fastest`, or as AlgoPerf's scorer has it, the one that hits at the smallest number of
+    evaluations. `trials_without_evaluations`: `missed` (infinite), or `left_out` of study and median.
+    `held_out`: variant -> the workload whose time it can make infinite. `workloads`: what the score averages over;
+    empty: every workload at hand that is no variant. `max_runtime`, `eval_period` (seconds by workload) and `hardware`:
+    what imported logs do not say themselves.
+    """
+
+    name: str
+    version: int = 1
+    reading: str = ""
+    studies: int | None = None
+    trials: int | None = None
+    tau_max: float = 4.0
+    study_trial: str = "fastest"
+    area: str = "exact"
+    trapezoid_points: int = 100
+    enforce_budget: bool = True
+    trials_without_evaluations: str = "missed"
+    workloads: tuple[str, ...] = ()
+    held_out: Mapping[str, str] = field(default_factory=dict)
+    max_runtime: Mapping[str, float] = field(default_factory=dict)
+    eval_period: Mapping[str, float] = field(default_factory=dict)
+    hardware: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of(self.name, "study_trial", self.study_trial, _STUDY_TRIAL)
+        _one_of(self.name, "area", self.area, _AREA)
+        _one_of(self.name, "trials_without_evaluations", self.trials_without_evaluations, _MISSING_TRIALS)
+        if self.tau_max <= 1.0:
+            raise ConfigError(f"scoring rules {self.name}: tau_max is {self.tau_max}. Use a number above 1.")
+        if self.area == "trapezoid" and self.trapezoid_points < 2:
+            raise ConfigError(
+                f"scoring rules {self.name}: trapezoid_points is {self.trapezoid_points}. Use at least 2 points."
+            )
+
+    def with_reading(self, **changes: Any) -> ScoringRules:
+        """The same rules with some fields changed, to show what one departure is worth."""
+        return replace(self, **changes)
+
+
+def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> ScoringRules:
+    """Rules from the mapping that a YAML file holds; `readings` in it overrides fields per reading.
+
+    `reading`: None takes the first one named. Raises ConfigError for a reading or a key that does not exist.
+    """
+    settings = dict(settings)
+    readings = dict(settings.pop("readings", None) or {})
+    name = settings.get("name", "(without a name)")
+    if reading is not None and readings and reading not in readings:
+        raise ConfigError(f"scoring rules {name}: there is no reading {reading!r}. Use one of {', '.join(readings)}.")
+    chosen = reading if reading in readings else next(iter(readings), None)
+    if chosen is not None:
+        settings |= {"reading": chosen, **(readings[chosen] or {})}
+    known = {known_field.name for known_field in fields(ScoringRules)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(f"scoring rules {name}: unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(known))}.")
+    if "workloads" in settings:
+        settings["workloads"] = tuple(settings["workloads"] or ())
+    return ScoringRules(**settings)
+
+
+def _one_of(rules: str, key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"scoring rules {rules}: {key} is {value!r}. Use one of {', '.join(choices)}.")

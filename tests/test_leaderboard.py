@@ -1,0 +1,142 @@
+"""`make leaderboard`: which rows are ranked together, what is printed, what a mistake says."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from harness.api import ConfigError, DataError
+from harness.leaderboard import main, parse_choice, show
+from tests.scoring_tables import FIRST_DAY, trial_rows, write
+
+LATER = FIRST_DAY + datetime.timedelta(days=1)
+
+
+def printed(runs, *, width=100, **choice):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    show(runs, console=console, **choice)
+    return console.export_text()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    rows = [trial_rows("digits", "adamw", 10.0), trial_rows("digits", "muon", 5.0)]
+    rows += [trial_rows("fashion", "adamw", 1200.0, max_runtime=2000.0), trial_rows("fashion", "muon", math.inf)]
+    write(tmp_path / "runs", rows)
+    return tmp_path / "runs"
+
+
+def test_the_board_shows_scores_ranks_times_steps_and_the_word_for_a_miss(runs):
+    text = printed(runs)
+    assert re.search(r"1 +│ adamw +│ 0\.8333", text)
+    assert re.search(r"2 +│ muon +│ 0\.5000", text)
+    for words in ("10.0 s", "100 steps", "5.00 s", "1,200 s", "out of budget"):
+        assert words in text
+    assert "inf" not in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_line_is_wider_than_the_terminal(tmp_path, width):
+    names = [f"a_workload_with_a_rather_long_name_{n}" for n in range(9)]
+    write(tmp_path / "runs", [trial_rows(w, s, 10.0) for w in names for s in ("schedule_free_adamw", "muon")])
+    text = printed(tmp_path / "runs", width=width)
+    assert max(len(line) for line in text.splitlines() if not line.startswith("rows:")) <= width
+    assert text.count("10.0 s") == 18
+
+
+def test_the_markdown_page_holds_the_same_table(runs):
+    printed(runs)
+    page = (runs.parent / "board" / "leaderboard.md").read_text()
+    assert "| 1 | adamw | 0.8333 |" in page
+    assert "| fashion | **1,200 s, 12,000 steps** | out of budget |" in page
+
+
+def test_rows_that_were_evaluated_by_steps_are_never_ranked(runs):
+    write(runs, [trial_rows("digits", "sgd", 1.0, evaluate_every_steps=100)])
+    text = printed(runs)
+    assert "sgd" not in text
+    assert "left out: 1 trial evaluated by steps" in text
+
+
+@pytest.mark.parametrize("change", [{"hardware": "cluster"}, {"hardware_fingerprint": "ffff"}, {"ruleset": "external"}])
+def test_rows_of_other_hardware_or_rulesets_are_named_and_not_ranked_together(runs, change):
+    write(runs, [trial_rows("digits", "sgd", 1.0, trial_id="other", started_at=LATER, **change)])
+    text = printed(runs)
+    assert re.search(r"1 +│ sgd +│ 1\.0000", text), "the combination used last is ranked"
+    assert "adamw" not in text
+    assert "not ranked with these" in text
+
+
+def test_another_combination_is_chosen_by_its_name(runs):
+    write(runs, [trial_rows("digits", "sgd", 1.0, trial_id="other", started_at=LATER, hardware="cluster")])
+    assert "adamw" in printed(runs, hardware="desk")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"submission_hash": "s2"}, {"hyperparameters": '{"rate": 1}'}, {"seed": 2}, {"workload_hash": "w2"}],
+)
+def test_of_several_contents_of_one_submission_the_newest_counts(tmp_path, change):
+    old = trial_rows("digits", "adamw", 10.0, trial_id="old")
+    new = trial_rows("digits", "adamw", 20.0, trial_id="new", started_at=LATER, **change)
+    write(tmp_path / "runs", [old, new])
+    text = printed(tmp_path / "runs")
+    assert "20.0 s" in text
+    assert "10.0 s" not in text
+    assert "left out: 1 trial" in text
+
+
+def test_workloads_and_submissions_can_be_chosen(runs):
+    text = printed(runs, workloads=["digits"], submissions=["muon"])
+    assert "5.00 s" in text
+    assert "adamw" not in text
+    assert "fashion" not in text
+
+
+def test_a_workload_that_a_submission_has_not_run_is_said_and_counts_as_missed(runs):
+    write(runs, [trial_rows("digits", "sgd", 5.0)])
+    text = printed(runs)
+    assert "not run" in text
+    assert "sgd was not run on fashion: counted as missed" in text
+    assert re.search(r"sgd +│ 0\.5000", text)
+
+
+def test_fewer_studies_than_the_others_is_said(tmp_path):
+    rows = [trial_rows("w", "a", 10.0, study=study) for study in range(3)] + [trial_rows("w", "b", 10.0)]
+    write(tmp_path / "runs", rows)
+    assert "fewer than 3 studies: b on w" in printed(tmp_path / "runs")
+
+
+def test_an_unknown_name_lists_the_near_ones(runs):
+    with pytest.raises(ConfigError, match="Did you mean digits"):
+        show(runs, workloads=["digit"])
+
+
+def test_an_unknown_argument_lists_the_near_ones():
+    with pytest.raises(ConfigError, match="Did you mean workload="):
+        parse_choice(["workloads=digits"])
+
+
+def test_a_bad_metric_names_the_folder_and_the_column(tmp_path):
+    trial, evaluations = trial_rows("digits", "adamw", 10.0)
+    evaluations[0]["validation"] = None
+    write(tmp_path / "runs", [(trial, evaluations)])
+    with pytest.raises(DataError, match=r"runs/evaluations/workload=digits/submission=adamw: column 'validation'"):
+        show(tmp_path / "runs")
+
+
+def test_nothing_recorded_and_a_mistake_end_with_exit_code_two(tmp_path, capsys):
+    assert main([f"results={tmp_path}"]) == 2
+    assert "make bench" in capsys.readouterr().err
+    assert main(["colour=red"]) == 2
+    assert "colour=red" in capsys.readouterr().err
+
+
+def test_the_command_prints_the_board_and_ends_with_zero(runs, capsys):
+    assert main([f"results={runs.parent}", "submission=adamw"]) == 0
+    assert "adamw" in capsys.readouterr().out
