@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -81,13 +82,6 @@ class HandOver(Protocol):
         """Hand over; return when the trial goes on (Go) or is over (None)."""
 
 
-@dataclass
-class StepTimes:
-    """When steps ended, in seconds since *go* on the trainer's clock: where compilation and slow steps show."""
-
-    ends: list[float] = field(default_factory=list)
-
-
 class Trial:
     """One training run, as its submission sees it.
 
@@ -122,7 +116,7 @@ class Trial:
         """The trial's seed, the same for every submission of this study and trial."""
         self.device = conditions.device
         """Where the model and the batches are."""
-        self.generator = torch.Generator().manual_seed(_stream(conditions.seed, "submission"))
+        self.generator = torch.Generator().manual_seed(stream_seed(conditions.seed, "submission"))
         """A CPU generator of the submission's own: drawing from it changes no batch and no dropout mask."""
         self.rank = 0
         """Number of this trainer among the data-parallel trainers of the trial."""
@@ -134,7 +128,7 @@ class Trial:
         self._workload = workload
         self._conditions = conditions
         self._hand_over = hand_over
-        self._order = _Order(len(train_set), _stream(conditions.seed, "data"), conditions.device)
+        self._order = _Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
         self._resumable: dict[str, object] = {}
@@ -147,8 +141,8 @@ class Trial:
         self._next_evaluation_at = 0.0
         self._next_evaluation_step = 0
         self._batch_norm_draws = 0
-        self.step_times = StepTimes()
-        """When each step ended, for the record."""
+        self.step_ends: array.array[float] = array.array("d")
+        """Charged seconds at the end of each step, on the trainer's clock, for the record."""
 
     # --- data ---
 
@@ -174,7 +168,7 @@ class Trial:
         """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
         self._step += 1
         now = time.perf_counter()
-        self.step_times.ends.append(self._charged_at_go + now - self._went_at)
+        self.step_ends.append(self._charged_at_go + now - self._went_at)
         if self._conditions.evaluate_every_steps is None:
             if now >= self._next_evaluation_at:
                 self._evaluate(is_finished=False)
@@ -256,7 +250,7 @@ class Trial:
         was_training = self.model.training
         self._batch_norm_draws += 1
         order = _Order(
-            len(self.train_set), _stream(self.seed, f"batch norm {self._batch_norm_draws}"), self.device
+            len(self.train_set), stream_seed(self.seed, f"batch norm {self._batch_norm_draws}"), self.device
         )
         for norm in norms:
             norm.reset_running_stats()
@@ -388,6 +382,6 @@ class _Order:
         return self._chunks.pop()
 
 
-def _stream(seed: int, name: str) -> int:
+def stream_seed(seed: int, name: str) -> int:
     """Seed of a named random stream of a trial: streams never depend on how much another one has drawn."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,35 @@
+"""The charged clock of a trial, kept by the referee: it runs exactly while the trainer may run."""
+
+from __future__ import annotations
+
+import time
+
+
+class ChargedClock:
+    """A stop watch on the monotonic clock of the machine: changes of the wall clock do not reach it."""
+
+    def __init__(self) -> None:
+        self._charged = 0.0
+        self._started_at: float | None = None
+
+    def start(self) -> None:
+        """Let time be charged from now on."""
+        assert self._started_at is None, "the clock runs already"
+        self._started_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Charge no more until `start`."""
+        assert self._started_at is not None, "the clock does not run"
+        self._charged += time.monotonic() - self._started_at
+        self._started_at = None
+
+    @property
+    def is_running(self) -> bool:
+        """True between `start` and `stop`."""
+        return self._started_at is not None
+
+    @property
+    def seconds(self) -> float:
+        """Charged seconds so far."""
+        running = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        return self._charged + running

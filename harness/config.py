@@ -1,0 +1,166 @@
+"""What is run, as frozen dataclasses: the composed Hydra configuration is checked against these before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from harness.api import Budget, ConfigError, Target
+from harness.plugins import load_entry
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+T = TypeVar("T")
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class WorkloadConfig:
+    """One file of `conf/workload`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    entry: str
+    options: dict[str, Any]
+    parameters: int
+    batch_size: int
+    eval_batch_size: int
+    target: Target
+    budget: Budget
+    data: dict[Literal["train", "validation", "test"], str]
+
+    def content_hash(self) -> str:
+        """SHA-256 over everything that makes the workload what it is: this configuration and the source of its module."""
+        source = inspect.getsource(inspect.getmodule(load_entry(self.entry)))  # type: ignore[arg-type]
+        values = TypeAdapter(WorkloadConfig).dump_python(self)
+        return hashlib.sha256((json.dumps(values, sort_keys=True) + source).encode()).hexdigest()
+
+    def data_hash(self) -> str:
+        """SHA-256 over the hashes of the three splits."""
+        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RulesetConfig:
+    """One file of `conf/ruleset`: how much tuning a submission gets, and whether its rows are ranked as results."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    version: int
+    studies: int
+    trials: int
+    tuning: Literal["defaults"]
+    budget_factor: float
+    reference: str
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """One file of `conf/hardware`. `memory_gib`: what a trainer may use; null: four fifths of what is free."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    device: str
+    threads: int
+    memory_gib: float | None
+    seconds_per_step: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """One file of `conf/tracking`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    mode: Literal["offline", "online", "off"]
+    project: str
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """One file of `conf/suite`. `fallbacks`: which workload stands in where the data of another cannot be had."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    workloads: list[str]
+    submissions: list[str]
+    fallbacks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One study: what one Hydra job runs."""
+
+    workload: WorkloadConfig
+    ruleset: RulesetConfig
+    hardware: HardwareConfig
+    tracking: TrackingConfig
+    submission: str
+    study: int
+    seed: int
+    hp: dict[str, Any]
+    results: Path
+    evaluate_every_steps: int | None
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """`values` as a `kind`. Raises ConfigError that names the key, what was found and, for a misspelt key, near matches."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = list(getattr(kind, "__dataclass_fields__", {}))
+            raise ConfigError(f"{where}: unknown key {key!r}. {did_you_mean(str(first['loc'][-1]), known)}") from None
+        if first["type"] in ("missing", "missing_argument"):
+            raise ConfigError(f"{where}: key {key!r} is missing. Add it; the other files of the folder show how.") from None
+        raise ConfigError(f"{where}: {key} is {first['input']!r}. {first['msg']}.") from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: names near to `name`, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return f"There are: {', '.join(known)}." if known else "There are none."
+
+
+def names_in(group: str) -> list[str]:
+    """Names of the files of a configuration group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def load(group: str, name: str, kind: type[T]) -> T:
+    """One file of a configuration group. Raises ConfigError for an unknown name or content that does not fit."""
+    path = CONF / group / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(f"there is no {group} {name!r}. {did_you_mean(name, names_in(group))}")
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    where = f"conf/{group}/{name}.yaml"
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OSError) as error:
+        raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())}). Correct it.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: holds {type(values).__name__}, not keys and values. Correct it.")
+    return build(kind, {str(key): value for key, value in values.items()}, where)

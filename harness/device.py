@@ -1,0 +1,131 @@
+"""Everything that differs between CPU and CUDA: start, synchronisation, hand-over, memory, energy. Nothing else asks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import ConfigError
+
+
+def resolve(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means here. Raises ConfigError where there is none such."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"hardware.device is {name!r}. Use 'auto', 'cpu', 'cuda' or 'cuda:N'.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= count:
+            raise ConfigError(f"hardware.device is {name!r}, but this machine has {count} CUDA devices. Use 'cpu'.")
+    elif device.type != "cpu":
+        raise ConfigError(f"hardware.device is {name!r}. Only CPU and CUDA devices are measured.")
+    return device
+
+
+def forks(device: torch.device) -> bool:
+    """True where trainers are forked from a warm server. CUDA does not survive a fork; macOS frameworks do not either."""
+    return device.type == "cpu" and sys.platform == "linux"
+
+
+def freezes(device: torch.device) -> bool:
+    """True where the trainer is stopped by signal during evaluations.
+
+    Stopping a process that holds a CUDA context has not been tried yet; there the trainer waits in its receive.
+    """
+    return device.type == "cpu"
+
+
+def name_of(device: torch.device) -> str:
+    """What the device is called: the model of the GPU, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def warm_up(device: torch.device) -> None:
+    """Take one throw-away optimizer step, so that torch's lazy imports and contexts are not charged to a submission.
+
+    The first step of any optimizer imports parts of the compiler, which takes seconds.
+    """
+    layer = nn.Linear(2, 2, device=device)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    nn.functional.cross_entropy(layer(torch.zeros(1, 2, device=device)), torch.zeros(1, dtype=torch.int64, device=device)).backward()
+    optimizer.step()
+    synchronize(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class HandOverStage:
+    """Brings a `state_dict` to the host: through pinned memory from CUDA, as it is on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pinned: dict[str, Tensor] = {}
+
+    def bring(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors of `state` on the host, complete when this returns."""
+        if self._device.type == "cpu":
+            return state
+        host = {}
+        for name, tensor in state.items():
+            pinned = self._pinned.get(name)
+            if pinned is None or pinned.shape != tensor.shape or pinned.dtype != tensor.dtype:
+                pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                self._pinned[name] = pinned
+            host[name] = pinned.copy_(tensor, non_blocking=True)
+        synchronize(self._device)
+        return host
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Largest device memory that this process has held at once; None on the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+class EnergyMeter:
+    """Energy that the device has taken between `start` and `stop`, summed up; None where the device does not report it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._handle: Any = None
+        self._nvml: Any = None
+        self._joules = 0.0
+        self._at_start = 0
+        if device.type != "cuda":
+            return
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        except Exception:  # an older driver, a device without a counter, no pynvml: energy is optional
+            return
+        self._nvml, self._handle = pynvml, handle
+
+    def start(self) -> None:
+        """Read the counter."""
+        if self._handle is not None:
+            self._at_start = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+
+    def stop(self) -> None:
+        """Add what has been used since `start`; the counter is in millijoules."""
+        if self._handle is not None:
+            used = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._at_start
+            self._joules += used / 1000.0
+
+    @property
+    def joules(self) -> float | None:
+        """Energy so far, or None where it cannot be measured."""
+        return self._joules if self._handle is not None else None

@@ -1,0 +1,149 @@
+"""What machine this is, what runs on it, and how fast the reference submission steps here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from harness import device as devices
+from harness.api import DataError
+
+_PACKAGES = ("torch", "numpy", "torchvision")
+_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine class that rows are ranked within, and what runs on it."""
+
+    hardware: str
+    device: torch.device
+    device_name: str
+    threads: int
+    memory_bytes: int
+    fingerprint: str
+    description: str
+    versions: dict[str, str]
+
+
+def this_machine(name: str, device: str, threads: int, memory_gib: float | None) -> Machine:
+    """The machine that this process runs on. Raises ConfigError where there is no such device."""
+    place = devices.resolve(device)
+    cpu = cpu_model()
+    parts = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "device": devices.name_of(place),
+        "threads": threads,
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * psutil.virtual_memory().available
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    versions["python"] = platform.python_version()
+    described = f"{parts['device']}, " if place.type == "cuda" else ""
+    return Machine(
+        hardware=name,
+        device=place,
+        device_name=devices.name_of(place),
+        threads=threads,
+        memory_bytes=int(memory),
+        fingerprint=fingerprint,
+        description=f"{described}{cpu}, {os.cpu_count()} cores, {parts['memory_gib']} GiB, {threads} thread(s)",
+        versions=versions,
+    )
+
+
+def cpu_model() -> str:
+    """What the processor calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_revision(root: Path) -> str:
+    """The commit that is checked out, with `+` where tracked files differ from it; `unknown` outside of git."""
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root, capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return revision + ("+" if changed else "")
+
+
+class Calibration:
+    """Seconds per step of the reference submission on this machine, measured once and kept in a file per machine.
+
+    Raises DataError where the file is damaged or cannot be written.
+    """
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.path = folder / f"{machine.fingerprint}.json"
+        self._machine = machine
+
+    def seconds_per_step(self, workload: str, workload_hash: str) -> float | None:
+        """What has been measured for this version of the workload, if anything."""
+        entry = self._read().get(workload)
+        return entry["seconds_per_step"] if entry and entry["workload_hash"] == workload_hash else None
+
+    def keep(self, workload: str, workload_hash: str, seconds_per_step: float) -> None:
+        """Remember a measurement in place of any earlier one."""
+        values = self._read()
+        values[workload] = {"workload_hash": workload_hash, "seconds_per_step": seconds_per_step}
+        content = {"machine": self._machine.description, "versions": self._machine.versions, "workloads": values}
+        beside = self.path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps(content, indent=2) + "\n")
+            beside.replace(self.path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise DataError(f"{self.path}: cannot write ({error.strerror}). Check the disk and run again.") from None
+
+    def _read(self) -> dict[str, dict[str, float]]:
+        if not self.path.exists():
+            return {}
+        try:
+            workloads: dict[str, dict[str, float]] = json.loads(self.path.read_text())["workloads"]
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError(f"{self.path}: not readable ({error}). Remove it; make calibrate measures again.") from None
+        return workloads
+
+
+def step_seconds(points: list[tuple[int, float]]) -> float:
+    """Median seconds per step over the windows between evaluations; the first, with import and compilation, is left out.
+
+    `points`: (steps, charged seconds) at each evaluation. Raises DataError where fewer than two windows are left.
+    """
+    windows = [
+        (seconds - seconds_before) / (steps - steps_before)
+        for (steps_before, seconds_before), (steps, seconds) in zip(points, points[1:], strict=False)
+        if steps > steps_before
+    ]
+    if len(windows) < 2:
+        raise DataError(
+            f"only {len(windows)} windows of steps could be measured. "
+            "The machine is very busy: wait, then run make calibrate."
+        )
+    return statistics.median(windows)

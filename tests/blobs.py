@@ -1,0 +1,52 @@
+"""A workload that is learned in a hundred steps of a tenth of a millisecond: two Gaussian blobs, one linear layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+
+
+class Blobs(Workload):
+    """Two classes in 8 dimensions, 512 training examples; error rate. `dropout` adds such a layer in front."""
+
+    loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
+
+    def __init__(self, *, dropout: float = 0.0, batch_norm: bool = False, slow_evaluation: float = 0.0) -> None:
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.slow_evaluation = slow_evaluation
+
+    def sources(self) -> list[DataSource]:
+        return []
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        count, seed = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}[split]
+        generator = torch.Generator().manual_seed(seed)
+        targets = torch.arange(count) % 2
+        noise = torch.randn(count, 8, generator=generator)
+        return TensorExamples({"inputs": noise + 2.0 * targets[:, None] - 1.0, "targets": targets})
+
+    def build_model(self) -> nn.Module:
+        layers: list[nn.Module] = [nn.Dropout(self.dropout)]
+        if self.batch_norm:
+            layers.append(nn.BatchNorm1d(8))
+        return nn.Sequential(*layers, nn.Linear(8, 2))
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
+        losses = F.cross_entropy(outputs, batch["targets"], reduction="none", label_smoothing=label_smoothing)
+        return losses, batch.get("weights")
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        if self.slow_evaluation:
+            import time
+
+            time.sleep(self.slow_evaluation)
+        return {"wrong": (outputs.argmax(dim=1) != batch["targets"]).float()}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        return {"error": float(statistics["wrong"].mean())}

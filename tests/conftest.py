@@ -1,0 +1,78 @@
+"""What several test files share: a warm trainers' server, and races on a small workload."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.api import Target
+from harness.plugins import create_workload
+from harness.referee import Judge, Outcome, Referee, TrialSpec
+from harness.sandbox import Sandbox
+
+BLOBS = "tests.blobs.Blobs"
+ROOT = Path(__file__).resolve().parent.parent
+
+SGD = """
+    import torch
+
+    def train(trial, hp):
+        optimizer = torch.optim.SGD(trial.model.parameters(), lr=0.05)
+        for batch in trial.batches():
+            optimizer.zero_grad()
+            trial.loss(batch).backward()
+            optimizer.step()
+"""
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """One server of trainers for the whole run, as a bench keeps one for all its trials."""
+    with Sandbox(torch.device("cpu"), threads=1, memory_bytes=2 << 30) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def race(sandbox: Sandbox, tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs the source of a submission on the blobs workload and returns how it went."""
+
+    def run(source: str, *, on_evaluation: Callable[..., object] = lambda _: None, **changes: Any) -> Outcome:
+        folder = tmp_path / "submission"
+        folder.mkdir(exist_ok=True)
+        (folder / "submission.py").write_text(textwrap.dedent(source))
+        spec, options = spec_for(folder, **changes)
+        workload = create_workload(BLOBS, options)
+        validation, test = (workload.load(split, tmp_path) for split in ("validation", "test"))
+        judge = Judge(workload, torch.device("cpu"), validation, test, batch_size=256)
+        return Referee(judge, sandbox).run(spec, tmp_path / "scratch", on_evaluation=on_evaluation)
+
+    return run
+
+
+def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
+    """A trial on the blobs workload that lasts at most two seconds; `options` are the workload's."""
+    options = changes.pop("options", {})
+    workload = create_workload(BLOBS, options)
+    values: dict[str, Any] = {
+        "workload": {
+            "entry": BLOBS,
+            "options": options,
+            "data_folder": str(folder),
+            "train_sha256": workload.load("train", folder).digest(),
+        },
+        "submission": {"folder": str(folder), "entry": None, "schedule": None},
+        "hyperparameters": {},
+        "seed": 1,
+        "target": Target("error", "min", -1.0),
+        "batch_size": 32,
+        "budget_steps": 400,
+        "step_hint": 360,
+        "max_runtime": 2.0,
+        "eval_period": 0.2,
+    }
+    return TrialSpec(**{**values, **changes}), options
