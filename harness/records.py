@@ -127,7 +127,9 @@ class Records:
 
     def path(self, table: str, key: TrialKey) -> Path:
         """The file that holds the rows of one trial in `trials` or `evaluations`."""
-        return self.runs / table / f"workload={key.workload}" / f"submission={key.submission}" / f"{key.trial_id}.parquet"
+        return (
+            self.runs / table / f"workload={key.workload}" / f"submission={key.submission}" / f"{key.trial_id}.parquet"
+        )
 
     def is_done(self, key: TrialKey) -> bool:
         """True where the trial has its row."""
@@ -164,11 +166,18 @@ class Records:
 
     def finish(self, key: TrialKey, trial: Row, evaluations: list[Row]) -> None:
         """Write the evaluation rows, then the trial row, each beside its place and moved in whole. Never overwrites."""
-        self._write(self.path("evaluations", key), evaluations, EVALUATIONS, replace=True)
-        self._write(self.path("trials", key), [trial], TRIALS, replace=False)
+        self._write(self.path("evaluations", key), _table(evaluations, EVALUATIONS), replace=True)
+        self._write(self.path("trials", key), _table([trial], TRIALS), replace=False)
 
-    def _write(self, path: Path, rows: list[Row], schema: pa.Schema, *, replace: bool) -> None:
-        table = pa.Table.from_pylist(rows, schema=_versioned(schema))
+    def write_partition(self, key: TrialKey, trials: pa.Table, evaluations: pa.Table) -> None:
+        """Write the rows of many trials of one workload and submission as one file a table; `key.trial_id` names it.
+
+        For rows that come all at once: imported or synthetic ones. Replaces an earlier file of that name.
+        """
+        self._write(self.path("evaluations", key), evaluations, replace=True)
+        self._write(self.path("trials", key), trials, replace=True)
+
+    def _write(self, path: Path, table: pa.Table, *, replace: bool) -> None:
         beside = path.with_suffix(f".{os.getpid()}.tmp")
         with _disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +197,7 @@ class Records:
 
 
 class Journal:
-    """Append-only lines of JSON, on disk before the call returns; what a cut leaves behind is read as far as it is whole."""
+    """Append-only lines of JSON, on disk before the call returns; what a cut leaves is read as far as it is whole."""
 
     def __init__(self, path: Path, handle: Any) -> None:
         self.path = path
@@ -228,7 +237,9 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run the trial again.") from None
+        raise DataError(
+            f"{path}: not a readable parquet file ({error}). Move it away and run the trial again."
+        ) from None
     check_schema(path, table.schema, schema)
     return table.select(schema.names)
 
@@ -274,7 +285,12 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
     return dataset.to_table(columns=wanted, filter=filter).to_pandas()
 
 
-def _versioned(schema: pa.Schema) -> pa.Schema:
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=versioned(schema))
+
+
+def versioned(schema: pa.Schema) -> pa.Schema:
+    """The schema with the version that this project writes in its metadata."""
     return schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
