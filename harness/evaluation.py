@@ -1,0 +1,39 @@
+"""What the referee computes from a model and a held-out split: loss and metrics. It keeps no clock and no record."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import Batch, Examples, Workload
+
+
+def evaluate(workload: Workload, model: nn.Module, examples: Examples, batch_size: int) -> dict[str, float]:
+    """`loss`, the mean over all units of the split that count, and the workload's metrics.
+
+    The model is put into eval mode and stays there. Per-example statistics of all batches are joined before the metrics
+    see them, so results depend on the batch size by rounding alone. NaN where the split holds nothing that counts.
+    """
+    device = next(iter(model.parameters())).device
+    model.eval()
+    rows: dict[str, list[Tensor]] = {}
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch_size):
+            batch = examples.gather(torch.arange(start, min(start + batch_size, len(examples)), device=device))
+            outputs = workload.outputs(model, batch)
+            totals += _loss_and_count(workload, outputs, batch)
+            for name, values in workload.statistics(outputs, batch).items():
+                rows.setdefault(name, []).append(values)
+        statistics = {name: torch.cat(parts) for name, parts in rows.items()}
+        total, count = totals.tolist()
+        return {"loss": total / count if count else float("nan"), **workload.metrics(statistics)}
+
+
+def _loss_and_count(workload: Workload, outputs: Tensor, batch: Batch) -> Tensor:
+    losses, weights = workload.losses(outputs, batch, 0.0)
+    if weights is None:
+        return torch.stack([losses.double().sum(), torch.tensor(float(losses.numel()), device=losses.device).double()])
+    # A masked unit may hold anything, NaN too: it must not reach the sum.
+    kept = torch.where(weights > 0, losses, 0.0).double()
+    return torch.stack([(kept * weights).sum(), weights.double().sum()])

@@ -1,0 +1,79 @@
+"""Handwritten digits of 8x8 pixels, shipped inside scikit-learn, and a multilayer perceptron."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import itertools
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+from torch import nn
+
+from harness.api import DataError, DataSource, Examples, SplitName, TensorExamples
+from workloads.classification import Classification
+
+_PIXELS = 64
+_CLASSES = 10
+_IMAGES = 1797
+_SEED_OF_SPLIT = 0
+# 300 for validation, so that the error rate moves in steps of a third of a percent, not half a percent.
+_SIZES: dict[SplitName, int] = {"train": 1297, "validation": 300, "test": 200}
+
+
+class DigitsMlp(Classification):
+    """Linear layers with ReLU between them, of the widths `hidden`. Initial weights are torch's own."""
+
+    def __init__(self, *, hidden: Sequence[int]) -> None:
+        self.hidden = tuple(hidden)
+
+    def sources(self) -> list[DataSource]:
+        """None: the file arrives with scikit-learn."""
+        return []
+
+    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing lies in the data folder
+        """Pixels scaled to [-0.5, 0.5], float32 [n, 64], and labels, int64 [n]; split by a fixed permutation."""
+        pixels, labels = read_digits(_packaged_file())
+        order = numpy.random.default_rng(_SEED_OF_SPLIT).permutation(_IMAGES)
+        start = 0
+        for name, size in _SIZES.items():
+            if name == split:
+                break
+            start += size
+        index = order[start : start + _SIZES[split]]
+        inputs = torch.from_numpy(pixels[index].astype(numpy.float32) / 16 - 0.5)
+        return TensorExamples({"inputs": inputs, "targets": torch.from_numpy(labels[index].astype(numpy.int64))})
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: [batch, 64] -> [batch, 10]."""
+        widths = [_PIXELS, *self.hidden]
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], _CLASSES))
+
+
+def read_digits(path: Path) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Pixels uint8 [n, 64], whole numbers from 0 to 16, and labels uint8 [n].
+
+    Raises DataError where the file is missing, damaged or of another shape.
+    """
+    mend = "Install scikit-learn again: pip install --force-reinstall --no-deps scikit-learn"
+    try:
+        table = numpy.loadtxt(gzip.decompress(path.read_bytes()).splitlines(), delimiter=",", dtype=numpy.uint8)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {mend}") from error
+    if table.shape != (_IMAGES, _PIXELS + 1):
+        raise DataError(f"{path} holds {table.shape} numbers, not {(_IMAGES, _PIXELS + 1)}. {mend}")
+    return table[:, :_PIXELS], table[:, _PIXELS]
+
+
+def _packaged_file() -> Path:
+    # Found without importing: scikit-learn takes a second to import, and nothing else of it is needed.
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise DataError("scikit-learn, which ships the digits, is not installed. Run: pip install scikit-learn")
+    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
