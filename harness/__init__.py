@@ -1,4 +1,4 @@
-"""Timetrial: time to target for neural-network training algorithms. The names below are what a submission may import."""
+"""Timetrial: time to target for neural-network training algorithms. These names are what a submission may import."""
 
 from harness.api import (
     ConfigError,

@@ -123,7 +123,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.evaluations < 1:
-            raise ConfigError(f"budget is {self.steps} steps and {self.evaluations} evaluations. Both must be at least 1.")
+            raise ConfigError(
+                f"budget is {self.steps} steps and {self.evaluations} evaluations. Both must be at least 1."
+            )
 
     @property
     def step_hint(self) -> int:
@@ -219,12 +221,15 @@ class TensorExamples(Examples):
         return self._length
 
     def gather(self, index: Tensor) -> Batch:
+        """The rows at `index` of every tensor."""
         return {name: values.index_select(0, index) for name, values in self._tensors.items()}
 
     def tensors(self) -> dict[str, Tensor]:
+        """The tensors that the split is held as."""
         return dict(self._tensors)
 
     def to(self, device: torch.device) -> TensorExamples:
+        """The same tensors on another device."""
         return TensorExamples({name: values.to(device) for name, values in self._tensors.items()})
 
 

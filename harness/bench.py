@@ -28,7 +28,7 @@ from harness.config import (
 from harness.plugins import create_workload
 from harness.records import Records
 from harness.search import resolve_overrides
-from harness.study import plan, run_study, trial_key
+from harness.study import describe, run_study, trial_key
 from harness.submission import load_submission
 
 _GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking")
@@ -75,12 +75,14 @@ def bench(arguments: list[str], console: Console) -> int:
 
 
 def parse(arguments: list[str]) -> Request:
-    """Split the command line into what is swept over and what is Hydra's. Raises ConfigError for unknown keys and names."""
+    """Split the command line into what is swept over and what is Hydra's. Raises ConfigError for unknown names."""
     overrides, chosen = [], {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise ConfigError(f"{argument!r} is no key=value. For example: make bench WORKLOAD=digits_mlp ARGS='seed=1'.")
+            raise ConfigError(
+                f"{argument!r} is no key=value. For example: make bench WORKLOAD=digits_mlp ARGS='seed=1'."
+            )
         if key in ("workload", "submission", "suite"):
             chosen[key] = value
         elif key.startswith("hp."):
@@ -162,11 +164,10 @@ def _job(composed: Any) -> None:
 
 def _report(studies: list[StudyConfig], console: Console) -> int:
     """The ranking and where the rows are; the exit code says whether every trial has a sound one."""
-    quiet = Console(quiet=True)
     statuses, missing = [], 0
     for config in studies:
         records = Records(config.results / "runs")
-        study = plan(config, quiet)
+        study = describe(config)
         for trial in range(config.ruleset.trials):
             key = trial_key(study, trial)
             if records.is_done(key):
@@ -185,7 +186,9 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
         console.print(f"rows: {first.results / 'runs' / 'trials'}", soft_wrap=True)
         console.print(f"      {first.results / 'runs' / 'evaluations'}", soft_wrap=True)
     if missing:
-        raise DataError(f"{missing} trials have no row; the errors above say why. Mend that and run the same command again.")
+        raise DataError(
+            f"{missing} trials have no row; the errors above say why. Mend that and run the same command again."
+        )
     if "refused" in statuses:
         return 2
     return 1 if "crashed" in statuses else 0
@@ -222,7 +225,9 @@ def _check_keys(overrides: list[str], workload: str) -> None:
             if value not in names_in(key):
                 raise ConfigError(f"there is no {key} {value!r}. {did_you_mean(value, names_in(key))}")
     for group, name in groups.items():
-        known |= {f"{group}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml")))}
+        known |= {
+            f"{group}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml")))
+        }
     for override in overrides:
         key = override.partition("=")[0]
         if key.startswith(("+", "~", "hydra")):

@@ -48,7 +48,7 @@ class Channel:
             raise ChannelClosed from None
 
     def take(self) -> Message | None:
-        """The next whole message that has already been read, if any. Raises SnapshotError where it is no JSON object."""
+        """The next whole message already read, if any. Raises SnapshotError where it is no JSON object."""
         end = self._received.find(b"\n")
         if end < 0:
             if len(self._received) > MAX_MESSAGE_BYTES:
@@ -119,7 +119,7 @@ def layout_of(state: Mapping[str, Tensor]) -> list[Slot]:
 class SharedWeights:
     """Weights in shared memory without a name, so that no crash leaves any behind.
 
-    Laid out from the judge model; the trainer writes, the referee reads. Anything of another name, dtype or shape raises
+    Laid out from the judge model; the trainer writes, the referee reads. Another name, dtype or shape raises
     SnapshotError.
     """
 

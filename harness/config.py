@@ -1,4 +1,4 @@
-"""What is run, as frozen dataclasses: the composed Hydra configuration is checked against these before anything starts."""
+"""What is run, as frozen dataclasses, against which the composed Hydra configuration is checked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WorkloadConfig:
     data: dict[Literal["train", "validation", "test"], str]
 
     def content_hash(self) -> str:
-        """SHA-256 over everything that makes the workload what it is: this configuration and the source of its module."""
+        """SHA-256 over what makes the workload what it is: this configuration and the source of its module."""
         source = inspect.getsource(inspect.getmodule(load_entry(self.entry)))  # type: ignore[arg-type]
         values = TypeAdapter(WorkloadConfig).dump_python(self)
         return hashlib.sha256((json.dumps(values, sort_keys=True) + source).encode()).hexdigest()
@@ -118,7 +118,7 @@ class StudyConfig:
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """`values` as a `kind`. Raises ConfigError that names the key, what was found and, for a misspelt key, near matches."""
+    """`values` as a `kind`. Raises ConfigError that names the key and, for a misspelt one, near matches."""
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -128,7 +128,9 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             known = list(getattr(kind, "__dataclass_fields__", {}))
             raise ConfigError(f"{where}: unknown key {key!r}. {did_you_mean(str(first['loc'][-1]), known)}") from None
         if first["type"] in ("missing", "missing_argument"):
-            raise ConfigError(f"{where}: key {key!r} is missing. Add it; the other files of the folder show how.") from None
+            raise ConfigError(
+                f"{where}: key {key!r} is missing. Add it; the other files of the folder show how."
+            ) from None
         raise ConfigError(f"{where}: {key} is {first['input']!r}. {first['msg']}.") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -1,4 +1,4 @@
-"""Everything that differs between CPU and CUDA: start, synchronisation, hand-over, memory, energy. Nothing else asks."""
+"""Everything that differs between CPU and CUDA: start, synchronisation, hand-over, memory, energy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def resolve(name: str) -> torch.device:
 
 
 def forks(device: torch.device) -> bool:
-    """True where trainers are forked from a warm server. CUDA does not survive a fork; macOS frameworks do not either."""
+    """True where trainers are forked from a warm server: neither CUDA nor macOS frameworks survive a fork."""
     return device.type == "cpu" and sys.platform == "linux"
 
 
@@ -55,7 +55,9 @@ def warm_up(device: torch.device) -> None:
     layer = nn.Linear(2, 2, device=device)
     optimizer = torch.optim.AdamW(layer.parameters())
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    nn.functional.cross_entropy(layer(torch.zeros(1, 2, device=device)), torch.zeros(1, dtype=torch.int64, device=device)).backward()
+    nn.functional.cross_entropy(
+        layer(torch.zeros(1, 2, device=device)), torch.zeros(1, dtype=torch.int64, device=device)
+    ).backward()
     optimizer.step()
     synchronize(device)
 
@@ -94,7 +96,7 @@ def peak_bytes(device: torch.device) -> int | None:
 
 
 class EnergyMeter:
-    """Energy that the device has taken between `start` and `stop`, summed up; None where the device does not report it."""
+    """Energy that the device took between `start` and `stop`, summed; None where it does not report it."""
 
     def __init__(self, device: torch.device) -> None:
         self._handle: Any = None

@@ -1,7 +1,7 @@
 """A small process that starts trainers, reaps them, and takes all of them down when the referee goes away.
 
-Run as `python -m harness.forkserver FD WARM`, by `harness/sandbox.py` alone. With WARM=1 it holds torch and the training
-split of the workload ready, and forks trainers from itself; otherwise each trainer is a fresh interpreter.
+Run as `python -m harness.forkserver FD WARM`, by `harness/sandbox.py` alone. With WARM=1 it holds torch and the
+training split of the workload ready, and forks trainers from itself; otherwise each trainer is a fresh interpreter.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def main(descriptor: int, *, warm: bool) -> None:
     if warm:
         _warm_up()
     prepared: dict[str, Any] = {}
+    waits: list[Any] = [control, wake_read]
     while True:
-        readable = select.select([control, wake_read], [], [])[0]
+        readable = select.select(waits, [], [])[0]
         if wake_read in readable:
             os.read(wake_read, 4096)
             _reap(control)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -121,24 +123,24 @@ class Calibration:
             beside.unlink(missing_ok=True)
             raise DataError(f"{self.path}: cannot write ({error.strerror}). Check the disk and run again.") from None
 
-    def _read(self) -> dict[str, dict[str, float]]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         if not self.path.exists():
             return {}
         try:
-            workloads: dict[str, dict[str, float]] = json.loads(self.path.read_text())["workloads"]
+            workloads: dict[str, dict[str, Any]] = json.loads(self.path.read_text())["workloads"]
         except (ValueError, KeyError, OSError) as error:
             raise DataError(f"{self.path}: not readable ({error}). Remove it; make calibrate measures again.") from None
         return workloads
 
 
 def step_seconds(points: list[tuple[int, float]]) -> float:
-    """Median seconds per step over the windows between evaluations; the first, with import and compilation, is left out.
+    """Median seconds per step over the windows between evaluations, the first (with import) left out.
 
     `points`: (steps, charged seconds) at each evaluation. Raises DataError where fewer than two windows are left.
     """
     windows = [
         (seconds - seconds_before) / (steps - steps_before)
-        for (steps_before, seconds_before), (steps, seconds) in zip(points, points[1:], strict=False)
+        for (steps_before, seconds_before), (steps, seconds) in itertools.pairwise(points)
         if steps > steps_before
     ]
     if len(windows) < 2:

@@ -26,7 +26,7 @@ _ATTENTION = {
 
 
 def kinds_of(model: nn.Module) -> dict[str, ParameterKind]:
-    """Kind of every parameter, by its name in `model.named_parameters()`; a tied parameter has the role of its first use.
+    """Kind of every parameter, by name; a tied parameter has the role of its first use.
 
     A module that knows better declares `parameter_kinds`, a mapping from the parameter's path inside it to its kind;
     the outermost declaration wins. Where none declares an output layer, it is the last Linear or convolution in the

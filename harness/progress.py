@@ -19,7 +19,7 @@ _STATUS_STYLES = {"reached": "green", "finished": "yellow", "out_of_budget": "ye
 
 
 class TrialProgress:
-    """One line for one trial, as a context: step, charged seconds of the budget, metric against target, steps per second."""
+    """One line for one trial, as a context: charged seconds of the budget, step, metric against target, steps/s."""
 
     def __init__(self, console: Console, title: str, target: Target, max_runtime: float) -> None:
         self._console = console
@@ -81,9 +81,10 @@ class TrialProgress:
         if self._observations:
             seen = self._observations[-1]
             relation = "≤" if self._target.goal == "min" else "≥"
+            speed = seen.step / max(seen.charged_seconds, 1e-9)
             line.append(
                 f"  step {seen.step}  {self._target.metric} {seen.validation[self._target.metric]:.4g}"
-                f" ({relation} {self._target.validation:.4g})  {seen.step / max(seen.charged_seconds, 1e-9):.0f} steps/s"
+                f" ({relation} {self._target.validation:.4g})  {speed:.0f} steps/s"
             )
         line.no_wrap = True
         line.overflow = "ellipsis"

@@ -268,7 +268,8 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
     files = sorted((runs / table).rglob("*.parquet"))
     full = pa.unify_schemas([schema, PARTITIONS])
     if not files:
-        return full.empty_table().select(wanted).to_pandas()
+        empty: pd.DataFrame = full.empty_table().select(wanted).to_pandas()
+        return empty
     for path in files:
         try:
             check_schema(path, pq.read_schema(path), schema)
@@ -282,7 +283,8 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
         partitioning=partitioning,
         partition_base_dir=str(runs / table),
     )
-    return dataset.to_table(columns=wanted, filter=filter).to_pandas()
+    frame: pd.DataFrame = dataset.to_table(columns=wanted, filter=filter).to_pandas()
+    return frame
 
 
 def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The trusted side of a trial: judge model, held-out data, clock. It runs no line of a submission and unpickles nothing."""
+"""The trusted side of a trial: judge model, held-out data, clock. Runs no line of a submission, unpickles nothing."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Referee:
         on_evaluation: Callable[[Observation], object] = lambda _: None,
         on_tick: Callable[[float], object] = lambda _: None,
     ) -> Outcome:
-        """One trial from start to end. Whatever the submission does ends in an Outcome with a status and one line of reason.
+        """One trial from start to end. Whatever the submission does ends in an Outcome with a status and a reason.
 
         `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second.
         Raises DataError where no trainer can be started, and whatever the callbacks raise; no process is left then.
@@ -298,15 +298,15 @@ class _Trial:
         if spec.evaluate_every_steps is None and not finished:
             since = self._clock.seconds - self._last_go
             if since < _EARLY * spec.eval_period:
-                raise _TrialEnded(
-                    TrialStatus.REFUSED,
-                    f"a snapshot came {since:.3f} s after the last evaluation; the evaluation period is {spec.eval_period:.3f} s",
-                )
+                early = f"a snapshot came {since:.3f} s after the last evaluation"
+                raise _TrialEnded(TrialStatus.REFUSED, f"{early}; the evaluation period is {spec.eval_period:.3f} s")
         self._note(snapshot)
         began = time.monotonic()
         broken = self._judge.load(self._weights)
         if broken is not None:
-            raise _TrialEnded(TrialStatus.DIVERGED, f"{broken} holds a value that is not finite at step {snapshot['step']}")
+            raise _TrialEnded(
+                TrialStatus.DIVERGED, f"{broken} holds a value that is not finite at step {snapshot['step']}"
+            )
         validation = self._judge.validation()
         value = validation[spec.target.metric]
         unfit = [name for name, number in validation.items() if not math.isfinite(number)]
@@ -340,7 +340,9 @@ class _Trial:
         if reached:
             self._stop(TrialStatus.REACHED, f"validation {metric} {value:.6g} at {observation.charged_seconds:.2f} s")
         if finished:
-            self._stop(TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target")
+            self._stop(
+                TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target"
+            )
         if spec.evaluate_every_steps is not None and observation.step >= spec.budget_steps:
             self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.budget_steps} steps was used up")
         evaluation = {
@@ -378,7 +380,13 @@ def _checked_snapshot(message: Message, seen: list[Observation]) -> Message:
             faults.append(f"a snapshot with {name} {message[name]!r}")
     if faults:
         raise _TrialEnded(TrialStatus.REFUSED, f"the trainer sent {faults[0]}"[:400])
-    return {"first_step_seconds": None, "median_step_seconds": None, "p90_step_seconds": None, "peak_device_bytes": None, **message}
+    return {
+        "first_step_seconds": None,
+        "median_step_seconds": None,
+        "p90_step_seconds": None,
+        "peak_device_bytes": None,
+        **message,
+    }
 
 
 def _is_number(value: object) -> bool:

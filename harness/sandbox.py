@@ -1,4 +1,4 @@
-"""Where trainers live: started without the referee's environment, in a process group of their own, stopped, killed, reaped."""
+"""Where trainers live: started without the referee's environment, in a group of their own, stopped, killed, reaped."""
 
 from __future__ import annotations
 
@@ -69,10 +69,14 @@ class Sandbox:
         try:
             scratch.mkdir(parents=True)
         except OSError as error:
-            raise DataError(f"{scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk.") from None
+            raise DataError(
+                f"{scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
+            ) from None
         if self._server is None or self._server.poll() is not None:
             self._start_server()
-        assert self._server is not None and self._control is not None and self._notices is not None
+        assert self._server is not None
+        assert self._control is not None
+        assert self._notices is not None
         channel, theirs = channel_pair()
         log_read, log_write = os.pipe()
         request = {
@@ -128,7 +132,13 @@ class Sandbox:
             environment[f"{library}_NUM_THREADS"] = str(self.threads)
         root = Path(__file__).resolve().parent.parent
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "harness.forkserver", str(theirs.fileno()), str(int(devices.forks(self.device)))]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.forkserver",
+            str(theirs.fileno()),
+            str(int(devices.forks(self.device))),
+        ]
         self._server = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],

@@ -45,44 +45,36 @@ class Study:
     submission: Submission
     hyperparameters: dict[str, Any]
     machine: Machine
-    max_runtime: float
-
-    @property
-    def eval_period(self) -> float:
-        """Charged seconds between evaluations."""
-        return self.max_runtime / self.config.workload.budget.evaluations
 
 
-def run_study(config: StudyConfig, console: Console) -> list[TrialKey]:
-    """Run what is missing of one study; returns the keys of all its trials, oldest first.
+def run_study(config: StudyConfig, console: Console) -> None:
+    """Run what is missing of one study.
 
     Raises ConfigError or DataError where it cannot start or go on; finished trials stay finished.
     """
-    study = plan(config, console)
-    keys = []
+    study = describe(config)
+    records = Records(config.results / "runs")
+    keys = [trial_key(study, trial) for trial in range(config.ruleset.trials)]
+    if all(records.is_done(key) for key in keys):
+        return
+    seconds = seconds_per_step(config, study.machine, console)
+    max_runtime = config.workload.budget.steps * seconds * config.ruleset.budget_factor
     best = math.inf
-    for trial in range(config.ruleset.trials):
-        key = trial_key(study, trial)
-        keys.append(key)
-        records = Records(config.results / "runs")
+    for trial, key in enumerate(keys):
         if not records.is_done(key):
-            _run_trial(study, trial, key, records, best, console)
+            _run_trial(study, trial, key, records, max_runtime=max_runtime, best=best, console=console)
         best = min(best, records.trial(key)["time_to_target"])
-    return keys
 
 
-def plan(config: StudyConfig, console: Console) -> Study:
-    """Everything that the trials of a study share; measures the reference's speed where this machine has not yet."""
+def describe(config: StudyConfig) -> Study:
+    """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
     submission = load_submission(config.submission)
     hardware = config.hardware
-    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib)
-    seconds = seconds_per_step(config, machine, console)
     return Study(
         config=config,
         submission=submission,
-        hyperparameters=resolve_overrides(submission.hyperparameters, config.hp),
-        machine=machine,
-        max_runtime=config.workload.budget.steps * seconds * config.ruleset.budget_factor,
+        hyperparameters=dict(resolve_overrides(submission.hyperparameters, config.hp)),
+        machine=this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib),
     )
 
 
@@ -111,7 +103,7 @@ def trial_seed(ruleset: RulesetConfig, workload: str, study: int, trial: int, se
 
 
 def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *, again: bool = False) -> float:
-    """Seconds per step of the reference submission: frozen in conf/hardware, cached, or measured now (`again`: anew)."""
+    """Seconds per step of the reference: frozen in conf/hardware, cached, or measured now (`again`: anew)."""
     workload = config.workload
     frozen = config.hardware.seconds_per_step.get(workload.name)
     if frozen is not None:
@@ -169,7 +161,7 @@ class _Timekeeper(Judge):
         self._model = workload.build_model()
         self._metric = metric
 
-    def load(self, weights: SharedWeights) -> str | None:
+    def load(self, weights: SharedWeights) -> str | None:  # noqa: ARG002 - the judge's signature
         """Look away."""
         return None
 
@@ -182,7 +174,9 @@ class _Timekeeper(Judge):
         return {self._metric: 0.0}
 
 
-def _run_trial(study: Study, trial: int, key: TrialKey, records: Records, best: float, console: Console) -> None:
+def _run_trial(
+    study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, best: float, console: Console
+) -> None:
     config = study.config
     with records.journal(key) as journal:
         if records.is_done(key):  # by another job, between the question and the lock
@@ -193,12 +187,20 @@ def _run_trial(study: Study, trial: int, key: TrialKey, records: Records, best: 
             records.finish(key, _revived(lines[-1]["trial"]), lines[-1]["evaluations"])
             return
         journal.clear()
-        _race(study, trial, key, records, journal, best, console)
+        _race(study, trial, key, records, journal, max_runtime=max_runtime, best=best, console=console)
     shutil.rmtree(_scratch(config, key), ignore_errors=True)
 
 
 def _race(
-    study: Study, trial: int, key: TrialKey, records: Records, journal: Journal, best: float, console: Console
+    study: Study,
+    trial: int,
+    key: TrialKey,
+    records: Records,
+    journal: Journal,
+    *,
+    max_runtime: float,
+    best: float,
+    console: Console,
 ) -> None:
     config = study.config
     seed = trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed)
@@ -208,19 +210,21 @@ def _race(
         study.hyperparameters,
         seed=seed,
         target=config.workload.target,
-        max_runtime=study.max_runtime,
-        eval_period=study.eval_period,
+        max_runtime=max_runtime,
+        eval_period=max_runtime / config.workload.budget.evaluations,
         prune_at=best if math.isfinite(best) else None,
     )
     judge = _judge(_as_json(config.workload), str(study.machine.device))
     started_at = datetime.datetime.now(datetime.UTC)
     number = f"  study {config.study} trial {trial}" if config.ruleset.studies * config.ruleset.trials > 1 else ""
     title = f"{key.workload:<18} {key.submission:<20}{number}"
-    mirror = WandbMirror(config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print)
+    mirror = WandbMirror(
+        config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
+    )
     journal.append("start", {"trial_id": key.trial_id, "started_at": started_at})
     mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, seed))
     rows: list[Row] = []
-    with TrialProgress(console, title, config.workload.target, study.max_runtime) as progress:
+    with TrialProgress(console, title, config.workload.target, max_runtime) as progress:
 
         def on_evaluation(observation: Observation) -> None:
             row = evaluation_row(key, len(rows), observation, config.workload.target.metric)
@@ -231,7 +235,7 @@ def _race(
 
         referee = Referee(judge, _sandbox(study.machine))
         outcome = referee.run(spec, _scratch(config, key), on_evaluation=on_evaluation, on_tick=progress.tick)
-        row = trial_row(study, trial, key, seed, outcome, started_at)
+        row = trial_row(study, trial, key, spec, outcome, started_at)
         _keep_log(config, key, outcome)
         journal.append("end", {"trial": row, "evaluations": rows})
         records.finish(key, row, rows)
@@ -299,7 +303,7 @@ def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -
 
 
 def trial_row(
-    study: Study, trial: int, key: TrialKey, seed: int, outcome: Outcome, started_at: datetime.datetime
+    study: Study, trial: int, key: TrialKey, spec: TrialSpec, outcome: Outcome, started_at: datetime.datetime
 ) -> Row:
     """One row of the trials table."""
     config, machine = study.config, study.machine
@@ -314,7 +318,7 @@ def trial_row(
         "ruleset_version": config.ruleset.version,
         "study": config.study,
         "trial": trial,
-        "seed": seed,
+        "seed": spec.seed,
         "hyperparameters": json.dumps(study.hyperparameters, sort_keys=True),
         "status": str(outcome.status),
         "reason": outcome.reason,
@@ -323,9 +327,9 @@ def trial_row(
         "target_goal": target.goal,
         "target_validation": target.validation,
         "target_test": target.test,
-        "max_runtime": study.max_runtime,
-        "eval_period": study.eval_period,
-        "evaluate_every_steps": config.evaluate_every_steps,
+        "max_runtime": spec.max_runtime,
+        "eval_period": spec.eval_period,
+        "evaluate_every_steps": spec.evaluate_every_steps,
         "time_to_target": hit.charged_seconds if hit else math.inf,
         "steps_to_target": float(hit.step) if hit else math.inf,
         "examples_to_target": float(hit.examples) if hit else math.inf,
@@ -369,7 +373,12 @@ def _best(seen: list[Observation], target: Target) -> Observation | None:
 def _described(study: Study, seed: int) -> dict[str, Any]:
     """The composed configuration, for W&B."""
     composed: dict[str, Any] = TypeAdapter(StudyConfig).dump_python(study.config, mode="json")
-    return {**composed, "hyperparameters": study.hyperparameters, "trial_seed": seed, "machine": study.machine.description}
+    return {
+        **composed,
+        "hyperparameters": study.hyperparameters,
+        "trial_seed": seed,
+        "machine": study.machine.description,
+    }
 
 
 def _scratch(config: StudyConfig, key: TrialKey) -> Path:
@@ -401,6 +410,7 @@ def _as_json(workload: WorkloadConfig) -> str:
 def _judge(description: str, device: str) -> Judge:
     """The judge of a workload, kept for the next trial on it. `description` is the whole workload as JSON."""
     import torch
+
     config = TypeAdapter(WorkloadConfig).validate_json(description)
     workload = create_workload(config.entry, config.options)
     validation, test = (
@@ -419,4 +429,3 @@ def _sandbox(machine: Machine) -> Sandbox:
     sandbox = _sandbox_for(str(machine.device), machine.threads)
     sandbox.memory_bytes = machine.memory_bytes
     return sandbox
-

@@ -7,10 +7,11 @@ import math
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import command
 from harness.api import ConfigError
 from harness.records import Row
 
@@ -62,13 +63,14 @@ class WandbMirror:
         closer.start()
         closer.join(_FINISH_SECONDS)
         if closer.is_alive():
-            self._say(f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it (make sync uploads later)")
+            self._say(
+                f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it (make sync uploads later)"
+            )
 
     def _start(self, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
         import wandb
 
-        folder = self._results / "wandb"
-        folder.mkdir(parents=True, exist_ok=True)
+        (self._results / "wandb").mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -129,15 +131,10 @@ def sync(results: Path) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Entry of `make sync`: `results=FOLDER` names another results folder."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    try:
-        return sync(Path(options.get("results", "results")))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return sync(Path(command.options(arguments, ("results",)).get("results", "results")))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command.run(main))

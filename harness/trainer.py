@@ -6,12 +6,12 @@ The code here is ours; from *go* on it shares its process with the submission, s
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,14 +81,12 @@ def _build(task: Message, prepared: Prepared, device: torch.device, hand_over: _
 
 
 def _train(trial: Trial, task: Message) -> None:
-    try:
-        submission = task["submission"]
+    submission = task["submission"]
+    with contextlib.suppress(TrialOver):
         train = train_function(Path(submission["folder"]), submission["entry"], submission["schedule"])
         train(trial, Hyperparameters(task["hyperparameters"]))
         if not trial.is_over:
             trial.finish()
-    except TrialOver:
-        pass
 
 
 class _HandOver:
@@ -138,15 +136,13 @@ def _report(channel: Channel, error: BaseException) -> int:
     """Tell the referee in one line why the trial ends here; the whole story goes to the log."""
     traceback.print_exc()
     kind = "refused" if isinstance(error, SnapshotError) else "crashed"
-    try:
+    with contextlib.suppress(ChannelClosed):
         channel.send({"type": kind, "reason": one_line(error)})
-    except ChannelClosed:
-        pass
     return 1
 
 
 def one_line(error: BaseException) -> str:
-    """What was raised, with its message cut to one line, and the innermost place outside this package and its libraries."""
+    """What was raised, in one line, with the innermost place outside this package and the libraries."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:297] + "..."
     if isinstance(error, HarnessError):

@@ -1,4 +1,4 @@
-"""What a submission sees of its trial: model, batches, loss, hints, clock, hooks. It names no workload and judges nothing."""
+"""What a submission sees of its trial: model, batches, loss, hints, clock, hooks. Names no workload, judges nothing."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Progress:
 
 
 class HandOver(Protocol):
-    """Gives the model's weights to whoever judges them, and waits for the word to go on; None: the clock has stopped."""
+    """Gives the weights to whoever judges them and waits for the word to go on; None: the clock has stopped."""
 
     def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
         """Hand over; return when the trial goes on (Go) or is over (None)."""
@@ -191,8 +191,8 @@ class Trial:
     ) -> Tensor:
         """The workload's training loss; padding and masked labels never count.
 
-        `reduction`: `mean` over what counts, `sum` over what counts (both scalars), or `none`: the mean of each example,
-        shape [batch]. `outputs`: as returned by `outputs(batch)`, or made here.
+        `reduction`: `mean` or `sum` over what counts, both scalars, or `none`: the mean of each example, [batch].
+        `outputs`: as returned by `outputs(batch)`, or made here.
         Raises ConfigError for another reduction, or a smoothing outside [0, 1).
         """
         if not 0.0 <= label_smoothing < 1.0:
@@ -249,9 +249,7 @@ class Trial:
         momenta = [norm.momentum for norm in norms]
         was_training = self.model.training
         self._batch_norm_draws += 1
-        order = _Order(
-            len(self.train_set), stream_seed(self.seed, f"batch norm {self._batch_norm_draws}"), self.device
-        )
+        order = _Order(len(self.train_set), stream_seed(self.seed, f"batch norm {self._batch_norm_draws}"), self.device)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a plain mean over all batches

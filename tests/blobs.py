@@ -24,7 +24,7 @@ class Blobs(Workload):
     def sources(self) -> list[DataSource]:
         return []
 
-    def load(self, split: SplitName, folder: Path) -> Examples:
+    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing is read
         count, seed = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}[split]
         generator = torch.Generator().manual_seed(seed)
         targets = torch.arange(count) % 2

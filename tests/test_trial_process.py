@@ -311,7 +311,9 @@ def test_no_thread_or_child_of_the_trainer_runs_while_the_referee_evaluates(race
 
 
 def test_importing_the_submission_is_charged(race):
-    outcome = race("import time\ntime.sleep(0.6)\n" + "def train(trial, hp):\n    trial.next_batch(); trial.end_step()\n")
+    outcome = race(
+        "import time\ntime.sleep(0.6)\n" + "def train(trial, hp):\n    trial.next_batch(); trial.end_step()\n"
+    )
     assert outcome.charged_seconds > 0.6
     assert outcome.first_step_seconds > 0.6
 
@@ -413,4 +415,3 @@ def children_of(sandbox) -> list[psutil.Process]:
     while (left := server.children(recursive=True)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
-

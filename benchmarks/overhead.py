@@ -1,0 +1,183 @@
+"""What refereeing costs: charged seconds per step of a trial against the same loop in bare PyTorch, in a fresh process.
+
+Both run the same model, data and optimizer with one thread, interleaved, so that noise of the machine falls on both;
+printed are ratios, with their spread. Run by `make overhead`. `ARGS='rounds=9'` for a closer look.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness import data
+from harness.api import Target, TensorExamples
+from harness.config import WorkloadConfig, load
+from harness.hardware import step_seconds
+from harness.plugins import create_workload
+from harness.referee import Judge, Referee, TrialSpec
+from harness.sandbox import Sandbox
+
+WINDOWS = 6
+SUBMISSION = """
+import torch
+
+def train(trial, hp):
+    optimizer = torch.optim.AdamW(trial.model.parameters(), lr=1e-3)
+    for batch in trial.batches({batch_size}):
+        loss = trial.loss(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload with a batch size, for a number of seconds per measurement, and the ratio that is aimed at."""
+
+    workload: str
+    batch_size: int
+    seconds: float
+    aim: float
+
+
+CASES = [
+    Case("digits_mlp", 16, 4.0, 1.10),
+    Case("fashion_mnist_cnn", 128, 10.0, 1.02),
+    Case("kjv_char_lm", 16, 14.0, 1.02),
+]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] == "bare":
+        print(bare(arguments[1], int(arguments[2]), float(arguments[3])))
+        return 0
+    options = dict(argument.split("=", 1) for argument in arguments)
+    rounds = int(options.get("rounds", "5"))
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in (
+        "workload",
+        "batch",
+        "bare ms/step",
+        "trial ms/step",
+        "trial / bare",
+        "lowest-highest",
+        "aim",
+        "start-up",
+    ):
+        table.add_column(column, justify="left" if column == "workload" else "right")
+    for case in CASES:
+        config = load("workload", case.workload, WorkloadConfig)
+        workload = create_workload(config.entry, config.options)
+        if not data.is_present(workload, data.data_folder()):
+            console.print(f"{case.workload}: left out, no data; make data WORKLOAD={case.workload}")
+            continue
+        pairs, start_ups = [], []
+        with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+            trial_seconds(case, config, sandbox)  # the first start of the server is not what is measured
+            for number in range(rounds):
+                console.print(f"{case.workload}: round {number + 1} of {rounds} ...", style="dim")
+                bare_first = number % 2 == 0
+                before = run_bare(case) if bare_first else None
+                seconds, start_up = trial_seconds(case, config, sandbox)
+                pairs.append((before if before is not None else run_bare(case), seconds))
+                start_ups.append(start_up)
+        ratios = sorted(trial / alone for alone, trial in pairs)
+        table.add_row(
+            case.workload,
+            str(case.batch_size),
+            f"{statistics.median(alone for alone, _ in pairs) * 1e3:.3f}",
+            f"{statistics.median(trial for _, trial in pairs) * 1e3:.3f}",
+            f"{statistics.median(ratios):.3f}",
+            f"{ratios[0]:.3f}-{ratios[-1]:.3f}",
+            f"{case.aim:.2f}",
+            f"{statistics.median(start_ups):.2f} s",
+        )
+    console.print(table)
+    return 0
+
+
+def run_bare(case: Case) -> float:
+    """Seconds per step of the bare loop in a fresh process."""
+    command = [sys.executable, __file__, "bare", case.workload, str(case.batch_size), str(case.seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def bare(name: str, batch_size: int, seconds: float) -> float:
+    """What a person would write without this suite: tensors in memory, a permutation per epoch, the plain loss."""
+    import time
+
+    torch.set_num_threads(1)
+    config = load("workload", name, WorkloadConfig)
+    workload = create_workload(config.entry, config.options)
+    train_set = data.load_verified(workload, "train", data.data_folder(), config.data["train"])
+    torch.manual_seed(0)
+    model = workload.build_model().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    points, steps = [], 0
+    started = last = time.perf_counter()
+    while True:
+        for index in torch.randperm(len(train_set)).split(batch_size):
+            if len(index) < batch_size:
+                continue
+            batch = train_set.gather(index)
+            logits = model(batch["inputs"])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), batch["targets"].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            steps += 1
+            now = time.perf_counter()
+            if now - last >= seconds / WINDOWS:
+                points.append((steps, now - started))
+                last = now
+                if now - started >= seconds:
+                    return step_seconds(points)
+
+
+def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple[float, float]:
+    """Charged seconds per step of a trial, hand-over at evaluations included, and the seconds that starting it took."""
+    workload = create_workload(config.entry, config.options)
+    folder = data.data_folder()
+    # Evaluation is not charged and so not measured here: a handful of examples will do.
+    few = data.load_verified(workload, "validation", folder, config.data["validation"])
+    handful = TensorExamples(few.gather(torch.arange(8)))
+    judge = Judge(workload, torch.device("cpu"), handful, handful, 8)
+    with tempfile.TemporaryDirectory() as scratch:
+        submission = Path(scratch) / "submission"
+        submission.mkdir()
+        (submission / "submission.py").write_text(SUBMISSION.format(batch_size=case.batch_size))
+        spec = TrialSpec(
+            workload={
+                "entry": config.entry,
+                "options": config.options,
+                "data_folder": str(folder),
+                "train_sha256": config.data["train"],
+            },
+            submission={"folder": str(submission), "entry": None, "schedule": "constant"},
+            hyperparameters={},
+            seed=0,
+            target=Target(config.target.metric, config.target.goal, {"min": -1e300, "max": 1e300}[config.target.goal]),
+            batch_size=case.batch_size,
+            budget_steps=config.budget.steps,
+            step_hint=config.budget.step_hint,
+            max_runtime=case.seconds * (1 + 0.5 / WINDOWS),
+            eval_period=case.seconds / WINDOWS,
+        )
+        outcome = Referee(judge, sandbox).run(spec, Path(scratch) / "trainer")
+    start_up = outcome.total_seconds - outcome.charged_seconds - outcome.evaluation_seconds
+    return step_seconds([(seen.step, seen.charged_seconds) for seen in outcome.observations]), start_up
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""How the small commands read `key=value` arguments and turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from harness.api import ConfigError, HarnessError
+from harness.config import did_you_mean
+
+
+def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Arguments such as `workload=a,b` as a mapping. Raises ConfigError for another form or an unknown key."""
+    found = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r} is no key=value.")
+        if key not in known:
+            raise ConfigError(f"there is no option {key!r} here. {did_you_mean(key, known)}")
+        found[key] = value
+    return found
+
+
+def run(command: Callable[[Sequence[str]], int]) -> int:
+    """Call `command` with the program's arguments: 2 after bad input or a bad disk, 130 after Ctrl-C."""
+    try:
+        return command(sys.argv[1:])
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
