@@ -25,10 +25,11 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup_fraction: float) -> L
     warmup_steps = int(warmup_fraction * steps)
 
     def factor(step: int) -> float:
+        if step >= steps:
+            return 0.0
         if step < warmup_steps:
             # A first rate of zero would waste the first step.
             return (step + 1) / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
 
     return LambdaLR(optimizer, factor)
