@@ -198,7 +198,8 @@ def _conf(group: str, name: str) -> dict[str, Any]:
         hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known) or 'none'}."
         raise ConfigError(f"conf/{group}: there is no {name!r}. {hint}")
     settings: dict[str, Any] = yaml.safe_load(path.read_text())
-    return settings
+    base = settings.pop("based_on", None)
+    return settings if base is None else _conf(group, base) | settings
 
 
 def _listed(names: str) -> list[str]:

@@ -5,6 +5,7 @@ The numbers live in `conf/scoring/*.yaml`; this module only gives them a shape a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -24,8 +25,8 @@ class ScoringRules:
     stands for a study: the `fastest`, or as AlgoPerf's scorer has it, the one that hits at the smallest number of
     evaluations. `trials_without_evaluations`: `missed` (infinite), or `left_out` of study and median.
     `held_out`: variant -> the workload whose time it can make infinite. `workloads`: what the score averages over;
-    empty: every workload at hand that is no variant. `max_runtime`, `eval_period` (seconds by workload) and `hardware`:
-    what imported logs do not say themselves.
+    empty: every workload at hand that is no variant. `max_runtime`, `eval_period` (seconds by workload, a variant
+    has those of its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ScoringRules:
     held_out: Mapping[str, str] = field(default_factory=dict)
     max_runtime: Mapping[str, float] = field(default_factory=dict)
     eval_period: Mapping[str, float] = field(default_factory=dict)
+    budget_factor: float = 1.0
     hardware: str = ""
 
     def __post_init__(self) -> None:
@@ -55,6 +57,11 @@ class ScoringRules:
             raise ConfigError(
                 f"scoring rules {self.name}: trapezoid_points is {self.trapezoid_points}. Use at least 2 points."
             )
+
+    def budget(self, workload: str) -> tuple[float, float]:
+        """Seconds allowed and seconds between evaluations; infinite and 0 where these rules do not know them."""
+        base = self.held_out.get(workload, workload)
+        return self.max_runtime.get(base, math.inf) * self.budget_factor, self.eval_period.get(base, 0.0)
 
     def with_reading(self, **changes: Any) -> ScoringRules:
         """The same rules with some fields changed, to show what one departure is worth."""
