@@ -101,7 +101,7 @@ def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunct
 def _folder(name_or_path: str, root: Path) -> Path:
     """The directory, resolved. Raises ConfigError where there is none."""
     is_path = "/" in name_or_path or "\\" in name_or_path or name_or_path in (".", "..")
-    folder = Path(name_or_path) if is_path else root / name_or_path
+    folder = Path(name_or_path).expanduser() if is_path else root / name_or_path
     if not is_path and not folder.is_dir() and Path(name_or_path).is_dir():
         folder = Path(name_or_path)
     if folder.is_dir():
