@@ -20,8 +20,8 @@ _PIXELS = 64
 _CLASSES = 10
 _IMAGES = 1797
 _SEED_OF_SPLIT = 0
-# 300 for validation, so that the error rate moves in steps of a third of a percent, not half a percent.
-_SIZES: dict[SplitName, int] = {"train": 1297, "validation": 300, "test": 200}
+# Tuned methods get 98 % right: of 200 or 300 validation images too few are wrong to tell two of them apart.
+_SIZES: dict[SplitName, int] = {"train": 997, "validation": 500, "test": 300}
 
 
 class DigitsMlp(Classification):
