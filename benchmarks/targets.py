@@ -245,7 +245,7 @@ def _block(settings: WorkloadConfig, search: list[Run], again: list[list[Run]]) 
     test = eased(worst(run.test for run in reaching), target.goal)
     rule = "the value that two methods reach on 4 of 5 seeds" if was_eased else "median of the first method"
     lines = [
-        f"Set by make targets on {datetime.date.today()}: torch {torch.__version__}, Python {platform.python_version()}.",
+        f"Set by make targets, {datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}",
         f"Search: {len(search)} runs of {settings.budget.steps * 3 // 4} steps, as many for each method.",
         f"Best {target.metric} at each method's best point on {len(SEEDS)} seeds:",
     ]

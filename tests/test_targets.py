@@ -1,0 +1,80 @@
+"""How a target follows from runs. The runs themselves are not repeated here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+_PATH = Path(__file__).parent.parent / "benchmarks" / "targets.py"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_targets", _PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_targets"] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+targets = _load()
+
+
+def runs(*values: float, submission: str = "adamw"):
+    return [
+        targets.Run(
+            workload="w",
+            submission=submission,
+            hyperparameters={},
+            seed=seed,
+            validation=value,
+            loss=value,
+            test=value + 0.01,
+            step=10,
+            seconds=1.0,
+            diverged=False,
+        )
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_the_target_is_the_median_of_the_best_method_where_another_reaches_it_too():
+    best, second = runs(0.10, 0.11, 0.12, 0.14, 0.15), runs(0.11, 0.11, 0.12, 0.12, 0.2)
+    also_sure = runs(0.1, 0.1, 0.1, 0.12, 0.3)
+    assert targets.validation_target([best, second, also_sure], "min") == (0.12, False)
+
+
+def test_the_target_is_eased_to_what_two_methods_reach_on_four_seeds_of_five():
+    best, second, third = (
+        runs(0.1, 0.1, 0.1, 0.1, 0.1),
+        runs(0.11, 0.12, 0.13, 0.14, 0.9),
+        runs(0.5, 0.5, 0.5, 0.5, 0.5),
+    )
+    assert targets.validation_target([best, second, third], "min") == (0.14, True)
+
+
+def test_a_metric_that_should_be_large_is_eased_downwards():
+    best, second = runs(0.9, 0.9, 0.9, 0.9, 0.9), runs(0.8, 0.85, 0.86, 0.87, 0.1)
+    assert targets.validation_target([best, second], "max") == (0.8, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "expected"),
+    [(1.5712, "min", 1.58), (0.10031, "min", 0.101), (0.022, "min", 0.022), (0.8768, "max", 0.876), (0.0, "min", 0.0)],
+)
+def test_a_value_is_rounded_to_the_easier_side(value: float, goal: str, expected: float):
+    assert targets.eased(value, goal) == expected
+
+
+def test_runs_that_were_logged_are_found_again_and_a_line_cut_short_is_not(tmp_path: Path):
+    [run] = runs(0.1)
+    line = json.dumps({"key": "k", **asdict(run)})
+    (tmp_path / "w.jsonl").write_text(f"{line}\n{line[:-20]}")
+    assert targets._read(tmp_path / "w.jsonl") == {"k": run}
