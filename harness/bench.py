@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return bench(list(arguments), console)
     except HarnessError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        line = f"error: {' '.join(str(error).split())}"
+        Console(stderr=True, highlight=False).print(line, style="red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("\nstopped. The same command goes on from here.")

@@ -27,7 +27,7 @@ def run(command: Callable[[Sequence[str]], int]) -> int:
     try:
         return command(sys.argv[1:])
     except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -56,7 +56,7 @@ class WandbMirror:
 
         def close() -> None:
             run.summary.update({name: _plain(value) for name, value in row.items()})
-            run.finish(exit_code=0 if row["status"] not in ("crashed", "refused") else 1, quiet=True)
+            run.finish(exit_code=0 if row["status"] not in ("crashed", "refused") else 1)
 
         # A dead network must not hold up the next trial: the rows are on disk already.
         closer = threading.Thread(target=lambda: self._guarded(close), daemon=True)

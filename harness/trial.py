@@ -132,7 +132,7 @@ class Trial:
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
         self._resumable: dict[str, object] = {}
-        self._reported: dict[str, float] = {}
+        self._reported: dict[str, float | Tensor] = {}
         self._step = 0
         self._examples = 0
         self._is_over = False
@@ -295,18 +295,19 @@ class Trial:
 
     # --- words to the referee ---
 
-    def log(self, **scalars: float) -> None:
+    def log(self, **scalars: float | Tensor) -> None:
         """Report numbers, kept with the next evaluation in the journal and W&B; never scored.
 
         `train_loss` has a column of its own. Raises ConfigError for anything that is not one number.
         """
         for name, value in scalars.items():
-            try:
-                self._reported[name] = float(value)
-            except (TypeError, ValueError, RuntimeError):
+            is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+            if not is_number:
                 raise ConfigError(
                     f"log({name}=...) got a {type(value).__name__}, not one number. Log a float or a 0-d tensor."
-                ) from None
+                )
+            # Tensors are read when they are handed over: reading one each step would wait for the device each step.
+            self._reported[name] = value.detach() if isinstance(value, Tensor) else value
 
     def finish(self) -> None:
         """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""
@@ -333,7 +334,8 @@ class Trial:
             raise TrialOver
         for function in self._before:
             function()
-        reported = {name: value for name, value in self._reported.items() if math.isfinite(value)}
+        numbers = {name: float(value) for name, value in self._reported.items()}
+        reported = {name: value for name, value in numbers.items() if math.isfinite(value)}
         progress = Progress(self._step, self._examples, is_finished, reported)
         word = self._hand_over(self.model, progress)
         if word is None:
