@@ -143,7 +143,7 @@ def test_killing_the_referee_at_any_moment_and_running_again_gives_the_same_rows
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         process.wait()
-        gone, alive = psutil.wait_procs(below, timeout=15.0)
+        _, alive = psutil.wait_procs(below, timeout=15.0)
         assert alive == []
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

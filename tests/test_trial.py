@@ -67,10 +67,11 @@ def test_a_loop_over_batches_that_is_begun_again_after_the_end_does_not_run():
 
 def test_a_hand_written_loop_ends_by_trial_over():
     trial, _ = make_trial([None], every=2)
+    draw(trial, 3)
+    trial.end_step()
+    draw(trial, 3)
     with pytest.raises(TrialOver):
-        for _ in range(10):
-            draw(trial, 3)
-            trial.end_step()
+        trial.end_step()
     assert trial.step == 2
 
 
@@ -240,7 +241,7 @@ def test_dropout_can_be_set_where_the_model_has_it():
     trial, _ = make_trial(dropout=0.5)
     trial.set_dropout(0.25)
     assert trial.model[0].p == 0.25
-    with pytest.raises(ConfigError, match="dropout is 1.0"):
+    with pytest.raises(ConfigError, match="dropout is 1"):
         trial.set_dropout(1.0)
 
 
