@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> Request:
         key, equals, value = argument.partition("=")
         if not equals:
             raise ConfigError(
-                f"{argument!r} is no key=value. For example: make bench WORKLOAD=digits_mlp ARGS='seed=1'."
+                f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'."
             )
         if key in ("workload", "submission", "suite"):
             chosen[key] = value

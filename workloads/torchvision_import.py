@@ -34,9 +34,9 @@ def import_torchvision(name: str = "torchvision") -> ModuleType:
     if found is None or not found.submodule_search_locations:
         raise ConfigError("torchvision is not installed. Run: pip install torchvision")
     if not _definitions and not _compiled_operators_load(found.submodule_search_locations[0]):
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        library = torch.library.Library("torchvision", "DEF")
         for operator in _SCHEMAS:
-            library.define(operator + _ARGUMENTS)  # type: ignore[no-untyped-call]
+            library.define(operator + _ARGUMENTS)
         _definitions.append(library)
     return importlib.import_module(name)
 
@@ -48,7 +48,7 @@ def _compiled_operators_load(folder: str) -> bool:
     if extension is None or extension.origin is None:
         return False
     try:
-        torch.ops.load_library(extension.origin)  # type: ignore[no-untyped-call]
+        torch.ops.load_library(extension.origin)
     except OSError:
         return False
     return True
