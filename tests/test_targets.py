@@ -1,30 +1,14 @@
-"""How a target follows from runs. The runs themselves are not repeated here."""
+"""How a target follows from runs, and the page that shows targets. The runs themselves are not repeated here."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-_PATH = Path(__file__).parent.parent / "benchmarks" / "targets.py"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_targets", _PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_targets"] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-targets = _load()
+from benchmarks import targets, workload_tables
 
 
 def runs(*values: float, submission: str = "adamw"):
@@ -78,3 +62,9 @@ def test_runs_that_were_logged_are_found_again_and_a_line_cut_short_is_not(tmp_p
     line = json.dumps({"key": "k", **asdict(run)})
     (tmp_path / "w.jsonl").write_text(f"{line}\n{line[:-20]}")
     assert targets._read(tmp_path / "w.jsonl") == {"k": run}
+
+
+def test_the_table_of_workloads_shows_what_the_yaml_files_say():
+    # Where it does not: python benchmarks/workload_tables.py
+    page = workload_tables.PAGE.read_text()
+    assert workload_tables.with_tables(page) == page
