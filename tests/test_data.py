@@ -71,6 +71,13 @@ def test_a_fetched_file_is_present_and_not_fetched_again(shelf: Shelf, tmp_path:
     assert (folder / "letters/a.txt").read_bytes() == CONTENT
 
 
+def test_a_folder_that_has_every_file_is_not_written_to(shelf: Shelf, tmp_path: Path):
+    (tmp_path / "data/letters").mkdir(parents=True)
+    (tmp_path / "data/letters/a.txt").write_bytes(CONTENT)
+    shelf.fetch(tmp_path / "data")
+    assert [path.name for path in sorted((tmp_path / "data").rglob("*"))] == ["letters", "a.txt"]
+
+
 def test_a_truncated_file_is_not_present_and_fetching_mends_it(shelf: Shelf, tmp_path: Path):
     shelf.fetch(tmp_path)
     (tmp_path / "letters/a.txt").write_bytes(CONTENT[:5])
