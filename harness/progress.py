@@ -72,12 +72,12 @@ class TrialProgress:
             self._console.print(self._line(), soft_wrap=True)
 
     def _line(self) -> Text:
-        share = min(1.0, self._charged / self._max_runtime)
-        full = round(_BAR_WIDTH * share)
         line = Text(f"{self._title}  ")
-        line.append("━" * full, style="green")
-        line.append("━" * (_BAR_WIDTH - full), style="grey37")
-        line.append(f" {self._charged:6.1f}/{self._max_runtime:.1f} s")
+        if self._live is not None:  # without colours a bar says nothing
+            full = round(_BAR_WIDTH * min(1.0, self._charged / self._max_runtime))
+            line.append("━" * full, style="green")
+            line.append("━" * (_BAR_WIDTH - full) + " ", style="grey37")
+        line.append(f"{self._charged:.1f}/{self._max_runtime:.1f} s")
         if self._observations:
             seen = self._observations[-1]
             relation = "≤" if self._target.goal == "min" else "≥"

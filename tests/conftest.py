@@ -41,17 +41,26 @@ def sandbox() -> Iterator[Sandbox]:
 def race(sandbox: Sandbox, tmp_path: Path) -> Callable[..., Outcome]:
     """Runs the source of a submission on the blobs workload and returns how it went."""
 
-    def run(source: str, *, on_evaluation: Callable[..., object] = lambda _: None, **changes: Any) -> Outcome:
-        folder = tmp_path / "submission"
-        folder.mkdir(exist_ok=True)
-        (folder / "submission.py").write_text(textwrap.dedent(source))
-        spec, options = spec_for(folder, **changes)
-        workload = create_workload(BLOBS, options)
-        validation, test = (workload.load(split, tmp_path) for split in ("validation", "test"))
-        judge = Judge(workload, torch.device("cpu"), validation, test, batch_size=256)
-        return Referee(judge, sandbox).run(spec, tmp_path / "scratch", on_evaluation=on_evaluation)
+    return lambda source, **changes: race_on(sandbox, tmp_path, source, **changes)
 
-    return run
+
+def race_on(
+    sandbox: Sandbox,
+    folder: Path,
+    source: str,
+    *,
+    on_evaluation: Callable[..., object] = lambda _: None,
+    **changes: Any,
+) -> Outcome:
+    """One trial of a submission with this source in `sandbox`; `changes` are of the trial's specification."""
+    submission = folder / "submission"
+    submission.mkdir(exist_ok=True)
+    (submission / "submission.py").write_text(textwrap.dedent(source))
+    spec, options = spec_for(submission, **changes)
+    workload = create_workload(BLOBS, options)
+    validation, test = (workload.load(split, folder) for split in ("validation", "test"))
+    judge = Judge(workload, sandbox.device, validation, test, batch_size=256)
+    return Referee(judge, sandbox).run(spec, folder / "scratch", on_evaluation=on_evaluation)
 
 
 def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
@@ -65,7 +74,7 @@ def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
             "data_folder": str(folder),
             "train_sha256": workload.load("train", folder).digest(),
         },
-        "submission": {"folder": str(folder), "entry": None, "schedule": None},
+        "submission": {"folder": str(folder), "entry": None, "schedule": "constant"},
         "hyperparameters": {},
         "seed": 1,
         "target": Target("error", "min", -1.0),
