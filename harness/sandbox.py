@@ -43,13 +43,17 @@ class TrainerGone(Exception):  # noqa: N818 - the referee turns it into a status
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them.
 
-    `threads` of each trainer; `memory_bytes` that one with all its children may use.
+    `threads` of each trainer; `memory_bytes` that one with all its children may use; `forks`: trainers are forked from
+    a warm server instead of started as fresh interpreters (None: where the device allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
     """
 
-    def __init__(self, device: torch.device, threads: int, memory_bytes: int = 1 << 40) -> None:
+    def __init__(
+        self, device: torch.device, threads: int, *, memory_bytes: int = 1 << 40, forks: bool | None = None
+    ) -> None:
         self.device = device
+        self._forks = devices.forks(device) if forks is None else forks
         self.threads = threads
         self.memory_bytes = memory_bytes
         self._server: subprocess.Popen[bytes] | None = None
@@ -137,7 +141,7 @@ class Sandbox:
             "-m",
             "harness.forkserver",
             str(theirs.fileno()),
-            str(int(devices.forks(self.device))),
+            str(int(self._forks)),
         ]
         self._server = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""What differs on CUDA: spawned trainers, hand-over through pinned memory, device memory, energy. Run by make test-gpu."""
+"""What differs on CUDA: spawned trainers, pinned hand-over, device memory, energy. Run by make test-gpu."""
 
 from __future__ import annotations
 

@@ -7,10 +7,12 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from harness.api import Target
 from harness.referee import Outcome
-from tests.conftest import SGD
+from harness.sandbox import Sandbox
+from tests.conftest import SGD, race_on
 
 REACHABLE = Target("error", "min", 0.02)
 
@@ -101,7 +103,7 @@ def test_a_hanging_submission_is_killed_at_its_budget(race):
     outcome = race("import time\n\ndef train(trial, hp):\n    time.sleep(1000)\n", max_runtime=1.0)
     assert outcome.status == "out_of_budget"
     assert "nothing was heard" in outcome.reason
-    assert outcome.total_seconds < 4.0
+    assert outcome.charged_seconds < 2.0
 
 
 def test_a_submission_that_ignores_every_signal_is_killed_at_its_budget(race):
@@ -318,13 +320,6 @@ def test_importing_the_submission_is_charged(race):
     assert outcome.first_step_seconds > 0.6
 
 
-def test_a_second_trial_starts_within_half_a_second(race):
-    race(SGD, max_runtime=0.3)
-    outcome = race(SGD, max_runtime=0.3)
-    start_up = outcome.total_seconds - outcome.charged_seconds - outcome.evaluation_seconds
-    assert start_up < 2.0  # half a second on a quiet machine; make overhead prints it
-
-
 def test_two_trials_of_one_seed_have_bit_equal_curves_when_evaluated_by_steps(race):
     def curve(outcome: Outcome) -> list[tuple[int, float, float]]:
         return [(seen.step, seen.validation["loss"], seen.validation["error"]) for seen in outcome.observations]
@@ -407,6 +402,28 @@ def test_peak_memory_and_step_times_are_recorded(race):
     assert outcome.peak_host_bytes > 50 << 20
     assert 0 < outcome.median_step_seconds <= outcome.p90_step_seconds
     assert outcome.frozen
+
+
+def test_a_trainer_that_is_a_fresh_interpreter_runs_as_a_forked_one_does(race, tmp_path):
+    def curve(outcome: Outcome) -> list[float]:
+        return [seen.validation["loss"] for seen in outcome.observations]
+
+    with Sandbox(torch.device("cpu"), threads=1, forks=False) as sandbox:
+        fresh = race_on(sandbox, tmp_path, SGD, evaluate_every_steps=100)
+        crashed = race_on(sandbox, tmp_path, "def train(trial, hp):\n    raise ValueError('no')\n")
+        server = psutil.Process(sandbox._server.pid)
+    forked = race(SGD, evaluate_every_steps=100)
+    assert curve(fresh) == curve(forked)
+    assert crashed.reason == "ValueError: no (submission.py:2)"
+    assert not server.is_running()
+
+
+def test_a_server_that_was_killed_is_started_again(tmp_path):
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+        race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        sandbox._server.kill()
+        sandbox._server.wait()
+        assert race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400).observations
 
 
 def children_of(sandbox) -> list[psutil.Process]:
