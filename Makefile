@@ -11,7 +11,7 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
-.PHONY: help bench leaderboard debug data doctor calibrate overhead sync test test-all test-gpu check clean
+.PHONY: help bench leaderboard debug data doctor calibrate overhead submission targets sync test test-all test-gpu check clean
 
 help: ## print these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ leaderboard: .venv/installed ## rank what has been recorded
 
 debug: .venv/installed ## one submission on one workload in this process, nothing recorded: SUBMISSION=x WORKLOAD=y
 	@$(PY) -m harness.debug $(OVERRIDES)
+
+submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
+	@$(PY) -m harness.skeleton 'name=$(NAME)'
 
 data: .venv/installed ## fetch the data sets, with size and licence shown first: WORKLOAD=a,b
 	@$(PY) -m harness.data $(OVERRIDES)
