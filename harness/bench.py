@@ -81,9 +81,7 @@ def parse(arguments: list[str]) -> Request:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise ConfigError(
-                f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'."
-            )
+            raise ConfigError(f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'.")
         if key in ("workload", "submission", "suite"):
             chosen[key] = value
         elif key.startswith("hp."):
