@@ -5,10 +5,11 @@ Imports nothing of ours, so that every other module can import it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,6 +39,15 @@ class DataError(HarnessError):
 
 class SnapshotError(HarnessError):
     """The trainer handed over something else than the weights that the judge model expects."""
+
+
+def near_matches(name: object, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: which known names are near it, or else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(repr(match) for match in near)}?"
+    return f"Known: {', '.join(names) or 'none'}."
 
 
 class LossKind(StrEnum):

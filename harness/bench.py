@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import data, leaderboard
-from harness.api import ConfigError, DataError, HarnessError
+from harness.api import ConfigError, DataError, HarnessError, near_matches
 from harness.config import (
     CONF,
     HardwareConfig,
@@ -21,7 +21,6 @@ from harness.config import (
     TrackingConfig,
     WorkloadConfig,
     build,
-    did_you_mean,
     load,
     names_in,
 )
@@ -222,7 +221,7 @@ def _check_keys(overrides: list[str], workload: str) -> None:
         if key in groups:
             groups[key] = value
             if value not in names_in(key):
-                raise ConfigError(f"there is no {key} {value!r}. {did_you_mean(value, names_in(key))}")
+                raise ConfigError(f"there is no {key} {value!r}. {near_matches(value, names_in(key))}")
     for group, name in groups.items():
         known |= {
             f"{group}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml")))
@@ -232,7 +231,7 @@ def _check_keys(overrides: list[str], workload: str) -> None:
         if key.startswith(("+", "~", "hydra")):
             continue
         if key not in known:
-            raise ConfigError(f"there is no setting {key!r}. {did_you_mean(key, known)}")
+            raise ConfigError(f"there is no setting {key!r}. {near_matches(key, known)}")
 
 
 def _flat(tree: Any, prefix: str = "") -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from harness.api import ConfigError, HarnessError
-from harness.config import did_you_mean
+from harness.api import ConfigError, HarnessError, near_matches
 
 
 def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
@@ -17,7 +16,7 @@ def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
         if not equals:
             raise ConfigError(f"{argument!r} is no key=value.")
         if key not in known:
-            raise ConfigError(f"there is no option {key!r} here. {did_you_mean(key, known)}")
+            raise ConfigError(f"there is no option {key!r} here. {near_matches(key, known)}")
         found[key] = value
     return found
 

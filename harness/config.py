@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.api import Budget, ConfigError, Target
+from harness.api import Budget, ConfigError, Target, near_matches
 from harness.plugins import load_entry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +125,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         key = ".".join(str(part) for part in first["loc"]) or kind.__name__
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             known = list(getattr(kind, "__dataclass_fields__", {}))
-            raise ConfigError(f"{where}: unknown key {key!r}. {did_you_mean(str(first['loc'][-1]), known)}") from None
+            raise ConfigError(f"{where}: unknown key {key!r}. {near_matches(str(first['loc'][-1]), known)}") from None
         if first["type"] in ("missing", "missing_argument"):
             raise ConfigError(
                 f"{where}: key {key!r} is missing. Add it; the other files of the folder show how."
@@ -134,15 +133,6 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {key} is {first['input']!r}. {first['msg']}.") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: names near to `name`, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"Did you mean {' or '.join(near)}?"
-    return f"There are: {', '.join(known)}." if known else "There are none."
 
 
 def names_in(group: str) -> list[str]:
@@ -154,7 +144,7 @@ def load(group: str, name: str, kind: type[T]) -> T:
     """One file of a configuration group. Raises ConfigError for an unknown name or content that does not fit."""
     path = CONF / group / f"{name}.yaml"
     if not path.exists():
-        raise ConfigError(f"there is no {group} {name!r}. {did_you_mean(name, names_in(group))}")
+        raise ConfigError(f"there is no {group} {name!r}. {near_matches(name, names_in(group))}")
     from omegaconf import OmegaConf
     from yaml import YAMLError
 

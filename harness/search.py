@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
-from harness.api import ConfigError, Hyperparameters
+from harness.api import ConfigError, Hyperparameters, near_matches
 
 Scalar = bool | int | float | str | None
 """What a hyperparameter may be."""
@@ -128,15 +127,6 @@ def draw(space: SearchSpace, *, count: int, seed: int) -> list[Hyperparameters]:
         )
         for row in shares
     ]
-
-
-def near_matches(name: object, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: which known names are near it, or else all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names)
-    if near:
-        return f"Did you mean {' or '.join(repr(match) for match in near)}?"
-    return f"Known: {', '.join(names) or 'none'}."
 
 
 def check_keys(written: Mapping[Any, object], known: Iterable[str], where: str) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ConfigError, Hyperparameters
-from harness.search import SearchSpace, check_hyperparameters, check_keys, near_matches, parse_space
+from harness.api import ConfigError, Hyperparameters, near_matches
+from harness.search import SearchSpace, check_hyperparameters, check_keys, parse_space
 from harness.submission_files import check_requirements, check_train, content_hash
 
 if TYPE_CHECKING:

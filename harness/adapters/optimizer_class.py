@@ -8,10 +8,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from harness.api import ConfigError, Hyperparameters
+from harness.api import ConfigError, Hyperparameters, near_matches
 from harness.plugins import load_entry
 from harness.schedules import warmup_cosine
-from harness.search import near_matches
 from harness.trial import Trial
 
 _BATCH_NORM_BATCHES = 20

@@ -65,13 +65,13 @@ def study_times(times: pd.DataFrame, *, study_trial: str = "fastest", value: str
 
     `times` as from `trial_times`. `study_trial`: `fastest`, or `first_evaluation`: the trial with the smallest number
     of evaluations to the target, ties to the first in order, as AlgoPerf's scorer chooses. Columns: `value`,
-    `trial_id`, `trials`, `trials_reached`.
+    `trial_id`, `last_miss_seconds` (of that trial), `trials`, `trials_reached`.
     """
     key = value if study_trial == "fastest" else "evaluation_to_target"
     ordered = times.sort_values([*STUDY, key, "trial"], kind="stable")
     ordered["trials_reached"] = np.isfinite(ordered[value]).astype(int)
     groups = ordered.groupby(STUDY, sort=True, observed=True)
-    studies: pd.DataFrame = groups[[value, "trial_id"]].first()
+    studies: pd.DataFrame = groups[[value, "trial_id", "last_miss_seconds"]].first()
     studies["trials"] = groups.size()
     studies["trials_reached"] = groups["trials_reached"].sum()
     return studies.reset_index()
