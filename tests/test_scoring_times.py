@@ -221,6 +221,18 @@ def test_a_missing_column_is_named(table, column):
         score_tables(frames["trials"], frames["evaluations"], RULES)
 
 
+@pytest.mark.parametrize("column", ["ruleset", "hardware", "hardware_fingerprint"])
+def test_mixed_rows_are_refused_with_the_column_that_differs(column):
+    rows = [trial_rows("w", "s", 10.0), trial_rows("w", "r", 10.0, **{column: "another"})]
+    with pytest.raises(DataError, match=f"trials: column '{column}': rows of 2 kinds"):
+        score_tables(*tables(rows), RULES)
+
+
+def test_rows_that_were_evaluated_by_steps_are_refused():
+    with pytest.raises(DataError, match="evaluate_every_steps"):
+        score_tables(*tables([trial_rows("w", "s", 10.0, evaluate_every_steps=100)]), RULES)
+
+
 def test_a_diverged_trial_may_end_without_a_number():
     row, _ = trial_rows("w", "s", math.inf, status="diverged")
     trials, evaluations = tables([(row, [evaluation_row(row, 0, 1.0, None)])])

@@ -26,6 +26,9 @@ TRIAL_COLUMNS = [
 EVALUATION_COLUMNS = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "validation"]
 """What scoring reads of the evaluations table."""
 
+COMBINATION = ["ruleset", "ruleset_version", "hardware", "hardware_fingerprint"]
+"""Rows that differ in one of these are never ranked together."""
+
 _MAY_HAVE_NO_VALUE = ("diverged", "crashed")
 
 
@@ -63,6 +66,20 @@ def check_evaluations(trials: pd.DataFrame, evaluations: pd.DataFrame) -> NDArra
         what = "not a number in a trial that has neither diverged nor crashed"
         _check_rows("evaluations", "validation", evaluations, lacks, what, **where)
     return owner
+
+
+def check_comparable(trials: pd.DataFrame) -> None:
+    """Raise DataError where rows that must never be ranked together are: of several rulesets, hardware, by steps."""
+    for column in COMBINATION:
+        kinds = sorted({str(value) for value in trials[column].unique()}) if column in trials.columns else []
+        if len(kinds) > 1:
+            raise DataError(
+                f"trials: column {column!r}: rows of {len(kinds)} kinds ({', '.join(kinds[:4])}) are never ranked "
+                "together. Choose one of them first."
+            )
+    if "evaluate_every_steps" in trials.columns:
+        by_steps = trials["evaluate_every_steps"].notna()
+        _check_rows("trials", "evaluate_every_steps", trials, by_steps, "set: development runs are never ranked")
 
 
 def _positions(trial_ids: pd.Index, of: pd.Series) -> NDArray[np.intp]:

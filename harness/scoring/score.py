@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.api import ConfigError, DataError
+from harness.scoring.checks import check_comparable
 from harness.scoring.profiles import exact_area, trapezoid_area
 from harness.scoring.rules import ScoringRules
 from harness.scoring.times import study_times, time_matrix, trial_times, workload_times
@@ -43,6 +44,7 @@ def score_tables(trials: pd.DataFrame, evaluations: pd.DataFrame, rules: Scoring
     """Score the two tables. Raises DataError where they cannot be scored, ConfigError where the rules name no row."""
     if trials.empty:
         raise DataError("trials: no rows to score. Run make bench first, or choose other rows.")
+    check_comparable(trials)
     return score_times(trial_times(trials, evaluations, enforce_budget=rules.enforce_budget), rules)
 
 

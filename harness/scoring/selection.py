@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from harness.api import ConfigError, DataError
-from harness.scoring.checks import check_columns
-
-COMBINATION = ["ruleset", "ruleset_version", "hardware", "hardware_fingerprint"]
-"""Rows that differ in one of these are never ranked together."""
+from harness.scoring.checks import COMBINATION, check_columns
 
 SELECTION_COLUMNS = [
     *COMBINATION,

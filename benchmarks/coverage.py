@@ -1,0 +1,202 @@
+"""How often nominal 95 % intervals cover the truth, and how often equal submissions are called different.
+
+A world with known truth is drawn again and again; prints one line per design. Arguments: `repetitions=400`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.scoring.comparison import compare
+from harness.scoring.rules import ScoringRules
+from harness.scoring.score import Scoring, area_array, gated_ratio_array, score_times
+from harness.scoring.uncertainty import bootstrap
+
+Floats = NDArray[np.float64]
+RULES = ScoringRules("simulation")
+MAX_RUNTIME = 16.0
+_TRUTH_DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class World:
+    """Submissions whose trials take lognormal times; shapes of `log_mean` and `spread`: [submissions, workloads].
+
+    `miss`: probability that a trial misses. `shared`: correlation of log times that common seeds make. `grid`: seconds
+    between evaluations, to which times are rounded up; 0: none.
+    """
+
+    log_mean: Floats
+    spread: Floats
+    studies: int
+    trials: int
+    miss: float = 0.0
+    shared: float = 0.0
+    grid: float = 0.0
+
+    def draw(self, rng: np.random.Generator, size: int = 1) -> Floats:
+        """Seconds of trials. Shape: [size, submissions, workloads, studies, trials]."""
+        shape = (size, *self.log_mean.shape, self.studies, self.trials)
+        noise = np.sqrt(1.0 - self.shared) * rng.standard_normal(shape)
+        if self.shared:
+            noise += np.sqrt(self.shared) * rng.standard_normal((size, 1, *shape[2:]))
+        seconds = np.exp(self.log_mean[..., None, None] + self.spread[..., None, None] * noise)
+        if self.grid:
+            seconds = np.ceil(seconds / self.grid) * self.grid
+        missed = rng.random(shape) < self.miss
+        return np.where(missed | (seconds > MAX_RUNTIME), np.inf, seconds)
+
+
+def make_world(
+    *, submissions: int = 6, workloads: int = 8, slowest: float = 3.0, equal: bool = False, **design: Any
+) -> World:
+    """Times from 1 to `slowest` seconds, spreads from 2 to 20 percent; `equal`: all submissions are the same.
+
+    `design`: the other fields of `World`; 3 studies of 5 trials where it does not say.
+    """
+    rng = np.random.default_rng(0)
+    rows = 1 if equal else submissions
+    log_mean = np.log(rng.uniform(1.0, slowest, (rows, workloads)))
+    spread = np.exp(rng.uniform(np.log(0.02), np.log(0.2), (rows, workloads)))
+    shape = (submissions, workloads)
+    design = {"studies": 3, "trials": 5} | design
+    return World(np.broadcast_to(log_mean, shape), np.broadcast_to(spread, shape), **design)
+
+
+def times_table(world: World, seconds: Floats) -> pd.DataFrame:
+    """The trials of one draw as a table. Shape of `seconds`: [submissions, workloads, studies, trials]."""
+    places = np.indices(seconds.shape).reshape(4, -1)
+    flat = seconds.reshape(-1)
+    reached = np.isfinite(flat)
+    table = pd.DataFrame(dict(zip(["submission", "workload", "study", "trial"], places, strict=True)))
+    table["trial_id"] = np.arange(len(flat))
+    # Common seeds are told from others by the seed column alone, as in recorded rows.
+    table["seed"] = table["study"] * 100 + table["trial"] if world.shared else table["trial_id"]
+    table["submission"] = "s" + table["submission"].astype(str)
+    table["workload"] = "w" + table["workload"].astype(str)
+    table["status"] = np.where(reached, "reached", "out_of_budget")
+    table["max_runtime"] = MAX_RUNTIME
+    table["time_to_target"] = table["steps_to_target"] = flat
+    table["last_miss_seconds"] = np.where(reached, np.maximum(flat - world.grid, 0.0), np.inf)
+    table["evaluation_to_target"] = np.where(reached, 1.0, np.inf)
+    table["evaluations"] = 1
+    return table
+
+
+def scored(world: World, rng: np.random.Generator) -> Scoring:
+    """The scoring of one draw."""
+    return score_times(times_table(world, world.draw(rng)[0]), RULES)
+
+
+def truth(world: World, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Long-run means: score by submission, log seconds (a miss at the budget) by cell, log speed-up over the first."""
+    scores, logs = [], []
+    for _ in range(_TRUTH_DRAWS // 500):
+        medians = np.median(world.draw(rng, 500).min(axis=-1), axis=-1)
+        scores.append(score_array(medians))
+        logs.append(np.log(np.minimum(medians, MAX_RUNTIME + 1.0)))
+    log_seconds = np.concatenate(logs).mean(axis=0)
+    return np.concatenate(scores).mean(axis=0), log_seconds, (log_seconds[0] - log_seconds).mean(axis=-1)
+
+
+def score_array(seconds: Floats) -> Floats:
+    """Scores from times to target. Shapes: [..., submissions, workloads] -> [..., submissions]."""
+    names = [f"w{number}" for number in range(seconds.shape[-1])]
+    return area_array(gated_ratio_array(seconds, names, names, RULES), RULES)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Shares of intervals that cover the truth; NaN where they were not asked for."""
+
+    score: float
+    time: float
+    speedup: float = float("nan")
+
+
+def coverage(world: World, *, repetitions: int, resamples: int = 1000, seed: int = 0) -> Coverage:
+    """Draw the world and its intervals `repetitions` times."""
+    rng = np.random.default_rng(seed)
+    true_score, true_log, true_speed = truth(world, rng)
+    score, time, speedup = [], [], []
+    for repetition in range(repetitions):
+        scoring = scored(world, rng)
+        found = bootstrap(scoring, resamples=resamples, seed=repetition, reference="s0")
+        names = scoring.seconds.index
+        score.append(_inside(found.scores.loc[names], true_score))
+        cells = found.cells.set_index(["submission", "workload"]).sort_index()
+        time.append(_inside(cells[["low", "high"]].apply(np.log), true_log.reshape(-1)))
+        speedup.append(_inside(found.speedups.loc[names[1:]].apply(np.log), true_speed[1:]))
+    return Coverage(float(np.mean(score)), float(np.mean(time)), float(np.mean(speedup)))
+
+
+def plain_coverage(world: World, *, repetitions: int, resamples: int = 1000, seed: int = 0) -> Coverage:
+    """The same for percentiles of recorded studies redrawn with replacement: what one would try first."""
+    rng = np.random.default_rng(seed)
+    true_score, true_log, _ = truth(world, rng)
+    score: list[NDArray[np.bool_]] = []
+    time: list[NDArray[np.bool_]] = []
+    for _ in range(repetitions):
+        study_seconds = world.draw(rng)[0].min(axis=-1)
+        rows, columns, studies = study_seconds.shape
+        picked = rng.integers(studies, size=(resamples, rows, columns, studies))
+        redrawn = study_seconds[np.arange(rows)[:, None, None], np.arange(columns)[:, None], picked]
+        medians = np.median(redrawn, axis=-1)
+        logs = np.log(np.minimum(medians, MAX_RUNTIME + 1.0))
+        for covered, values, true in ((score, score_array(medians), true_score), (time, logs, true_log)):
+            low, high = np.quantile(values, [0.025, 0.975], axis=0)
+            covered.append((low <= true) & (true <= high))
+    return Coverage(float(np.mean(score)), float(np.mean(time)))
+
+
+def false_alarms(world: World, *, comparisons: int, resamples: int = 1000, seed: int = 0) -> tuple[int, int]:
+    """Of so many A/A comparisons, how many call the speeds different, and how many put the two in different tiers."""
+    rng = np.random.default_rng(seed)
+    by_speed = by_tier = 0
+    for comparison in range(comparisons):
+        scoring = scored(world, rng)
+        by_speed += compare(scoring, "s0", "s1").p_value < 0.05
+        by_tier += bootstrap(scoring, resamples=resamples, seed=comparison).scores["tier"].nunique() > 1
+    return by_speed, by_tier
+
+
+def _inside(bounds: pd.DataFrame, value: Floats) -> NDArray[np.bool_]:
+    return ((bounds["low"] <= value) & (value <= bounds["high"])).to_numpy(dtype=bool)
+
+
+DESIGNS: dict[str, dict[str, Any]] = {
+    "3 studies x 5 trials": {"studies": 3, "trials": 5},
+    "5 studies x 5 trials": {"studies": 5, "trials": 5},
+    "3 studies x 1 trial": {"studies": 3, "trials": 1},
+    "3 x 5, common seeds": {"studies": 3, "trials": 5, "shared": 0.5},
+    "3 x 5, near ties": {"studies": 3, "trials": 5, "slowest": 1.05},
+    "3 x 5, coarse evaluations": {"studies": 3, "trials": 5, "grid": 0.1},
+    "3 x 5, half of all trials miss": {"studies": 3, "trials": 5, "miss": 0.5},
+    "5 x 5, three of four trials miss": {"studies": 5, "trials": 5, "miss": 0.75},
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table."""
+    options = dict(argument.split("=", 1) for argument in arguments)
+    repetitions = int(options.get("repetitions", "400"))
+    print(f"{'share of 95 % intervals that cover':34}  score   time  speed-up   plain percentiles: score   time")
+    for name, design in DESIGNS.items():
+        world = make_world(**design)
+        ours = coverage(world, repetitions=repetitions)
+        plain = plain_coverage(world, repetitions=repetitions)
+        numbers = f"{ours.score:.3f}  {ours.time:.3f}     {ours.speedup:.3f}"
+        print(f"{name:34}  {numbers}                      {plain.score:.3f}  {plain.time:.3f}", flush=True)
+    for name, shared in {"apart": 0.0, "common seeds": 0.5}.items():
+        alarms = false_alarms(make_world(submissions=2, equal=True, shared=shared), comparisons=repetitions)
+        print(f"A/A, {name}: {alarms[0]} by speed, {alarms[1]} by tier, of {repetitions}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,188 @@
+"""Draws of what a repetition of the whole benchmark could have given: new seeds, new hyperparameter draws, same design.
+
+A cell is one submission on one workload, with n studies. In each resample every study of every cell is drawn anew: it
+misses with the probability that the cell's trials suggest, else its log time is normal with the cell's mean and
+variance.
+Common seeds keep their correlation: submissions of one workload then share the random weights on their deviations.
+Redrawing the few recorded times themselves would be simpler; `docs/scoring.md` says how far its intervals fall short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.scoring.score import Scoring
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+_CHUNK_BYTES = 64 * 2**20  # draws held at a time: a 200th of the memory that all of them would take
+_NETWORK_LIMIT = 9  # up to here a sorting network over whole arrays beats sorting many short rows
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The studies of every cell as arrays. Shapes: [submissions, workloads], with studies last where there are three.
+
+    `deviations`: log seconds less their mean, 0 for a miss or a study that is not there. `hits`: studies that reach the
+    target. `floor`: what rounding up to the next evaluation alone would spread, on the log scale. `miss`: probability
+    that a study misses. `log_cap`: [workloads], log of the budget plus a second, where a miss is put on the log scale.
+    `is_paired`: all submissions of a workload ran with common seeds.
+    """
+
+    submissions: list[str]
+    workloads: list[str]
+    counts: NDArray[np.intp]
+    hits: NDArray[np.intp]
+    mean: Floats
+    spread: Floats
+    deviations: Floats
+    floor: Floats
+    miss: Floats
+    log_cap: Floats
+    is_paired: bool
+
+
+def cells_of(scoring: Scoring) -> Cells:
+    """The cells of a scoring, from its studies and, for the probability of a miss, from their trials."""
+    submissions = [str(name) for name in scoring.seconds.index]
+    workloads = [str(name) for name in scoring.seconds.columns]
+    studies = scoring.studies
+    row = pd.Index(submissions).get_indexer(pd.Index(studies["submission"]))
+    column = pd.Index(workloads).get_indexer(pd.Index(studies["workload"]))
+    number = studies.groupby(["workload", "submission"], observed=True).cumcount().to_numpy()
+    shape = (len(submissions), len(workloads), int(number.max()) + 1)
+    log_seconds, rounding = np.full(shape, np.nan), np.full(shape, np.nan)
+    seconds = studies["time_to_target"].to_numpy(dtype=float)
+    log_seconds[row, column, number] = np.log(seconds)
+    rounding[row, column, number] = rounding_spread(studies)
+    counts = (~np.isnan(log_seconds)).sum(axis=-1)
+    finite = np.isfinite(log_seconds)
+    hits = finite.sum(axis=-1)
+    mean = np.where(finite, log_seconds, 0.0).sum(axis=-1) / np.maximum(hits, 1)
+    deviations = np.where(finite, log_seconds - mean[..., None], 0.0)
+    miss = _miss_probability(scoring.times, row_names=submissions, column_names=workloads)
+    return Cells(
+        submissions,
+        workloads,
+        counts,
+        hits,
+        mean,
+        spread=np.sqrt((deviations**2).sum(axis=-1) / np.maximum(hits - 1, 1)),
+        deviations=deviations,
+        floor=np.where(finite, rounding, 0.0).sum(axis=-1) / np.maximum(hits, 1),
+        miss=np.where(hits == 0, 1.0, miss),
+        log_cap=np.log(miss_seconds(scoring).reindex(workloads).to_numpy(dtype=float)),
+        is_paired=has_common_seeds(scoring.times),
+    )
+
+
+def miss_seconds(scoring: Scoring) -> pd.Series:
+    """Seconds by workload that stand for a miss where a number is needed: budget and one second, as AlgoPerf has it.
+
+    Without a known budget: where the profile stops looking, `tau_max` times the slowest study.
+    """
+    budget = scoring.times.groupby("workload", observed=True)["max_runtime"].max() + 1.0
+    seconds = scoring.studies["time_to_target"].where(np.isfinite(scoring.studies["time_to_target"]))
+    slowest = seconds.groupby(scoring.studies["workload"], observed=True).max().reindex(budget.index).fillna(1.0)
+    return budget.where(np.isfinite(budget), slowest * scoring.rules.tau_max)
+
+
+def rounding_spread(studies: pd.DataFrame) -> Floats:
+    """Standard deviation of a time known only to lie between two evaluations, relative to it; 0 for a miss."""
+    seconds = studies["time_to_target"].to_numpy(dtype=float)
+    with np.errstate(invalid="ignore"):
+        gap = (seconds - studies["last_miss_seconds"].to_numpy(dtype=float)) / seconds
+    spread: Floats = np.where(np.isfinite(seconds), gap, 0.0) / np.sqrt(12.0)
+    return spread
+
+
+def has_common_seeds(times: pd.DataFrame) -> bool:
+    """True where every trial number of every workload ran with one seed in all submissions that have it."""
+    if "seed" not in times.columns or times["submission"].nunique() < 2 or (times["seed"] < 0).any():
+        return False
+    seeds = times.groupby(["workload", "study", "trial"], observed=True)["seed"].nunique()
+    return bool((seeds == 1).all())
+
+
+def draw_medians(cells: Cells, *, resamples: int, rng: np.random.Generator) -> Iterator[Singles]:
+    """Log of the time to target of every cell in resample after resample, in chunks; infinite for a miss.
+
+    Shape of a chunk: [some resamples, submissions, workloads].
+    """
+    shape = cells.counts.shape
+    per_resample = 4 * max(1, shape[0] * shape[1] * int(cells.counts.max()))
+    chunk = max(1, min(resamples, _CHUNK_BYTES // per_resample))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        medians = np.full((size, *shape), np.inf, dtype=np.float32)
+        for count in np.unique(cells.counts[cells.counts > 0]):
+            here = cells.counts == count
+            draw = _paired_draws if cells.is_paired else _single_draws
+            medians[:, here] = _median(draw(cells, here, int(count), size, rng))
+        yield medians
+
+
+def _single_draws(cells: Cells, here: NDArray[np.bool_], count: int, size: int, rng: np.random.Generator) -> Singles:
+    """Shape: [count, size, cells here]."""
+    draws = rng.standard_normal((count, size, int(here.sum())), dtype=np.float32)
+    draws *= np.maximum(cells.spread, cells.floor)[here].astype(np.float32)
+    draws += cells.mean[here].astype(np.float32)
+    return _with_misses(draws, cells.miss[here], rng)
+
+
+def _paired_draws(cells: Cells, here: NDArray[np.bool_], count: int, size: int, rng: np.random.Generator) -> Singles:
+    """As `_single_draws`, with one set of weights for all submissions of a workload."""
+    studies = cells.deviations.shape[-1]
+    draws = np.empty((count, size, *here.shape), dtype=np.float32)
+    scaled = (cells.deviations / np.sqrt(np.maximum(cells.hits - 1, 1))[..., None]).astype(np.float32)
+    for column in np.flatnonzero(here.any(axis=0)):
+        weights = rng.standard_normal((count, size, studies), dtype=np.float32)
+        draws[..., column] = weights @ scaled[:, column].T
+    chosen = draws[..., here] + cells.mean[here].astype(np.float32)
+    lacking = np.sqrt(np.maximum(cells.floor**2 - cells.spread**2, 0.0))[here].astype(np.float32)
+    if lacking.any():
+        chosen += lacking * rng.standard_normal(chosen.shape, dtype=np.float32)
+    return _with_misses(chosen, cells.miss[here], rng)
+
+
+def _with_misses(draws: Singles, miss: Floats, rng: np.random.Generator) -> Singles:
+    """Misses are drawn apart in each cell, also with common seeds: how far they go together is not in the tables."""
+    draws[..., miss >= 1.0] = np.inf
+    unsure = (miss > 0.0) & (miss < 1.0)
+    if unsure.any():
+        missed = rng.random((*draws.shape[:-1], int(unsure.sum())), dtype=np.float32) < miss[unsure]
+        draws[..., unsure] = np.where(missed, np.float32(np.inf), draws[..., unsure])
+    return draws
+
+
+def _median(draws: Singles) -> Singles:
+    """Median over the first dimension, infinite values included. Shape: [count, ...] -> [...]. Overwrites `draws`."""
+    count = len(draws)
+    if count > _NETWORK_LIMIT:
+        medians: Singles = np.median(draws, axis=0)
+        return medians
+    for turn in range(count):  # odd-even transposition: after `count` turns the first dimension is sorted
+        for low in range(turn % 2, count - 1, 2):
+            smaller = np.minimum(draws[low], draws[low + 1])
+            np.maximum(draws[low], draws[low + 1], out=draws[low + 1])
+            draws[low] = smaller
+    middle: Singles = (draws[(count - 1) // 2] + draws[count // 2]) / 2
+    return middle
+
+
+def _miss_probability(times: pd.DataFrame, *, row_names: list[str], column_names: list[str]) -> Floats:
+    """Probability that all trials of a study miss: the product over trial numbers of the share that missed.
+
+    Trials of one number are repetitions in both ways of tuning (a fixed list, or points dealt at random), so this sees
+    that a study was lucky where the study times alone could not.
+    """
+    missed = ~np.isfinite(times["time_to_target"])
+    slots = times.assign(missed=missed).groupby(["submission", "workload", "trial"], observed=True)["missed"].mean()
+    product = slots.groupby(["submission", "workload"], observed=True).prod().unstack("workload")
+    return product.reindex(index=row_names, columns=column_names).fillna(1.0).to_numpy()

@@ -1,0 +1,309 @@
+"""Intervals on scores, speed-ups and times, and tiers of submissions that the data cannot separate.
+
+Every interval is over repetitions of the whole benchmark: the same workloads, submissions and number of studies, new
+seeds and new hyperparameter draws. It covers the long-run mean of the number that the board shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from harness.scoring.profiles import exact_area
+from harness.scoring.resampling import Cells, cells_of, draw_medians
+from harness.scoring.score import Scoring, area_array, gated_ratio_array
+
+Floats = NDArray[np.float64]
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What can be said about a scoring beyond its numbers.
+
+    `scores`: by submission: `score`, `low`, `high`, `standard_error`, `degrees_of_freedom`, `tier` (1 is best).
+    `cells`: one row per workload and submission: `time_to_target`, `low`, `high`. `speedups`: by submission, over the
+    reference: `speedup`, `low`, `high`; empty without a reference. `frozen`: as `scores` without tiers, against fixed
+    reference times; empty without them. `differences`: submission x submission: p-value of equal scores.
+    NaN where some cell has a single study, of which no spread is known.
+    """
+
+    scores: pd.DataFrame
+    cells: pd.DataFrame
+    speedups: pd.DataFrame
+    frozen: pd.DataFrame
+    differences: pd.DataFrame
+    is_paired: bool
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """A number per submission, its resamples' covariance, and how much of each cell's noise it carries.
+
+    Shapes: value [k], covariance [k, k], loads [k, noises]: covariance with unit-variance noises, each of which belongs
+    to a block of cells with `freedom` degrees of freedom; `blocks` says which noise belongs to which block.
+    """
+
+    value: Floats
+    covariance: Floats
+    loads: Floats
+    blocks: NDArray[np.intp]
+    freedom: Floats
+    resamples: int
+
+    def variance_and_freedom(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Of linear combinations. Shapes: [m, k] -> [m], [m].
+
+        Degrees of freedom after Welch (1947): each block's share of the variance counts with its own.
+        """
+        variance = np.einsum("mk,kl,ml->m", weights, self.covariance, weights)
+        shares = (weights @ self.loads) ** 2
+        # A covariance from finitely many resamples is never exactly 0; its expected square is taken off.
+        shares = np.maximum(shares - variance[:, None] / self.resamples, 0.0)
+        by_block = np.zeros((len(weights), len(self.freedom)))
+        for row, share in zip(by_block, shares, strict=True):
+            row += np.bincount(self.blocks, weights=share, minlength=len(self.freedom))
+        total = by_block.sum(axis=1) ** 2
+        spread = (by_block**2 / (self.freedom + 2.0)).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = np.where(spread > 0.0, total / spread - 2.0, np.inf)
+        return np.maximum(variance, 0.0), np.maximum(freedom, 1.0)
+
+    def interval(self, level: float) -> tuple[Floats, Floats, Floats, Floats]:
+        """Low, high, standard error and degrees of freedom of each value. Shapes: [k]."""
+        variance, freedom = self.variance_and_freedom(np.eye(len(self.value)))
+        error = np.sqrt(variance)
+        reach = stats.t.ppf(0.5 + level / 2.0, freedom) * error
+        return self.value - reach, self.value + reach, error, freedom
+
+
+def bootstrap(
+    scoring: Scoring,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+    reference: str | None = None,
+    frozen: pd.Series | None = None,
+) -> Uncertainty:
+    """Intervals from a bootstrap that is stratified by workload and submission, with `resamples` draws.
+
+    `reference`: submission over which speed-ups are taken. `frozen`: reference seconds by workload. Interval: value +-
+    Student quantile x standard error of the resamples, with the degrees of freedom that few studies leave.
+    """
+    cells = cells_of(scoring)
+    drawn = _draw(scoring, cells, resamples=resamples, seed=seed, frozen=frozen)
+    names = pd.Index(cells.submissions, name="submission")
+    is_known = bool((cells.counts[cells.counts > 0] > 1).all())
+
+    scores = _statistic(drawn, drawn.scores, scoring.scores["score"].reindex(names).to_numpy(dtype=float))
+    table = _table(scores, names, "score", level, is_known)
+    table[["low", "high"]] = table[["low", "high"]].clip(0.0, 1.0)
+    differences = _differences(scores, names) if is_known else pd.DataFrame(np.nan, names, names)
+    table["tier"] = _tiers(table["score"], differences, alpha=1.0 - level) if is_known else np.nan
+
+    return Uncertainty(
+        scores=table.loc[scoring.scores.index],
+        cells=_cell_table(scoring, cells, drawn, level),
+        speedups=_speedups(scoring, cells, drawn, reference, level, is_known),
+        frozen=_frozen_table(scoring, cells, drawn, frozen, level, is_known),
+        differences=differences,
+        is_paired=cells.is_paired,
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Shapes: logs [resamples, submissions x workloads] (a miss at the cap), noises likewise with unit variance."""
+
+    logs: NDArray[np.float32]
+    noises: NDArray[np.float32]
+    blocks: NDArray[np.intp]
+    freedom: Floats
+    scores: Floats
+    frozen_scores: Floats | None
+
+
+def _draw(scoring: Scoring, cells: Cells, *, resamples: int, seed: int, frozen: pd.Series | None) -> _Drawn:
+    rng = np.random.default_rng(seed)
+    scored = [str(name) for name in scoring.ratios.columns]
+    missing = [workload for workload in scored if workload not in cells.workloads]
+    columns = [*cells.workloads, *missing]
+    logs, scores, frozen_scores = [], [], []
+    for medians in draw_medians(cells, resamples=resamples, rng=rng):
+        logs.append(np.minimum(medians, cells.log_cap.astype(np.float32)).reshape(len(medians), -1))
+        seconds = np.exp(medians)
+        if missing:
+            nothing = np.full((*seconds.shape[:-1], len(missing)), np.inf, dtype=np.float32)
+            seconds = np.concatenate([seconds, nothing], axis=-1)
+        scores.append(area_array(gated_ratio_array(seconds, columns, scored, scoring.rules), scoring.rules))
+        if frozen is not None:
+            frozen_scores.append(_frozen(seconds, columns, frozen, scoring.rules.tau_max))
+    every = np.concatenate(logs)
+    noises, blocks, freedom = _noises(every, cells)
+    return _Drawn(
+        every, noises, blocks, freedom, np.concatenate(scores), np.concatenate(frozen_scores) if frozen_scores else None
+    )
+
+
+def _noises(logs: NDArray[np.float32], cells: Cells) -> tuple[NDArray[np.float32], NDArray[np.intp], Floats]:
+    """Independent noises of unit variance behind the resamples, the block of each, and the blocks' degrees of freedom.
+
+    A block is a cell, or with common seeds the cells of a workload that have equally many studies: they go together.
+    """
+    centred = logs - logs.mean(axis=0)
+    counts = cells.counts.reshape(-1)
+    if cells.is_paired:
+        column = np.tile(np.arange(len(cells.workloads)), len(cells.submissions))
+        _, blocks = np.unique(np.stack([column, counts]), axis=1, return_inverse=True)
+        blocks = blocks.reshape(-1)
+    else:
+        blocks = np.arange(len(counts))
+    freedom = np.zeros(int(blocks.max()) + 1)
+    freedom[blocks] = np.maximum(counts - 1, 1)
+    if not cells.is_paired:
+        deviation = centred.std(axis=0)
+        return centred / np.where(deviation > 1e-9, deviation, np.inf).astype(np.float32), blocks, freedom
+    for block in range(len(freedom)):
+        members = np.flatnonzero(blocks == block)
+        centred[:, members] = _whitened(centred[:, members])
+    return centred, blocks, freedom
+
+
+def _whitened(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same span with uncorrelated columns of unit variance; columns without variance become 0."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(columns, rowvar=False, bias=True)))
+    keep = values > 1e-9 * max(values.max(), 1e-12)
+    scale = np.where(keep, 1.0 / np.sqrt(np.where(keep, values, 1.0)), 0.0)
+    whitened: NDArray[np.float32] = (columns @ (vectors * scale)).astype(np.float32)
+    return whitened
+
+
+def _statistic(drawn: _Drawn, resampled: Floats, value: Floats) -> _Statistic:
+    """Shapes: resampled [resamples, k], value [k]."""
+    centred = resampled - resampled.mean(axis=0)
+    size = len(centred)
+    loads = (centred.T.astype(np.float32) @ drawn.noises).astype(float) / size
+    return _Statistic(value, centred.T @ centred / size, loads, drawn.blocks, drawn.freedom, size)
+
+
+def _table(statistic: _Statistic, names: pd.Index, column: str, level: float, is_known: bool) -> pd.DataFrame:
+    low, high, error, freedom = statistic.interval(level)
+    table = pd.DataFrame(
+        {column: statistic.value, "low": low, "high": high, "standard_error": error, "degrees_of_freedom": freedom},
+        index=names,
+    )
+    if not is_known:
+        table[["low", "high", "standard_error", "degrees_of_freedom"]] = np.nan
+    return table
+
+
+def _differences(scores: _Statistic, names: pd.Index) -> pd.DataFrame:
+    """p-value that two submissions have the same long-run score. Shape: submission x submission."""
+    size = len(names)
+    values = np.ones((size, size))
+    for one in range(size):
+        weights = np.eye(size)[one] - np.eye(size)
+        variance, freedom = scores.variance_and_freedom(weights)
+        gap = np.abs(weights @ scores.value)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotient = np.where(gap > 1e-12, gap / np.sqrt(variance), 0.0)
+        values[one] = 2.0 * stats.t.sf(quotient, freedom)
+    return pd.DataFrame(values, names, names)
+
+
+def _tiers(score: pd.Series, differences: pd.DataFrame, *, alpha: float) -> pd.Series:
+    """Tier of each submission: the best of those left leads it, all that cannot be told from it belong to it.
+
+    The comparisons of one leader are corrected after Holm (1979), so that a long list separates no equals.
+    """
+    left = list(score.sort_values(ascending=False, kind="stable").index)
+    tier = pd.Series(0, score.index)
+    number = 0
+    while left:
+        number += 1
+        leader = left[0]
+        rivals = differences.loc[leader, left[1:]].sort_values()
+        thresholds = alpha / np.arange(len(rivals), 0, -1)
+        rejected = np.logical_and.accumulate(rivals.to_numpy() <= thresholds)
+        apart = set(rivals.index[rejected])
+        for name in left:
+            if name not in apart:
+                tier[name] = number
+        left = [name for name in left if name in apart]
+    return tier
+
+
+def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> pd.DataFrame:
+    """Intervals of times, on the log scale; what reaches past the budget is infinite."""
+    shape = cells.counts.shape
+    error = drawn.logs.std(axis=0).astype(float).reshape(shape)
+    log_seconds = np.minimum(np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float)), cells.log_cap)
+    reach = stats.t.ppf(0.5 + level / 2.0, np.maximum(cells.counts - 1, 1)) * error
+    low, high = np.exp(log_seconds - reach), np.exp(log_seconds + reach)
+    cap = np.exp(cells.log_cap) * (1.0 - 1e-6)
+    low = np.where((cells.miss >= 1.0) | (low >= cap), np.inf, low)
+    high = np.where(high >= cap, np.inf, high)
+    rows = []
+    for row, submission in enumerate(cells.submissions):
+        for column, workload in enumerate(cells.workloads):
+            if cells.counts[row, column]:
+                known = cells.counts[row, column] > 1
+                bounds = [low[row, column], high[row, column]] if known else [np.nan, np.nan]
+                rows.append([workload, submission, scoring.seconds.loc[submission, workload], *bounds])
+    return pd.DataFrame(rows, columns=["workload", "submission", "time_to_target", "low", "high"])
+
+
+def _speedups(
+    scoring: Scoring, cells: Cells, drawn: _Drawn, reference: str | None, level: float, is_known: bool
+) -> pd.DataFrame:
+    """Geometric mean over scored workloads of the reference's time over each submission's, a miss at the budget."""
+    if reference is None or reference not in cells.submissions:
+        return pd.DataFrame(columns=["speedup", "low", "high"])
+    places = [cells.workloads.index(str(name)) for name in scoring.ratios.columns if name in cells.workloads]
+    shape = (-1, len(cells.submissions), len(cells.workloads))
+    has_run = (cells.counts > 0)[:, places]
+    home = cells.submissions.index(reference)
+    shared = has_run & has_run[home]
+    share = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1)
+
+    def mean_log(logs: Floats) -> Floats:
+        chosen = logs.reshape(shape)[:, :, places]
+        means: Floats = np.einsum("bkw,kw->bk", chosen[:, home : home + 1] - chosen, share)
+        return means
+
+    observed = np.minimum(np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float)), cells.log_cap)
+    statistic = _statistic(drawn, mean_log(drawn.logs.astype(float)), mean_log(observed[None])[0])
+    names = pd.Index(cells.submissions, name="submission")
+    table = _table(statistic, names, "speedup", level, is_known)[["speedup", "low", "high"]]
+    table.loc[~shared.any(axis=1)] = np.nan
+    return pd.DataFrame(np.exp(table.to_numpy()), names, table.columns)
+
+
+def _frozen(seconds: Floats, columns: list[str], frozen: pd.Series, tau_max: float) -> Floats:
+    place = {name: position for position, name in enumerate(columns)}
+    times = [
+        seconds[..., place[str(name)]] if str(name) in place else np.full(seconds.shape[:-1], np.inf)
+        for name in frozen.index
+    ]
+    return exact_area(np.stack(times, axis=-1) / frozen.to_numpy(dtype=float), tau_max)
+
+
+def _frozen_table(
+    scoring: Scoring, cells: Cells, drawn: _Drawn, frozen: pd.Series | None, level: float, is_known: bool
+) -> pd.DataFrame:
+    if frozen is None or drawn.frozen_scores is None:
+        return pd.DataFrame(columns=["frozen_score", "low", "high"])
+    seconds = scoring.seconds.fillna(np.inf)
+    value = _frozen(
+        seconds.to_numpy(dtype=float), [str(name) for name in seconds.columns], frozen, scoring.rules.tau_max
+    )
+    names = pd.Index(cells.submissions, name="submission")
+    table = _table(_statistic(drawn, drawn.frozen_scores, value), names, "frozen_score", level, is_known)
+    table[["low", "high"]] = table[["low", "high"]].clip(0.0, 1.0)
+    return table

@@ -1,0 +1,176 @@
+"""Intervals, tiers and comparisons: that they are what they say, in plain cases and in simulations with known truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmarks.coverage import coverage, false_alarms, make_world, times_table
+from harness.api import ConfigError
+from harness.scoring.comparison import compare, compare_all
+from harness.scoring.rules import ScoringRules
+from harness.scoring.score import score_times
+from harness.scoring.uncertainty import bootstrap
+
+RULES = ScoringRules("plain")
+
+
+def scoring_of(seconds, *, seeds="own"):
+    """A scoring from {submission: {workload: seconds of its studies}}, one trial a study."""
+    rows = [
+        (submission, workload, study, time)
+        for submission, workloads in seconds.items()
+        for workload, times in workloads.items()
+        for study, time in enumerate(times)
+    ]
+    table = pd.DataFrame(rows, columns=["submission", "workload", "study", "time_to_target"])
+    table["trial"] = 0
+    table["trial_id"] = np.arange(len(table))
+    table["seed"] = table["study"] if seeds == "common" else table["trial_id"]
+    table["status"] = np.where(np.isfinite(table["time_to_target"]), "reached", "out_of_budget")
+    table["steps_to_target"] = table["last_miss_seconds"] = table["time_to_target"]
+    table["evaluation_to_target"] = 1.0
+    table["evaluations"] = 1
+    table["max_runtime"] = 1000.0
+    return score_times(table, RULES)
+
+
+def test_the_interval_of_a_time_is_students_on_the_log_of_its_studies():
+    times = [9.0, 10.0, 12.0]
+    found = bootstrap(scoring_of({"a": {"w": times}}), resamples=100_000).cells.iloc[0]
+    # The median of 3 normal values has 0.4487 of the variance of one.
+    reach = stats.t.ppf(0.975, 2) * np.sqrt(0.4487) * np.std(np.log(times), ddof=1)
+    assert found["low"] == pytest.approx(10.0 * np.exp(-reach), rel=0.01)
+    assert found["high"] == pytest.approx(10.0 * np.exp(reach), rel=0.01)
+
+
+def test_more_studies_give_a_shorter_interval():
+    few = bootstrap(scoring_of({"a": {"w": [9.0, 10.0, 12.0]}})).cells.iloc[0]
+    many = bootstrap(scoring_of({"a": {"w": [9.0, 10.0, 12.0] * 3}})).cells.iloc[0]
+    assert many["high"] - many["low"] < 0.5 * (few["high"] - few["low"])
+
+
+def test_a_single_study_has_no_interval_and_no_tier():
+    found = bootstrap(scoring_of({"a": {"w": [10.0]}, "b": {"w": [20.0]}}))
+    assert found.cells[["low", "high"]].isna().all(axis=None)
+    assert found.scores[["low", "high", "tier"]].isna().all(axis=None)
+
+
+def test_a_cell_that_always_misses_is_certain_to_miss():
+    found = bootstrap(scoring_of({"a": {"w": [math.inf] * 3}, "b": {"w": [9.0, 10.0, 11.0]}}))
+    assert found.cells.set_index("submission").loc["a", ["low", "high"]].tolist() == [math.inf, math.inf]
+    assert found.scores.loc["a", ["low", "high"]].tolist() == [0.0, 0.0]
+
+
+def test_a_cell_that_sometimes_misses_has_an_interval_without_end():
+    found = bootstrap(scoring_of({"a": {"w": [10.0, 11.0, math.inf]}, "b": {"w": [9.0, 10.0, 11.0]}}))
+    assert math.isinf(found.cells.set_index("submission").loc["a", "high"])
+    assert found.scores.loc["a", "low"] == 0.0
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    scoring = scoring_of({"a": {"w": [9.0, 10.0, 12.0]}, "b": {"w": [11.0, 12.0, 13.0]}})
+    pd.testing.assert_frame_equal(bootstrap(scoring, seed=3).scores, bootstrap(scoring, seed=3).scores)
+
+
+def test_clearly_different_submissions_are_in_different_tiers_and_equal_ones_share_one():
+    base = {f"w{n}": [10.0, 10.3, 9.8] for n in range(6)}
+    alike = {f"w{n}": [10.1, 9.9, 10.2] for n in range(6)}
+    slow = {f"w{n}": [25.0, 24.0, 26.0] for n in range(6)}
+    tiers = bootstrap(scoring_of({"base": base, "alike": alike, "slow": slow})).scores["tier"]
+    assert tiers.to_dict() == {"base": 1, "alike": 1, "slow": 2}
+
+
+def test_the_speed_up_over_the_reference_is_a_ratio_with_an_interval_around_it():
+    slow = {f"w{n}": [20.0, 20.6, 19.6] for n in range(6)}
+    fast = {f"w{n}": [10.0, 10.3, 9.8] for n in range(6)}
+    table = bootstrap(scoring_of({"slow": slow, "fast": fast}), reference="slow").speedups
+    assert table.loc["fast", "speedup"] == pytest.approx(2.0)
+    assert table.loc["fast", "low"] < 2.0 < table.loc["fast", "high"] < 2.1
+    assert table.loc["slow"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_frozen_score_has_an_interval_that_no_other_entry_moves():
+    one = {"a": {"w": [19.0, 20.0, 21.0]}}
+    reference = pd.Series({"w": 10.0})
+    alone = bootstrap(scoring_of(one), frozen=reference).frozen.loc["a"]
+    beside = bootstrap(scoring_of(one | {"b": {"w": [1.0, 1.1, 0.9]}}), frozen=reference).frozen.loc["a"]
+    assert alone["frozen_score"] == beside["frozen_score"] == pytest.approx((4 - 2) / 3)
+    assert alone["low"] == pytest.approx(beside["low"], abs=0.01)
+
+
+def test_common_seeds_make_a_comparison_sharper():
+    luck = np.array([1.0, 1.3, 0.8])
+    seconds = {
+        "a": {f"w{n}": list(10.0 * luck * (1.0 + 0.003 * n)) for n in range(4)},
+        "b": {f"w{n}": list(10.5 * luck * [1.0, 1.01, 0.99]) for n in range(4)},
+    }
+    apart, paired = (compare(scoring_of(seconds, seeds=seeds), "a", "b") for seeds in ("own", "common"))
+    assert (apart.is_paired, paired.is_paired) == (False, True)
+    assert apart.speedup == pytest.approx(paired.speedup)
+    assert apart.p_value > 0.2
+    assert paired.p_value < 0.01
+    assert paired.low > 1.0
+
+
+def test_a_comparison_of_paired_studies_is_a_paired_t_test():
+    a, b = np.array([10.0, 11.0, 9.0]), np.array([12.0, 12.5, 11.5])
+    found = compare(scoring_of({"a": {"w": a}, "b": {"w": b}}, seeds="common"), "a", "b")
+    assert found.p_value == pytest.approx(stats.ttest_rel(np.log(a), np.log(b)).pvalue)
+
+
+def test_a_comparison_of_two_submissions_is_the_same_from_both_sides():
+    scoring = scoring_of({"a": {"w": [10.0, 11.0, 12.0]}, "b": {"w": [14.0, 15.0, math.inf]}})
+    there, back = compare(scoring, "a", "b"), compare(scoring, "b", "a")
+    assert there.speedup == pytest.approx(1.0 / back.speedup)
+    assert there.p_value == pytest.approx(back.p_value)
+    assert (there.faster, there.slower) == (back.slower, back.faster) == (1, 0)
+
+
+def test_equal_times_between_coarse_evaluations_are_not_taken_for_certain():
+    table = times_table(make_world(submissions=2, workloads=1, grid=1.0), np.full((2, 1, 3, 5), 5.0))
+    table["seed"] = table["trial_id"]
+    table.loc[table["submission"] == "s1", ["time_to_target", "last_miss_seconds"]] = [6.0, 5.0]
+    scoring = score_times(table, RULES)
+    cell = bootstrap(scoring).cells.iloc[0]
+    assert cell["low"] < 4.5
+    assert cell["high"] > 5.5
+    assert 0.0 < compare(scoring, "s0", "s1").p_value < 1.0
+
+
+def test_submissions_without_a_common_workload_cannot_be_compared():
+    scoring = scoring_of({"a": {"u": [1.0, 2.0]}, "b": {"v": [1.0, 2.0]}})
+    with pytest.raises(ConfigError, match="no scored workload in common"):
+        compare(scoring, "a", "b")
+    assert compare_all(scoring).empty
+
+
+def test_every_pair_is_compared_once():
+    scoring = scoring_of({name: {"w": [1.0 + k, 2.0 + k]} for k, name in enumerate("abc")})
+    assert len(compare_all(scoring)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "design",
+    [{"studies": 3}, {"studies": 5}, {"studies": 3, "trials": 1}, {"studies": 3, "shared": 0.5}],
+    ids=["3x5", "5x5", "3x1", "common seeds"],
+)
+def test_nominal_95_percent_intervals_cover_the_truth_in_93_to_97_percent(design):
+    found = coverage(make_world(**design), repetitions=400)
+    assert 0.93 <= found.score <= 0.97
+    assert 0.93 <= found.time <= 0.97
+    assert 0.93 <= found.speedup <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 0.5], ids=["apart", "common seeds"])
+def test_of_200_comparisons_of_a_submission_with_itself_at_most_5_percent_declare_a_difference(shared):
+    world = make_world(submissions=2, equal=True, studies=3, shared=shared)
+    by_speed, by_tier = false_alarms(world, comparisons=200)
+    assert by_speed <= 10
+    assert by_tier <= 10
