@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 
 from harness.api import ConfigError, DataError, HarnessError
+from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.records import read_table
@@ -27,6 +28,8 @@ from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, parse_rules
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable
+from harness.scoring.times import CELL
+from harness.scoring.uncertainty import bootstrap
 
 CONF = Path(__file__).parents[1] / "conf"
 DEFAULT_RULES = "timetrial_v1"
@@ -83,17 +86,48 @@ def show(
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     console = console or _console()
+    board = make_board(
+        runs,
+        ruleset=ruleset,
+        workloads=workloads,
+        submissions=submissions,
+        hardware=hardware,
+        scoring=scoring,
+        reading=reading,
+    )
+    print_leaderboard(board, console)
+    page = runs.parent / "board" / "leaderboard.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown_leaderboard(board))
+    console.print(f"rows: {runs}   Markdown: {page}", highlight=False, soft_wrap=True)
+
+
+def make_board(
+    runs: Path,
+    *,
+    ruleset: str | None = None,
+    workloads: list[str] | None = None,
+    submissions: list[str] | None = None,
+    hardware: str | None = None,
+    scoring: str | None = None,
+    reading: str | None = None,
+) -> Board:
+    """What a board shows of the rows under `runs`: selected, scored, with intervals where studies allow them.
+
+    Raises as `show`.
+    """
     with bad_tables_named(runs):
         selection = comparable(
             read_trials(runs), ruleset=ruleset, hardware=hardware, workloads=workloads, submissions=submissions
         )
     scored = score_selection(runs, selection, scoring=scoring, reading=reading)
-    notes = [*selection.notes, *gaps(scored)]
-    print_leaderboard(scored, combination=selection.combination, notes=notes, console=console)
-    page = runs.parent / "board" / "leaderboard.md"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(markdown_leaderboard(scored, combination=selection.combination, notes=notes))
-    console.print(f"rows: {runs}   Markdown: {page}", highlight=False, soft_wrap=True)
+    has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
+    return Board(
+        scored,
+        bootstrap(scored) if has_spread else None,
+        selection.combination,
+        [*selection.notes, *gaps(scored)],
+    )
 
 
 def read_trials(runs: Path) -> pd.DataFrame:

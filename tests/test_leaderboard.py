@@ -112,6 +112,25 @@ def test_fewer_studies_than_the_others_is_said(tmp_path):
     assert "fewer than 3 studies: b on w" in printed(tmp_path / "runs")
 
 
+def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path):
+    rows = [
+        trial_rows(workload, submission, seconds + study, study=study)
+        for workload in "uvw"
+        for submission, seconds in (("quick", 20.0), ("slow", 60.0))
+        for study in range(3)
+    ]
+    write(tmp_path / "runs", rows)
+    text = printed(tmp_path / "runs")
+    assert re.search(r"1 +│ quick +│ 1\.0000 │ 1\.000 to 1\.000 │ +1 │", text)
+    assert re.search(r"2 +│ slow +│ 0\.3\d+ │ 0\.\d+ to 0\.\d+ │ +2 │", text)
+    write(tmp_path / "single" / "runs", rows[::3])
+    assert "interval" not in printed(tmp_path / "single" / "runs")
+
+
+def test_the_board_says_how_trials_ended(runs):
+    assert re.search(r"muon +│ +1 │ +1 │ +2 │", printed(runs))
+
+
 def test_an_unknown_name_lists_the_near_ones(runs):
     with pytest.raises(ConfigError, match="Did you mean digits"):
         show(runs, workloads=["digit"])

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from harness.api import TrialStatus
 from harness.scoring.score import Scoring
+from harness.scoring.uncertainty import Uncertainty
 
 NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Board:
+    """What every board shows. `uncertainty`: None where single studies allow none. `combination`: what all rows share.
+
+    `notes`: one line for each thing that a reader must know: rows that were left out, gaps.
+    """
+
+    scoring: Scoring
+    uncertainty: Uncertainty | None
+    combination: dict[str, str]
+    notes: list[str]
 
 
 def seconds_text(seconds: float) -> str:
@@ -49,33 +65,36 @@ def is_fastest(scoring: Scoring, workload: str, submission: str) -> bool:
     return math.isfinite(seconds[submission]) and seconds[submission] == fastest
 
 
-SCORE_HEADER = ["rank", "submission", "score", "by steps", "targets reached", "trials"]
-
-
-def score_rows(scoring: Scoring) -> list[list[str]]:
-    """The score table in words, best first, in the columns of `SCORE_HEADER`."""
-    times = scoring.times
-    counts = times.groupby(["submission", "status"], observed=True).size()
-    rows = []
+def score_table(board: Board) -> list[list[str]]:
+    """The score table in words, header first, best submission first; interval and tier where studies allow them."""
+    scoring, found = board.scoring, board.uncertainty
+    header = ["rank", "submission", "score"] + (["95 % interval", "tier"] if found else [])
+    rows = [[*header, "by steps", "targets"]]
     for row in scoring.scores.reset_index().to_dict("records"):
         submission = str(row["submission"])
-        ended = counts.xs(submission, level="submission").sort_values(ascending=False)
-        rows.append(
-            [
-                str(row["rank"]),
-                submission,
-                f"{row['score']:.4f}",
-                f"{row['steps_score']:.4f}",
-                f"{row['workloads_reached']} of {scoring.ratios.shape[1]}",
-                ", ".join(f"{count} {status_text(str(status))}" for status, count in ended.items()),
-            ]
-        )
+        cells = [str(row["rank"]), submission, f"{row['score']:.4f}"]
+        if found:
+            bounds = found.scores.loc[submission]
+            cells += [f"{bounds['low']:.3f} to {bounds['high']:.3f}", f"{bounds['tier']:.0f}"]
+        rows.append([*cells, f"{row['steps_score']:.4f}", f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"])
     return rows
 
 
-def headline(scoring: Scoring, combination: dict[str, str]) -> str:
+def status_table(board: Board) -> list[list[str]]:
+    """How many trials of each submission ended how, header first; statuses that no trial has are left out."""
+    times = board.scoring.times
+    counts = times.groupby(["submission", "status"], observed=True).size().unstack(fill_value=0)
+    order = [status for status in TrialStatus if status in counts.columns]
+    rows = [["submission", *(status_text(status) for status in order), "trials"]]
+    for submission in board.scoring.scores.index:
+        numbers = [int(counts.loc[submission, status]) for status in order]
+        rows.append([str(submission), *(str(number or "") for number in numbers), str(sum(numbers))])
+    return rows
+
+
+def headline(board: Board) -> str:
     """What is ranked here, in one line."""
-    rules = scoring.rules
+    rules, combination = board.scoring.rules, board.combination
     words = [f"ruleset {combination['ruleset']} v{combination['ruleset_version']}", f"scored by {rules.name}"]
     if rules.reading:
         words.append(rules.reading.replace("_", " "))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from harness.board.cells import SCORE_HEADER, cell_text, headline, is_fastest, score_rows
+from harness.board.cells import Board, cell_text, headline, is_fastest, score_table, status_table
 from harness.scoring.score import Scoring
 
 
-def markdown_leaderboard(scoring: Scoring, *, combination: dict[str, str], notes: list[str]) -> str:
+def markdown_leaderboard(board: Board) -> str:
     """The whole page as text."""
     parts = [
         "# Leaderboard",
-        headline(scoring, combination) + ".",
+        headline(board) + ".",
         "## Score",
-        _table([SCORE_HEADER, *score_rows(scoring)], aligned="r l r r r l"),
+        _table(score_table(board)),
         "## Time and steps to target",
         "Median over studies of the fastest trial. The fastest of each workload is bold.",
-        _time_table(scoring),
+        _table(_time_rows(board.scoring)),
+        "## How trials ended",
+        _table(status_table(board)),
     ]
-    if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
+    if board.notes:
+        parts.append("\n".join(f"- {note}" for note in board.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _time_table(scoring: Scoring) -> str:
+def _time_rows(scoring: Scoring) -> list[list[str]]:
     submissions = [str(name) for name in scoring.scores.index]
     rows = [["workload", *submissions]]
     for workload in scoring.seconds.columns:
@@ -31,10 +33,10 @@ def _time_table(scoring: Scoring) -> str:
             text = cell_text(scoring, workload, submission, between=", ")
             cells.append(f"**{text}**" if is_fastest(scoring, workload, submission) else text)
         rows.append([str(workload), *cells])
-    return _table(rows, aligned="l" + " r" * len(submissions))
+    return rows
 
 
-def _table(rows: list[list[str]], *, aligned: str) -> str:
-    rule = ["---:" if side == "r" else "---" for side in aligned.split()]
+def _table(rows: list[list[str]]) -> str:
+    rule = ["---" if name in ("submission", "workload") else "---:" for name in rows[0]]
     lines = [rows[0], rule, *rows[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

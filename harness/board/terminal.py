@@ -6,31 +6,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.board.cells import SCORE_HEADER, cell_text, headline, is_fastest, score_rows
+from harness.board.cells import Board, cell_text, headline, is_fastest, score_table, status_table
 from harness.scoring.score import Scoring
 
 _HEADER_WIDTH = 14
 _RIM = 3  # columns that a cell takes beside its text
 
 
-def print_leaderboard(scoring: Scoring, *, combination: dict[str, str], notes: list[str], console: Console) -> None:
-    """Print scores, times and notes. Nothing is wider than the console; nothing is cut off."""
-    console.print(Text(headline(scoring, combination), style="bold"))
+def print_leaderboard(board: Board, console: Console) -> None:
+    """Print scores, times, endings and notes. Nothing is wider than the console; nothing is cut off."""
+    console.print(Text(headline(board), style="bold"))
     console.print("Score: area under the performance profile")
-    console.print(_score_table(scoring))
+    console.print(_plain_table(score_table(board)))
     console.print("Time to target: median over studies of the fastest trial; below it, steps")
-    for table in _time_tables(scoring, console.width):
+    for table in _time_tables(board.scoring, console.width):
         console.print(table)
-    for note in notes:
+    console.print("How trials ended")
+    console.print(_plain_table(status_table(board)))
+    for note in board.notes:
         console.print(Text(note, style="dim"))
 
 
-def _score_table(scoring: Scoring) -> Table:
+def _plain_table(rows: list[list[str]]) -> Table:
     table = Table()
-    for name in SCORE_HEADER:
-        is_text = name in ("submission", "trials")
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
-    for row in score_rows(scoring):
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "submission" else "right", overflow="fold")
+    for row in rows[1:]:
         table.add_row(*row)
     return table
 

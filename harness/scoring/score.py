@@ -56,11 +56,9 @@ def score_times(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
     studies["steps_to_target"] = by_steps["steps_to_target"]
     cells = workload_times(studies)
     cells["steps_to_target"] = workload_times(by_steps, value="steps_to_target")["steps_to_target"]
+    cells = _with_left_out(cells, times)
     cells["status"] = cell_status(times, cells)
     seconds, steps = time_matrix(cells), time_matrix(cells, value="steps_to_target")
-    if rules.trials_without_evaluations == "left_out":
-        # A submission or workload of which nothing was evaluated must not drop out of the tables.
-        seconds, steps = (_with_every_cell(matrix, times) for matrix in (seconds, steps))
     ratio = gated_ratios(seconds, rules)
     scores = rank(area(ratio, rules))
     scores["steps_score"] = area(gated_ratios(steps, rules), rules)
@@ -180,12 +178,12 @@ def cell_status(times: pd.DataFrame, cells: pd.DataFrame) -> pd.Series:
     return words.mask(np.isfinite(cells["time_to_target"]), "reached").rename("status")
 
 
-def _with_every_cell(matrix: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
-    cells = times[["workload", "submission"]].drop_duplicates()
-    index = pd.Index(sorted(cells["submission"].unique()), name="submission")
-    columns = pd.Index(sorted(cells["workload"].unique()), name="workload")
-    full = matrix.reindex(index=index, columns=columns)
-    for workload, submission in cells.itertuples(index=False):
-        if np.isnan(full.loc[submission, workload]):
-            full.loc[submission, workload] = np.inf
-    return full
+def _with_left_out(cells: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
+    """The cells, and those of which no trial was counted as misses: they must not drop out of the tables."""
+    run = times[["workload", "submission"]].drop_duplicates()
+    every = run.merge(cells, how="left").sort_values(["workload", "submission"], ignore_index=True)
+    missed = ["time_to_target", "steps_to_target"]
+    counts = ["studies", "studies_reached", "trials", "trials_reached"]
+    every[missed] = every[missed].fillna(np.inf)
+    every[counts] = every[counts].fillna(0).astype(int)
+    return every

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from harness.api import ConfigError, DataError
-from harness.scoring.checks import COMBINATION, check_columns
+from harness.scoring.checks import COMBINATION as COMBINATION
+from harness.scoring.checks import check_columns
 
 SELECTION_COLUMNS = [
     *COMBINATION,
