@@ -173,7 +173,9 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
             else:
                 missing += 1
     first = studies[0]
-    if statuses:
+    if first.evaluate_every_steps is not None:
+        console.print("evaluated by steps: a development run, which is never ranked")
+    elif statuses:
         leaderboard.show(
             first.results / "runs",
             ruleset=first.ruleset.name,
@@ -181,6 +183,7 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
             submissions=list(dict.fromkeys(load_submission(config.submission).name for config in studies)),
             console=console,
         )
+    if statuses:
         console.print(f"rows: {first.results / 'runs' / 'trials'}", soft_wrap=True)
         console.print(f"      {first.results / 'runs' / 'evaluations'}", soft_wrap=True)
     if missing:
