@@ -1,0 +1,119 @@
+"""What a dashboard shows: one board per set of rows that may be ranked together, and per reading of the rules.
+
+Computes through `harness.scoring`; writes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from harness.scoring.reading import near_misses, speed_and_reliability, target_band
+from harness.scoring.rules import ScoringRules
+from harness.scoring.score import Scoring, leave_one_out, score_tables
+from harness.scoring.selection import COMBINATION, Selection
+from harness.scoring.tuning import tuning_curves
+from harness.scoring.uncertainty import Uncertainty, bootstrap
+
+LARGEST_K = 50
+"""Tuning curves end here: beyond fifty trials nobody tunes by hand."""
+
+
+@dataclass(frozen=True)
+class DashboardBoard:
+    """Rows that are ranked together, scored under one set of rules; the slower tables are made when first asked for."""
+
+    selection: Selection
+    evaluations: pd.DataFrame
+    scoring: Scoring
+    uncertainty: Uncertainty
+    notes: list[str]
+    reference: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells this board from the others, in a few words."""
+        combination, rules = self.selection.combination, self.scoring.rules
+        words = [f"{combination['ruleset']} v{combination['ruleset_version']}"]
+        if rules.reading:
+            words.append(rules.reading.replace("_", " "))
+        words.append(f"{combination['hardware']} ({combination['hardware_fingerprint'][:8]})")
+        return " · ".join(words)
+
+    @cached_property
+    def near_misses(self) -> pd.DataFrame:
+        """How close each cell came."""
+        return near_misses(self.scoring.times, self.evaluations)
+
+    @cached_property
+    def speed_and_reliability(self) -> pd.DataFrame:
+        """The two things that a score mixes, by submission."""
+        return speed_and_reliability(self.scoring)
+
+    @cached_property
+    def target_band(self) -> pd.DataFrame:
+        """Scores under targets half a percent easier and harder."""
+        return target_band(self.selection.trials, self.evaluations, self.scoring.rules)
+
+    @cached_property
+    def leave_one_out(self) -> pd.DataFrame:
+        """How ranks change when an entry is absent."""
+        return leave_one_out(self.scoring.seconds, self.scoring.rules)
+
+    @cached_property
+    def tuning(self) -> pd.DataFrame:
+        """Best of k trials."""
+        return tuning_curves(self.scoring.times, largest=LARGEST_K)
+
+    @property
+    def has_intervals(self) -> bool:
+        """False where a cell has a single study, of which no spread is known."""
+        return bool(self.uncertainty.scores["tier"].notna().all())
+
+    @property
+    def submissions(self) -> list[str]:
+        """All submissions, best first."""
+        return [str(name) for name in self.scoring.scores.index]
+
+    @property
+    def workloads(self) -> list[str]:
+        """All workloads with rows: the scored ones first, then held-out and others."""
+        scored = [str(name) for name in self.scoring.ratios.columns if name in self.scoring.seconds.columns]
+        return scored + sorted(str(name) for name in self.scoring.seconds.columns if name not in scored)
+
+
+def score_board(
+    selection: Selection, evaluations: pd.DataFrame, rules: ScoringRules, *, notes: list[str], reference: str | None
+) -> DashboardBoard:
+    """Score the selected rows. Raises DataError where they cannot be scored."""
+    scoring = score_tables(selection.trials, evaluations, rules)
+    known = reference if reference in scoring.seconds.index else None
+    return DashboardBoard(selection, evaluations, scoring, bootstrap(scoring, reference=known), notes, known)
+
+
+def combinations(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of each ruleset and hardware, the one that was used last first; rows evaluated by steps are no part."""
+    ranked = trials[trials["evaluate_every_steps"].isna()]
+    groups = ranked.groupby(COMBINATION, observed=True)
+    for key in groups["started_at"].max().sort_values(ascending=False, kind="stable").index:
+        yield groups.get_group(key)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each name, without suffix, safe in a path and in an address; no two alike."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "x"
+        number = 1
+        # Some disks do not tell capitals apart.
+        taken = {used.lower() for used in found.values()}
+        candidate = plain
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f"{plain}-{number}"
+        found[name] = candidate
+    return found

@@ -1,0 +1,212 @@
+"""What the pages say in words and tables: rows of text and numbers for the templates. Draws and writes nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.board.boards import DashboardBoard
+from harness.board.cells import NOT_RUN, seconds_text, status_text, steps_text
+
+Row = dict[str, Any]
+_MEGABYTE = 1e6
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def leaderboard_rows(board: DashboardBoard) -> list[Row]:
+    """One row per submission, best first, with the ends of its interval (None: not known)."""
+    scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
+    scores = scores.join(board.speed_and_reliability)
+    rows: list[Row] = []
+    for record in scores.reset_index().to_dict("records"):
+        row: Row = {str(name): _known(value) for name, value in record.items()}
+        row["workloads"] = board.scoring.ratios.shape[1]
+        row["speedup"] = _speedup(board, str(record["submission"]))
+        row["starts_tier"] = bool(rows) and rows[-1]["tier"] != row["tier"]
+        rows.append(row)
+    return rows
+
+
+def headline_sentence(board: DashboardBoard) -> str:
+    """Who leads, by how much, and from whom the data cannot separate it."""
+    rows = leaderboard_rows(board)
+    first = rows[0]
+    if first["score"] == 0:
+        return "No submission has reached a target."
+    if len(rows) == 1:
+        return f"{first['submission']} is the only submission so far."
+    score = f"{first['submission']} leads with a score of {first['score']:.3f}"
+    if not board.has_intervals:
+        return f"{score}. With one study of a workload no spread is known, so nothing says how firm the order is."
+    score += f" (95 % interval {first['low']:.3f} to {first['high']:.3f})"
+    tied = sum(row["tier"] == first["tier"] for row in rows) - 1
+    if tied == 0:
+        return f"{score}, and the data separate it from every other submission."
+    others = "one other submission" if tied == 1 else f"{tied} other submissions"
+    return f"{score}; the data cannot separate it from {others}."
+
+
+def heat_map(board: DashboardBoard) -> list[Row]:
+    """Rows of cells, submission by submission: text, ratio to the fastest, and `heat` (1 fastest, 0 at tau_max)."""
+    workloads = board.workloads
+    seconds = board.scoring.seconds.reindex(columns=workloads)
+    fastest = seconds.where(np.isfinite(seconds)).min()
+    records = {(row["workload"], row["submission"]): row for row in board.scoring.cells.to_dict("records")}
+    limit = math.log(board.scoring.rules.tau_max)
+    rows = []
+    for submission in board.submissions:
+        cells: list[Row] = []
+        for workload in workloads:
+            cell = records.get((workload, submission))
+            if cell is None:
+                cells.append({"text": NOT_RUN, "detail": NOT_RUN, "ratio": None})
+            elif not math.isfinite(cell["time_to_target"]):
+                cells.append({"text": status_text(str(cell["status"])), "detail": "missed", "ratio": None})
+            else:
+                ratio = cell["time_to_target"] / fastest[workload]
+                heat = max(0.0, 1.0 - math.log(ratio) / limit)
+                steps = cell["steps_to_target"]
+                detail = f"{ratio:.2f} {_TIMES} the fastest" + (
+                    f", {steps_text(steps)}" if math.isfinite(steps) else ""
+                )
+                text = seconds_text(cell["time_to_target"])
+                cells.append({"text": text, "detail": detail, "ratio": f"{ratio:.2f} {_TIMES}", "heat": f"{heat:.2f}"})
+        rows.append({"submission": submission, "cells": cells})
+    return rows
+
+
+def target_text(board: DashboardBoard, workload: str) -> Row:
+    """Target and budget of a workload in words."""
+    first = board.scoring.times[board.scoring.times["workload"] == workload].iloc[0]
+    sign = "≤" if first["target_goal"] == "min" else "≥"
+    budget = first["max_runtime"]
+    return {
+        "target": f"{first['target_metric']} {sign} {first['target_validation']:.6g}",
+        "budget": seconds_text(budget) if math.isfinite(budget) else "not known",
+        "is_scored": workload in board.scoring.ratios.columns,
+        "variant_of": board.scoring.rules.held_out.get(workload),
+    }
+
+
+def cell_table(board: DashboardBoard) -> pd.DataFrame:
+    """Cells with the interval of their time and how near they came."""
+    intervals = board.uncertainty.cells[["workload", "submission", "low", "high"]]
+    cells = board.scoring.cells.merge(intervals, on=["workload", "submission"], how="left")
+    return cells.merge(board.near_misses, on=["workload", "submission"], how="left")
+
+
+def cell_rows(board: DashboardBoard, *, workload: str | None = None, submission: str | None = None) -> list[Row]:
+    """One row per cell of a workload (fastest first) or of a submission (where it loses most first)."""
+    cells = cell_table(board)
+    fastest = cells.groupby("workload", observed=True)["time_to_target"].transform("min")
+    with np.errstate(invalid="ignore"):
+        cells["ratio"] = cells["time_to_target"] / fastest
+    cells["place"] = cells.groupby("workload", observed=True)["time_to_target"].rank(method="min")
+    cells["entries"] = cells.groupby("workload", observed=True)["submission"].transform("size")
+    if workload is not None:
+        cells = cells[cells["workload"] == workload].sort_values(
+            ["time_to_target", "way_to_target", "submission"], ascending=[True, False, True]
+        )
+    if submission is not None:
+        cells = cells[cells["submission"] == submission]
+        cells = cells.sort_values(["ratio", "workload"], ascending=[False, True], na_position="first")
+    memory = _memory(board.scoring.times)
+    settings = _settings_reached(board.scoring.times)
+    rows = []
+    for record in cells.to_dict("records"):
+        key = (record["workload"], record["submission"])
+        reached = math.isfinite(record["time_to_target"])
+        rows.append(
+            {str(name): _known(value) for name, value in record.items()}
+            | {
+                "reached": reached,
+                "time": seconds_text(record["time_to_target"]) if reached else status_text(str(record["status"])),
+                "interval": _interval(record["low"], record["high"]) if reached else "",
+                "steps": steps_text(record["steps_to_target"]) if math.isfinite(record["steps_to_target"]) else "",
+                "memory": memory.get(key, ""),
+                "settings": settings.get(key, ""),
+            }
+        )
+    return rows
+
+
+def comparison_rows(board: DashboardBoard) -> list[Row]:
+    """p-values of equal scores: one row per submission, in rank order."""
+    table = board.uncertainty.differences
+    names = board.submissions
+    return [
+        {"submission": one, "cells": [None if one == other else _known(table.loc[one, other]) for other in names]}
+        for one in names
+    ]
+
+
+def firmness_rows(board: DashboardBoard) -> list[Row]:
+    """How each rank moves: with an entry absent, and with targets half a percent easier and harder."""
+    absent = board.leave_one_out
+    band = board.target_band
+    rows = []
+    for submission, record in board.scoring.scores.iterrows():
+        mine = absent[absent["submission"] == submission]
+        moved = mine[mine["rank"] != mine["full_rank"]]
+        scores = band[band["submission"] == submission].set_index("ease")
+        rows.append(
+            {
+                "submission": submission,
+                "rank": int(record["rank"]),
+                "moved_by": [str(name) for name in moved["absent"]],
+                "band": [
+                    {"ease": ease, "score": score, "rank": place}
+                    for ease, score, place in zip(scores.index, scores["score"], scores["rank"], strict=True)
+                ],
+            }
+        )
+    return rows
+
+
+def trial_counts(times: pd.DataFrame) -> list[tuple[str, int]]:
+    """Statuses and how many trials ended so, the most frequent first."""
+    return [(status_text(str(status)), int(count)) for status, count in times["status"].value_counts().items()]
+
+
+def _speedup(board: DashboardBoard, submission: str) -> str:
+    row = board.uncertainty.speedups.to_dict("index").get(submission, {"speedup": math.nan})
+    if not math.isfinite(row["speedup"]):
+        return ""
+    text = f"{row['speedup']:.2f} {_TIMES}"
+    return f"{text} ({row['low']:.2f} to {row['high']:.2f})" if math.isfinite(row["low"]) else text
+
+
+def _interval(low: float, high: float) -> str:
+    if not math.isfinite(low):
+        return ""
+    return f"{seconds_text(low)} to {seconds_text(high) if math.isfinite(high) else 'a miss'}"
+
+
+def _memory(times: pd.DataFrame) -> dict[tuple[str, str], str]:
+    peaks = times.groupby(["workload", "submission"], observed=True)[["peak_host_bytes", "peak_device_bytes"]].max()
+    found = {}
+    for key, row in peaks.iterrows():
+        parts = [
+            f"{row[column] / _MEGABYTE:,.0f} MB {name}"
+            for column, name in (("peak_device_bytes", "device"), ("peak_host_bytes", "host"))
+            if row[column] > 0
+        ]
+        if parts:
+            found[key] = ", ".join(parts)
+    return found  # type: ignore[return-value]  # pandas calls the key of a row only Hashable
+
+
+def _settings_reached(times: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """How many of the hyperparameter points that were tried have reached the target, in any study."""
+    reached = np.isfinite(times["time_to_target"])
+    points = times.assign(reached=reached).groupby(["workload", "submission", "hyperparameters"], observed=True)
+    shares = points["reached"].max().groupby(["workload", "submission"], observed=True).agg(["sum", "size"])
+    return {key: f"{int(row['sum'])} of {int(row['size'])}" for key, row in shares.iterrows()}  # type: ignore[misc]
+
+
+def _known(value: Any) -> Any:
+    """None for what is no finite number, so that a template can ask whether it is there."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

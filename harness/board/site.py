@@ -1,0 +1,199 @@
+"""Writes the dashboard: pages from templates, chart data as scripts that load when needed, downloads beside them.
+
+Chart data are scripts because a page that was opened from disk may not fetch files, but may load scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.offline
+
+from harness.board import facts, series, trial_table
+from harness.board.boards import DashboardBoard, file_names
+
+_OURS = ("assets", "also", "data", "workloads", "submissions")
+_BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials")
+
+
+def write_site(boards: Sequence[DashboardBoard], folder: Path) -> Path:
+    """Write all boards, the first at `folder/index.html`, and return that page. Replaces what an earlier call wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _OURS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    _write_assets(folder / "assets")
+    slugs = list(file_names(board.label for board in boards).values())
+    places = [folder] + [folder / "also" / slug for slug in slugs[1:]]
+    links = [
+        (board.label, "" if place == folder else f"also/{place.name}/")
+        for board, place in zip(boards, places, strict=True)
+    ]
+    for number, (board, place) in enumerate(zip(boards, places, strict=True)):
+        top = "" if number == 0 else "../../"
+        others = [(label, top + link + "index.html", number == other) for other, (label, link) in enumerate(links)]
+        _BoardWriter(board, place, top=top, switch=others, readings=_readings(board, boards)).write()
+    return folder / "index.html"
+
+
+class _BoardWriter:
+    """The pages and data of one board in one folder."""
+
+    def __init__(
+        self,
+        board: DashboardBoard,
+        folder: Path,
+        *,
+        top: str,
+        switch: list[tuple[str, str, bool]],
+        readings: pd.DataFrame,
+    ) -> None:
+        self.board = board
+        self.folder = folder
+        self.top = top
+        self.switch = switch
+        self.readings = readings
+        self.workload_files = file_names(board.workloads)
+        self.submission_files = file_names(board.submissions)
+        self.templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("harness.board"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+
+    def write(self) -> None:
+        for name in ("workloads", "submissions", *_BOARD_FOLDERS):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._write_data()
+        self._write_downloads()
+        board = self.board
+        self._page(
+            "index.html",
+            rows=facts.leaderboard_rows(board),
+            sentence=facts.headline_sentence(board),
+            heat_map=facts.heat_map(board),
+            comparisons=facts.comparison_rows(board),
+            firmness=facts.firmness_rows(board),
+            readings=self.readings.to_dict("records"),
+            counts=facts.trial_counts(board.scoring.times),
+        )
+        chunks = -(-len(board.scoring.times) // trial_table.CHUNK_ROWS)
+        self._page("trials.html", chunks=chunks, statuses=sorted(board.scoring.times["status"].unique()))
+        for workload, name in self.workload_files.items():
+            self._page(
+                f"workloads/{name}.html",
+                "workload.html",
+                workload=workload,
+                name=name,
+                target=facts.target_text(board, workload),
+                cells=facts.cell_rows(board, workload=workload),
+            )
+        scores = {row["submission"]: row for row in facts.leaderboard_rows(board)}
+        for submission, name in self.submission_files.items():
+            times = board.scoring.times
+            self._page(
+                f"submissions/{name}.html",
+                "submission.html",
+                submission=submission,
+                name=name,
+                row=scores[submission],
+                cells=facts.cell_rows(board, submission=submission),
+                counts=facts.trial_counts(times[times["submission"] == submission]),
+            )
+
+    def _page(self, path: str, template: str | None = None, **content: Any) -> None:
+        up = "../" * path.count("/")
+        text = self.templates.get_template(template or path).render(
+            board=self.board,
+            up=up,
+            top=up + self.top,
+            switch=[(label, up + link, chosen) for label, link, chosen in self.switch],
+            workload_files=self.workload_files,
+            submission_files=self.submission_files,
+            page=path,
+            **content,
+        )
+        (self.folder / path).write_text(text)
+
+    def _write_data(self) -> None:
+        board, times = self.board, self.board.scoring.times
+        self._data("names", {"submissions": board.submissions, "pages": self.submission_files})
+        self._data("profile", series.profile_series(board))
+        self._data("speed", series.speed_series(board))
+        for workload, name in self.workload_files.items():
+            self._data(f"curves/{name}", series.curve_series(board, workload))
+            self._data(f"tuning/{name}", series.tuning_series(board, workload))
+            here = times[times["workload"] == workload]
+            self._data(f"settings/workload-{name}", series.settings_series(here, by="submission"))
+        for submission, name in self.submission_files.items():
+            mine = times[times["submission"] == submission]
+            self._data(f"settings/submission-{name}", series.settings_series(mine, by="workload"))
+            self._data(f"endings/{name}", series.ending_series(mine))
+        for number, chunk in enumerate(trial_table.chunks(times)):
+            self._data(f"trials/{number}", chunk)
+
+    def _data(self, name: str, value: Any) -> None:
+        # A string that the page parses as JSON is read several times faster than the same text as program code.
+        content = json.dumps(json.dumps(value, separators=(",", ":"), allow_nan=False))
+        (self.folder / "data" / f"{name}.js").write_text(f"timetrial.receive({json.dumps(name)},{content});\n")
+
+    def _write_downloads(self) -> None:
+        board, data = self.board, self.folder / "data"
+        scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
+        scores.join(board.speed_and_reliability).to_csv(data / "leaderboard.csv")
+        board.scoring.ratios.to_csv(data / "profile.csv")
+        board.scoring.cells.merge(board.near_misses, on=["workload", "submission"], how="left").merge(
+            board.uncertainty.cells[["workload", "submission", "low", "high"]],
+            on=["workload", "submission"],
+            how="left",
+        ).to_csv(data / "times.csv", index=False)
+        board.uncertainty.differences.to_csv(data / "differences.csv")
+        board.leave_one_out.to_csv(data / "leave_one_out.csv", index=False)
+        board.target_band.to_csv(data / "target_band.csv", index=False)
+        self.readings.to_csv(data / "readings.csv", index=False)
+        times = board.scoring.times
+        times.to_parquet(data / "trials.parquet", index=False)
+        workload_of = times.set_index("trial_id")["workload"]
+        evaluations = dict(list(board.evaluations.groupby(board.evaluations["trial_id"].map(workload_of))))
+        nothing = board.evaluations.iloc[:0]
+        for workload, name in self.workload_files.items():
+            evaluations.get(workload, nothing).to_parquet(data / f"curves/{name}.parquet", index=False)
+            board.tuning[board.tuning["workload"] == workload].to_csv(data / f"tuning/{name}.csv", index=False)
+            here = times[times["workload"] == workload]
+            here[trial_table.COLUMNS].to_csv(data / f"settings/workload-{name}.csv", index=False)
+        for submission, name in self.submission_files.items():
+            mine = times[times["submission"] == submission]
+            mine[trial_table.COLUMNS].to_csv(data / f"settings/submission-{name}.csv", index=False)
+
+
+def _write_assets(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for asset in resources.files("harness.board").joinpath("assets").iterdir():
+        (folder / asset.name).write_bytes(asset.read_bytes())
+    (folder / "plotly.min.js").write_text(plotly.offline.get_plotlyjs())
+
+
+def _readings(board: DashboardBoard, boards: Sequence[DashboardBoard]) -> pd.DataFrame:
+    """Score and rank of each submission under every reading of the same rules on the same rows."""
+    same = [
+        other
+        for other in boards
+        if other.selection.combination == board.selection.combination
+        and other.scoring.rules.name == board.scoring.rules.name
+    ]
+    table = pd.DataFrame(index=board.scoring.scores.index)
+    if len(same) > 1:
+        for other in same:
+            scores = other.scoring.scores
+            table[[f"{other.scoring.rules.reading} score", f"{other.scoring.rules.reading} rank"]] = scores[
+                ["score", "rank"]
+            ]
+    return table.reset_index()
