@@ -16,9 +16,10 @@ import pandas as pd
 import yaml
 
 from harness import command
-from harness.api import ConfigError
+from harness.api import ConfigError, near_matches
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
+from harness.board.wandb_board import publish
 from harness.leaderboard import CONF, Choice, bad_tables_named, gaps, load_rules, read_evaluations, rules_of
 from harness.records import read_table
 from harness.scoring.selection import comparable
@@ -53,8 +54,9 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
 def readings_of(scoring: str) -> list[str | None]:
     """The readings that scoring rules offer, the default one first; [None] where there is one way to read them."""
     settings = _yaml("scoring", scoring)
-    readings = settings.get("readings") or _yaml("scoring", settings.get("based_on", scoring)).get("readings")
-    return list(readings) if readings else [None]
+    if "readings" not in settings and "based_on" in settings:
+        return readings_of(settings["based_on"])
+    return list(settings.get("readings") or [None])
 
 
 def serve(folder: Path, *, port: int = _PORT) -> None:
@@ -95,6 +97,15 @@ def _reference_of(ruleset: str) -> str | None:
     return _yaml("ruleset", ruleset).get("reference")
 
 
+def _tracking(name: str) -> dict[str, Any]:
+    """Mode, project and entity. Raises ConfigError where `conf/tracking` has no file of this name."""
+    settings = _yaml("tracking", name)
+    if not settings:
+        known = [path.stem for path in (CONF / "tracking").glob("*.yaml")]
+        raise ConfigError(f"conf/tracking: there is no {name!r}. {near_matches(name, known)}")
+    return {key: settings[key] for key in ("mode", "project", "entity")}
+
+
 def _yaml(group: str, name: str) -> dict[str, Any]:
     path = CONF / group / f"{name}.yaml"
     return yaml.safe_load(path.read_text()) if path.exists() else {}
@@ -107,12 +118,14 @@ def main(arguments: Sequence[str]) -> int:
     port = values.get("port", str(_PORT))
     if not port.isdigit():
         raise ConfigError(f"port={port!r}. Use a number such as {_PORT}.")
+    tracking = _tracking(values.get("tracking", "offline"))
     started = time.monotonic()
     boards = build_boards(choice, reference=values.get("reference"))
     folder = choice.runs.parent / "board"
     page = write_site(boards, folder)
     trials = sum(len(board.scoring.times) for board in boards)
     print(f"{len(boards)} boards of {trials:,} trials written in {time.monotonic() - started:.1f} s: {page}")
+    publish(boards, **tracking, results=choice.runs.parent, say=print)
     if values.get("serve", "0") not in ("", "0"):
         serve(folder, port=int(port))
     return 0

@@ -98,21 +98,14 @@ def cell_table(board: DashboardBoard) -> pd.DataFrame:
     return cells.merge(board.near_misses, on=["workload", "submission"], how="left")
 
 
-def cell_rows(board: DashboardBoard, *, workload: str | None = None, submission: str | None = None) -> list[Row]:
-    """One row per cell of a workload (fastest first) or of a submission (where it loses most first)."""
+def cell_rows(board: DashboardBoard) -> list[Row]:
+    """One row per cell, in numbers and in words."""
     cells = cell_table(board)
-    fastest = cells.groupby("workload", observed=True)["time_to_target"].transform("min")
+    of_workload = cells.groupby("workload", observed=True)
     with np.errstate(invalid="ignore"):
-        cells["ratio"] = cells["time_to_target"] / fastest
-    cells["place"] = cells.groupby("workload", observed=True)["time_to_target"].rank(method="min")
-    cells["entries"] = cells.groupby("workload", observed=True)["submission"].transform("size")
-    if workload is not None:
-        cells = cells[cells["workload"] == workload].sort_values(
-            ["time_to_target", "way_to_target", "submission"], ascending=[True, False, True]
-        )
-    if submission is not None:
-        cells = cells[cells["submission"] == submission]
-        cells = cells.sort_values(["ratio", "workload"], ascending=[False, True], na_position="first")
+        cells["ratio"] = cells["time_to_target"] / of_workload["time_to_target"].transform("min")
+    cells["place"] = of_workload["time_to_target"].rank(method="min")
+    cells["entries"] = of_workload["submission"].transform("size")
     memory = _memory(board.scoring.times)
     settings = _settings_reached(board.scoring.times)
     rows = []
@@ -131,6 +124,20 @@ def cell_rows(board: DashboardBoard, *, workload: str | None = None, submission:
             }
         )
     return rows
+
+
+def workload_cells(rows: list[Row], workload: str) -> list[Row]:
+    """The cells of one workload, fastest first; of the misses the nearest first."""
+    mine = [row for row in rows if row["workload"] == workload]
+    return sorted(
+        mine, key=lambda row: (row["time_to_target"] or math.inf, -(row["way_to_target"] or 0.0), row["submission"])
+    )
+
+
+def submission_cells(rows: list[Row], submission: str) -> list[Row]:
+    """The cells of one submission, those where it loses most first: misses, then by distance to the fastest."""
+    mine = [row for row in rows if row["submission"] == submission]
+    return sorted(mine, key=lambda row: (-(row["ratio"] or math.inf), row["workload"]))
 
 
 def comparison_rows(board: DashboardBoard) -> list[Row]:

@@ -75,9 +75,10 @@ class _BoardWriter:
         self._write_data()
         self._write_downloads()
         board = self.board
+        rows, cells = facts.leaderboard_rows(board), facts.cell_rows(board)
         self._page(
             "index.html",
-            rows=facts.leaderboard_rows(board),
+            rows=rows,
             sentence=facts.headline_sentence(board),
             heat_map=facts.heat_map(board),
             comparisons=facts.comparison_rows(board),
@@ -94,9 +95,9 @@ class _BoardWriter:
                 workload=workload,
                 name=name,
                 target=facts.target_text(board, workload),
-                cells=facts.cell_rows(board, workload=workload),
+                cells=facts.workload_cells(cells, workload),
             )
-        scores = {row["submission"]: row for row in facts.leaderboard_rows(board)}
+        scores = {row["submission"]: row for row in rows}
         for submission, name in self.submission_files.items():
             times = board.scoring.times
             self._page(
@@ -105,7 +106,7 @@ class _BoardWriter:
                 submission=submission,
                 name=name,
                 row=scores[submission],
-                cells=facts.cell_rows(board, submission=submission),
+                cells=facts.submission_cells(cells, submission),
                 counts=facts.trial_counts(times[times["submission"] == submission]),
             )
 

@@ -94,7 +94,8 @@ timetrial.charts = (() => {
     const seen = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => {
       seen.unobserve(entry.target); draw(entry.target);
     }), { rootMargin: "400px" });
-    document.querySelectorAll(".chart").forEach(element => seen.observe(element));
+    // The first chart is drawn at once, the others when they come near the window.
+    document.querySelectorAll(".chart").forEach((element, place) => { if (place) seen.observe(element); else draw(element); });
     addEventListener("theme", () => redraw());
   }
 
