@@ -21,8 +21,9 @@ from harness import data
 from harness.api import Target, TensorExamples
 from harness.config import WorkloadConfig, load
 from harness.hardware import step_seconds
+from harness.judge import Judge
 from harness.plugins import create_workload
-from harness.referee import Judge, Referee, TrialSpec
+from harness.referee import Referee, TrialSpec
 from harness.sandbox import Sandbox
 
 WINDOWS = 6

@@ -32,10 +32,11 @@ from harness import command, config, data
 from harness.api import ConfigError, Examples, Hyperparameters, Target
 from harness.config import WorkloadConfig
 from harness.evaluation import evaluate
+from harness.order import stream_seed
 from harness.plugins import create_workload
 from harness.search import draw, parse_space
 from harness.submission import TrainFunction, load_submission, train_function
-from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver, stream_seed
+from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 
 POINTS = 8
 SEED_OF_SEARCH = 0

@@ -24,10 +24,11 @@ from harness.config import (
     load,
     names_in,
 )
+from harness.identity import describe, trial_key
 from harness.plugins import create_workload
 from harness.records import Records
 from harness.search import resolve_overrides
-from harness.study import describe, run_study, trial_key
+from harness.study import run_study
 from harness.submission import load_submission
 
 _GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from harness import bench, command, data
+from harness.budget import seconds_per_step
 from harness.config import WorkloadConfig, load, names_in
+from harness.identity import describe
 from harness.plugins import create_workload
-from harness.study import describe, seconds_per_step
 
 
 def main(arguments: Sequence[str]) -> int:

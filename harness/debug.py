@@ -17,12 +17,14 @@ from torch import nn
 from harness import bench, command, data
 from harness import device as devices
 from harness.api import Hyperparameters, Workload
+from harness.budget import seconds_per_step
 from harness.config import StudyConfig
 from harness.evaluation import evaluate
+from harness.identity import Study, describe, trial_seed
+from harness.order import stream_seed
 from harness.plugins import create_workload
-from harness.study import Study, describe, seconds_per_step, trial_seed
 from harness.submission import train_function
-from harness.trial import Conditions, Evaluation, Go, HandOver, Progress, Trial, TrialOver, stream_seed
+from harness.trial import Conditions, Evaluation, Go, HandOver, Progress, Trial, TrialOver
 
 
 def main(arguments: Sequence[str]) -> int:

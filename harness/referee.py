@@ -1,4 +1,4 @@
-"""The trusted side of a trial: judge model, held-out data, clock. Runs no line of a submission, unpickles nothing."""
+"""The trusted side of a trial: the clock, and who may run. Runs no line of a submission, unpickles nothing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness import device as devices
-from harness.api import Examples, SnapshotError, Target, TrialStatus, Workload
+from harness.api import SnapshotError, Target, TrialStatus
 from harness.channel import Message, SharedWeights
 from harness.clock import ChargedClock
-from harness.evaluation import evaluate
-from harness.sandbox import Sandbox, Trainer, TrainerGone
+from harness.judge import Judge
+from harness.process import Trainer, TrainerGone
+from harness.sandbox import Sandbox
 
 _READY_SECONDS = 300.0
 _GRACE_SECONDS = 2.0
@@ -78,41 +77,6 @@ class Outcome:
     energy_joules: float | None = None
     frozen: bool = False
     log: str = ""
-
-
-class Judge:
-    """The model that snapshots are loaded into, and the splits that no trainer sees."""
-
-    def __init__(
-        self, workload: Workload, device: torch.device, validation: Examples, test: Examples, batch_size: int
-    ) -> None:
-        self._workload = workload
-        self._batch_size = batch_size
-        self._validation = validation.to(device)
-        self._test = test.to(device)
-        # Its weights are overwritten by every snapshot; drawing them must not disturb anyone's random stream.
-        with torch.random.fork_rng(devices=[]):
-            self._model = workload.build_model().to(device).eval()
-
-    def shared_weights(self) -> SharedWeights:
-        """New shared memory in the layout of the judge model."""
-        return SharedWeights.create({name: value.cpu() for name, value in self._model.state_dict().items()})
-
-    def load(self, weights: SharedWeights) -> str | None:
-        """Copy a snapshot into the model; returns the name of a tensor with a non-finite value, if there is one."""
-        self._model.load_state_dict(weights.read())
-        for name, value in self._model.state_dict().items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                return name
-        return None
-
-    def validation(self) -> dict[str, float]:
-        """Metrics and loss on the validation split."""
-        return evaluate(self._workload, self._model, self._validation, self._batch_size)
-
-    def test(self) -> dict[str, float]:
-        """Metrics and loss on the test split."""
-        return evaluate(self._workload, self._model, self._test, self._batch_size)
 
 
 class _TrialEnded(Exception):  # noqa: N818 - carries the end from wherever it is seen

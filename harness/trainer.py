@@ -21,9 +21,10 @@ from harness import device as devices
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
 from harness.channel import Channel, ChannelClosed, Message, SharedWeights
 from harness.data import load_verified
+from harness.order import stream_seed
 from harness.plugins import create_workload
 from harness.submission import train_function
-from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver, stream_seed
+from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 
 _REPORTED_AT_MOST = 64
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +24,8 @@ from harness.api import (
     Workload,
     mean_loss,
 )
+from harness.order import Order, stream_seed
 from harness.parameter_kinds import kinds_of
-
-_CHUNKS_OF_AN_EPOCH = 4096
 
 
 class TrialOver(Exception):  # noqa: N818 - it is the normal end of a trial, not an error
@@ -128,7 +126,7 @@ class Trial:
         self._workload = workload
         self._conditions = conditions
         self._hand_over = hand_over
-        self._order = _Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
+        self._order = Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
         self._resumable: dict[str, object] = {}
@@ -249,7 +247,7 @@ class Trial:
         momenta = [norm.momentum for norm in norms]
         was_training = self.model.training
         self._batch_norm_draws += 1
-        order = _Order(len(self.train_set), stream_seed(self.seed, f"batch norm {self._batch_norm_draws}"), self.device)
+        order = Order(len(self.train_set), stream_seed(self.seed, f"batch norm {self._batch_norm_draws}"), self.device)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a plain mean over all batches
@@ -346,42 +344,3 @@ class Trial:
             self.evaluations.append(word.evaluation)
         for function in self._after:
             function()
-
-
-class _Order:
-    """Endless shuffled indices: every example once per epoch, the tail of one epoch joined to the head of the next."""
-
-    def __init__(self, length: int, seed: int, device: torch.device) -> None:
-        self._length = length
-        self._generator = torch.Generator().manual_seed(seed)
-        self._device = device
-        self._left = torch.empty(0, dtype=torch.int64, device=device)
-        self._chunks: list[Tensor] = []
-        self._chunk_size = 0
-
-    def draw(self, count: int) -> Tensor:
-        """The next `count` indices. Shape: [count], int64."""
-        # The usual case costs one list pop: a whole epoch is cut up at once.
-        if self._chunks and count == self._chunk_size:
-            return self._chunks.pop()
-        if count < 1:
-            raise ConfigError(f"batch size is {count}. Use at least 1.")
-        return self._redraw(count)
-
-    def _redraw(self, count: int) -> Tensor:
-        if self._chunks:  # the batch size has changed in the middle of an epoch
-            self._left = torch.cat([*reversed(self._chunks), self._left])
-            self._chunks = []
-        while len(self._left) < count:
-            epoch = torch.randperm(self._length, generator=self._generator).to(self._device)
-            self._left = torch.cat([self._left, epoch])
-        ready = min(len(self._left) // count, _CHUNKS_OF_AN_EPOCH)
-        self._chunks = list(self._left[: ready * count].split(count))[::-1]
-        self._chunk_size = count
-        self._left = self._left[ready * count :]
-        return self._chunks.pop()
-
-
-def stream_seed(seed: int, name: str) -> int:
-    """Seed of a named random stream of a trial: streams never depend on how much another one has drawn."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from harness.api import Target
+from harness.judge import Judge
 from harness.plugins import create_workload
-from harness.referee import Judge, Outcome, Referee, TrialSpec
+from harness.referee import Outcome, Referee, TrialSpec
 from harness.sandbox import Sandbox
 
 BLOBS = "tests.blobs.Blobs"

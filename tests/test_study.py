@@ -17,7 +17,8 @@ from rich.console import Console
 
 from harness.api import Budget, ConfigError, DataError, Target
 from harness.config import HardwareConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
-from harness.study import describe, run_study, trial_key, trial_seed
+from harness.identity import describe, trial_key, trial_seed
+from harness.study import run_study
 from tests.blobs import Blobs
 from tests.conftest import BLOBS, SGD
 

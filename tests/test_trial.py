@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from harness.api import Batch, ConfigError, LossKind, ParameterKind, Target, TensorExamples
+from harness.order import stream_seed
 from harness.parameter_kinds import kinds_of
-from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver, stream_seed
+from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 from tests.blobs import Blobs
 
 
@@ -131,7 +132,7 @@ def test_loss_is_mean_sum_or_one_number_per_example():
     batch = trial.next_batch()
     each = trial.loss(batch, reduction="none").detach()
     assert each.shape == (32,)
-    assert float(trial.loss(batch)) == pytest.approx(float(each.mean()))
+    assert trial.loss(batch).item() == pytest.approx(each.mean().item())
     assert float(trial.loss(batch, reduction="sum")) == pytest.approx(float(each.sum()), rel=1e-5)
 
 

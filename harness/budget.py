@@ -1,0 +1,137 @@
+"""How many seconds a budget in steps is here: the reference is timed once per machine, by the referee's clock."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from harness.api import ConfigError, Target, Workload
+from harness.channel import SharedWeights
+from harness.config import StudyConfig
+from harness.data import data_folder
+from harness.hardware import Calibration, Machine, step_seconds
+from harness.judge import Judge
+from harness.plugins import create_workload
+from harness.referee import Referee, TrialSpec
+from harness.sandbox import shared_sandbox
+from harness.submission import Submission, load_submission
+
+_CALIBRATION_SECONDS = 5.0
+_CALIBRATION_WINDOWS = 6
+_UNREACHABLE = {"min": -sys.float_info.max, "max": sys.float_info.max}
+
+
+def trial_spec(
+    config: StudyConfig,
+    submission: Submission,
+    hyperparameters: dict[str, Any],
+    *,
+    seed: int,
+    target: Target,
+    max_runtime: float,
+    eval_period: float,
+    prune_at: float | None = None,
+) -> TrialSpec:
+    """A trial of `submission` on the workload of `config`. `prune_at`: best time of its study so far, in seconds."""
+    workload = config.workload
+    return TrialSpec(
+        workload={
+            "entry": workload.entry,
+            "options": workload.options,
+            "data_folder": str(data_folder()),
+            "train_sha256": workload.data["train"],
+        },
+        submission={
+            "folder": str(submission.folder),
+            "entry": submission.entry,
+            "schedule": submission.schedule,
+        },
+        hyperparameters=hyperparameters,
+        seed=seed,
+        target=target,
+        batch_size=workload.batch_size,
+        budget_steps=workload.budget.steps,
+        step_hint=workload.budget.step_hint,
+        max_runtime=max_runtime,
+        eval_period=eval_period,
+        evaluate_every_steps=config.evaluate_every_steps,
+        prune_at=prune_at,
+        pruned_by=None if prune_at is None else f"an earlier trial of the study reached the target at {prune_at:.2f} s",
+    )
+
+
+def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *, again: bool = False) -> float:
+    """Seconds per step of the reference: frozen in conf/hardware, cached, or measured now (`again`: anew)."""
+    workload = config.workload
+    frozen = config.hardware.seconds_per_step.get(workload.name)
+    if frozen is not None:
+        return frozen
+    calibration = Calibration(config.results / "calibration", machine)
+    workload_hash = workload.content_hash()
+    known = None if again else calibration.seconds_per_step(workload.name, workload_hash)
+    if known is not None:
+        return known
+    console.print(
+        f"measuring seconds per step of {config.ruleset.reference} on {workload.name} "
+        f"({_CALIBRATION_SECONDS:.0f} s, once per machine: {machine.description}) ...",
+        soft_wrap=True,
+    )
+    measured = _measure(config, machine)
+    calibration.keep(workload.name, workload_hash, measured)
+    budget = measured * workload.budget.steps * config.ruleset.budget_factor
+    console.print(
+        f"  {measured * 1e3:.3g} ms per step: {workload.budget.steps} steps make a budget of {budget:.1f} s per trial"
+    )
+    return measured
+
+
+def _measure(config: StudyConfig, machine: Machine) -> float:
+    """Run the reference for a few seconds through the same trainer, with nothing judged and nothing recorded."""
+    workload = config.workload
+    reference = load_submission(config.ruleset.reference)
+    judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
+    spec = trial_spec(
+        config,
+        reference,
+        dict(reference.hyperparameters),
+        seed=0,
+        target=Target(workload.target.metric, workload.target.goal, _UNREACHABLE[workload.target.goal]),
+        max_runtime=_CALIBRATION_SECONDS,
+        eval_period=_CALIBRATION_SECONDS / _CALIBRATION_WINDOWS,
+    )
+    scratch = config.results / "runs" / "scratch" / f"calibration-{machine.fingerprint}"
+    try:
+        outcome = Referee(judge, shared_sandbox(machine.device, machine.threads, machine.memory_bytes)).run(
+            spec, scratch
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if not outcome.observations:
+        raise ConfigError(
+            f"the reference submission {reference.name} made no evaluation on {workload.name} within "
+            f"{_CALIBRATION_SECONDS:.0f} s ({outcome.status}: {outcome.reason}). Run make debug to see why."
+        )
+    return step_seconds([(seen.step, seen.charged_seconds) for seen in outcome.observations])
+
+
+class _Timekeeper(Judge):
+    """Judges nothing: takes snapshots, so that hand-over costs what it costs, and lets the clock run on."""
+
+    def __init__(self, workload: Workload, metric: str) -> None:
+        self._model = workload.build_model()
+        self._metric = metric
+
+    def load(self, weights: SharedWeights) -> str | None:  # noqa: ARG002 - the judge's signature
+        """Look away."""
+        return None
+
+    def validation(self) -> dict[str, float]:
+        """A value that neither reaches the target nor ends the trial."""
+        return {self._metric: 0.0}
+
+    def test(self) -> dict[str, float]:
+        """Likewise."""
+        return {self._metric: 0.0}
