@@ -40,7 +40,8 @@ def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.9
     """Compare two submissions on the scored workloads that both have run, a miss at the budget.
 
     With common seeds the ratio is taken study by study, so that what both share cancels. Student interval on the mean
-    log ratio with degrees of freedom after Welch (1947). Raises ConfigError where there is nothing to compare.
+    log ratio with degrees of freedom after Satterthwaite (1946), which errs on the careful side with few studies.
+    Raises ConfigError where there is nothing to compare.
     """
     studies = _log_seconds(scoring)
     tables = {name: studies[studies["submission"] == name] for name in (submission, other)}
@@ -115,7 +116,7 @@ def _student(centre: float, variances: Floats, freedoms: Floats, level: float) -
         return float("nan"), float("nan")
     if variance == 0.0:  # every repetition gave the same ratio
         return 0.0, 1.0 if centre == 0.0 else 0.0
-    freedom = variance**2 / float((variances**2 / (freedoms + 2.0)).sum()) - 2.0
+    freedom = variance**2 / float((variances**2 / freedoms).sum())
     freedom = max(freedom, 1.0)
     error = variance**0.5
     return float(stats.t.ppf(0.5 + level / 2.0, freedom)) * error, float(2.0 * stats.t.sf(abs(centre) / error, freedom))
