@@ -11,10 +11,11 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
-.PHONY: help bench leaderboard debug data doctor calibrate overhead submission targets sync test test-all test-gpu check clean
+.PHONY: help bench leaderboard dashboard import-algoperf debug data doctor calibrate overhead scoring-speed submission \
+        targets sync test test-all test-gpu check clean
 
 help: ## print these lines
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # The stamp is newer than what it was made from, so a second call starts at once.
 .venv/installed: pyproject.toml constraints.txt
@@ -29,6 +30,12 @@ bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSI
 
 leaderboard: .venv/installed ## rank what has been recorded
 	@$(PY) -m harness.leaderboard $(OVERRIDES)
+
+dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
+	@$(PY) -m harness.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
+
+import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
+	@$(PY) -m harness.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
 
 debug: .venv/installed ## one submission on one workload in this process, nothing recorded: SUBMISSION=x WORKLOAD=y
 	@$(PY) -m harness.debug $(OVERRIDES)
@@ -47,6 +54,9 @@ calibrate: .venv/installed ## measure the reference's seconds per step on this m
 
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) benchmarks/overhead.py $(ARGS)
+
+scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
+	@$(PY) benchmarks/scoring.py $(ARGS)
 
 targets: .venv/installed ## set a workload's target as AlgoPerf does: WORKLOAD=w
 	@$(PY) benchmarks/targets.py $(OVERRIDES)
