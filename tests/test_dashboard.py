@@ -131,6 +131,15 @@ def test_the_heat_map_is_darkest_for_the_fastest_and_names_a_miss(boards):
     assert cells["sgd"]["fashion"]["text"] == "out of budget"
 
 
+def test_an_entry_whose_absence_moves_ranks_is_named(tmp_path):
+    # b is so fast on u that a, second there, gains nothing from it; without b it overtakes c.
+    seconds = {"a": (40.0, 57.0), "b": (10.0, 33.0), "c": (51.0, 47.0)}
+    rows = [trial_rows(w, name, times[n]) for name, times in seconds.items() for n, w in enumerate("uv")]
+    write(tmp_path / "runs", rows)
+    board = build_boards(Choice(results=str(tmp_path)))[0]
+    assert {row["submission"]: row["moved_by"] for row in facts.firmness_rows(board)} == {"a": "b", "b": "", "c": "b"}
+
+
 def test_profile_data_hold_null_where_a_workload_is_missed(results):
     profile = data_of(results / "board", "profile")
     assert profile["ratios"]["sgd"][profile["workloads"].index("fashion")] is None

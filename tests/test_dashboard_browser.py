@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from harness.board.boards import score_board
+from harness.board.site import write_site
+from harness.scoring.rules import ScoringRules
+from harness.scoring.selection import comparable
 from tests.chromium import console_errors, draw_all, open_chromium, requested, resize, until, violations
 from tests.dashboard_site import CRASHED, SUBMISSIONS, TRIALS, build
+from tests.scoring_tables import tables, trial_rows
 
 pytestmark = pytest.mark.slow
 
@@ -252,3 +259,50 @@ def test_a_phone_scrolls_in_one_direction_only(visit, page):
     chromium = visit(page, width=390, height=844)
     draw_all(chromium)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def many_trials(submissions, workloads, trials, evaluations):
+    """Both tables with `trials` of each cell, five a study: curves that fall, some to the target."""
+    rng = np.random.default_rng(0)
+    (row,) = tables([trial_rows("w", "s", 10.0)])[0].to_dict("records")
+    count = submissions * workloads * trials
+    number, cell = np.arange(count) % trials, np.arange(count) // trials
+    pace = (1 + 0.02 * (cell // workloads)) * rng.lognormal(0.0, 0.4, count)
+    frame = pd.DataFrame({name: [value] * count for name, value in row.items()}).assign(
+        trial_id=[f"t{n}" for n in range(count)],
+        workload=np.char.add("w", (cell % workloads).astype(str)),
+        submission=np.char.add("s", (cell // workloads).astype(str)),
+        study=number // 5,
+        trial=number % 5,
+        seed=number,
+        hyperparameters=[f'{{"rate": {value:.4g}}}' for value in pace],
+        status=np.where(pace < 2.0, "reached", "out_of_budget"),
+    )
+    seconds = np.linspace(100.0 / evaluations, 100.0, evaluations)
+    curves = pd.DataFrame(
+        {
+            "trial_id": np.repeat(frame["trial_id"].to_numpy(), evaluations),
+            "evaluation": np.tile(np.arange(evaluations), count),
+            "step": np.tile((10 * seconds).astype(int), count),
+            "examples": np.tile((1000 * seconds).astype(int), count),
+            "charged_seconds": np.tile(seconds, count),
+            "validation": (5.0 * pace[:, None] / seconds).reshape(-1),
+        }
+    )
+    return frame, curves
+
+
+def test_a_hundred_thousand_trials_show_their_first_chart_within_three_seconds(chromium, tmp_path):
+    trials, evaluations = many_trials(submissions=200, workloads=20, trials=25, evaluations=20)
+    assert (len(trials), len(evaluations)) == (100_000, 2_000_000)
+    board = score_board(comparable(trials), evaluations, ScoringRules("timetrial_v1"), notes=[], reference=None)
+    page = write_site([board], tmp_path / "board")
+    resize(chromium, 1400, 1000)
+    chromium.get("about:blank")
+    chromium.get(page.as_uri())
+    drawn = "return performance.getEntriesByName('chart drawn').map(entry => entry.startTime)"
+    milliseconds = until(lambda: chromium.execute_script(drawn), "the first chart")
+    assert milliseconds[0] < 3000
+    chromium.get((page.parent / "trials.html").as_uri())
+    until(lambda: "100,000 of 100,000" in one(chromium, "#count").text, "the whole trial table")
+    assert len(chromium.find_elements("css selector", "#trials tbody tr")) == 50

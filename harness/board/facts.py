@@ -12,6 +12,11 @@ from harness.board.boards import DashboardBoard
 from harness.board.cells import NOT_RUN, seconds_text, status_text, steps_text
 
 Row = dict[str, Any]
+PAIRS = 30
+"""A table of pairs with more rows than this is not read on a page; the download has all."""
+
+ABSENT_NAMED = 6
+
 _MEGABYTE = 1e6
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -141,9 +146,9 @@ def submission_cells(rows: list[Row], submission: str) -> list[Row]:
 
 
 def comparison_rows(board: DashboardBoard) -> list[Row]:
-    """p-values of equal scores: one row per submission, in rank order."""
+    """p-values of equal scores: one row per submission, in rank order, of the `PAIRS` best."""
     table = board.uncertainty.differences
-    names = board.submissions
+    names = board.submissions[:PAIRS]
     return [
         {"submission": one, "cells": [None if one == other else _known(table.loc[one, other]) for other in names]}
         for one in names
@@ -153,17 +158,19 @@ def comparison_rows(board: DashboardBoard) -> list[Row]:
 def firmness_rows(board: DashboardBoard) -> list[Row]:
     """How each rank moves: with an entry absent, and with targets half a percent easier and harder."""
     absent = board.leave_one_out
-    band = board.target_band
+    moved = absent[absent["rank"] != absent["full_rank"]]
+    groups = board.target_band.groupby("submission", observed=True)
+    band = {str(name): group.set_index("ease") for name, group in groups}
     rows = []
     for submission, record in board.scoring.scores.iterrows():
-        mine = absent[absent["submission"] == submission]
-        moved = mine[mine["rank"] != mine["full_rank"]]
-        scores = band[band["submission"] == submission].set_index("ease")
+        scores = band[str(submission)]
+        without = [str(name) for name in moved.loc[moved["submission"] == submission, "absent"]]
+        more = f" and {len(without) - ABSENT_NAMED} more" if len(without) > ABSENT_NAMED else ""
         rows.append(
             {
                 "submission": submission,
                 "rank": int(record["rank"]),
-                "moved_by": [str(name) for name in moved["absent"]],
+                "moved_by": ", ".join(without[:ABSENT_NAMED]) + more,
                 "band": [
                     {"ease": ease, "score": score, "rank": place}
                     for ease, score, place in zip(scores.index, scores["score"], scores["rank"], strict=True)
@@ -173,9 +180,9 @@ def firmness_rows(board: DashboardBoard) -> list[Row]:
     return rows
 
 
-def trial_counts(times: pd.DataFrame) -> list[tuple[str, int]]:
+def trial_counts(statuses: pd.Series) -> list[tuple[str, int]]:
     """Statuses and how many trials ended so, the most frequent first."""
-    return [(status_text(str(status)), int(count)) for status, count in times["status"].value_counts().items()]
+    return [(status_text(str(status)), int(count)) for status, count in statuses.value_counts().items()]
 
 
 def _speedup(board: DashboardBoard, submission: str) -> str:

@@ -17,6 +17,7 @@ from harness.board.boards import DashboardBoard
 
 CURVE_POINTS = 80
 CURVES_PER_SUBMISSION = 5
+CURVES_PER_WORKLOAD = 200
 SCATTER_POINTS = 2000
 
 Data = dict[str, Any]
@@ -44,17 +45,18 @@ def speed_series(board: DashboardBoard) -> Data:
 def curve_series(board: DashboardBoard, workload: str) -> Data:
     """Validation curves: of each submission the trials that stand for its studies, the median study's marked.
 
-    At most `CURVES_PER_SUBMISSION` studies and `CURVE_POINTS` points a curve: the first, the last, those around the
-    target, and evenly spaced ones.
+    At most `CURVES_PER_SUBMISSION` studies (fewer where there are many submissions) and `CURVE_POINTS` points a curve:
+    the first, the last, those around the target, and evenly spaced ones.
     """
     studies = board.scoring.studies
     studies = studies[studies["workload"] == workload]
     here = board.scoring.times[board.scoring.times["workload"] == workload]
     trials = here.set_index("trial_id")[["trial", "status", "evaluation_to_target"]].to_dict("index")
+    most = min(CURVES_PER_SUBMISSION, max(1, CURVES_PER_WORKLOAD // max(1, studies["submission"].nunique())))
     chosen = [
         row
         for _, group in studies.groupby("submission", observed=True)
-        for row in _around_the_median(group).to_dict("records")
+        for row in _around_the_median(group, most).to_dict("records")
     ]
     wanted = board.evaluations[board.evaluations["trial_id"].isin([row["trial_id"] for row in chosen])]
     groups = dict(list(wanted.sort_values("evaluation", kind="stable").groupby("trial_id", observed=True)))
@@ -143,13 +145,13 @@ def number(value: float, digits: int) -> float | int | None:
     return int(short) if short.is_integer() and abs(short) < 2**53 else short
 
 
-def _around_the_median(studies: pd.DataFrame) -> pd.DataFrame:
-    """The studies nearest to the median one, which is marked."""
+def _around_the_median(studies: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The studies nearest to the median one, which is marked; at most so many."""
     ordered = studies.sort_values(["time_to_target", "study"], kind="stable").reset_index(drop=True)
     middle = (len(ordered) - 1) // 2
-    start = max(0, min(middle - CURVES_PER_SUBMISSION // 2, len(ordered) - CURVES_PER_SUBMISSION))
+    start = max(0, min(middle - most // 2, len(ordered) - most))
     ordered["is_median"] = np.arange(len(ordered)) == middle
-    return ordered.iloc[start : start + CURVES_PER_SUBMISSION]
+    return ordered.iloc[start : start + most]
 
 
 def _thinned(evaluation: NDArray[Any], hit: float) -> NDArray[np.intp]:

@@ -84,7 +84,7 @@ class _BoardWriter:
             comparisons=facts.comparison_rows(board),
             firmness=facts.firmness_rows(board),
             readings=self.readings.to_dict("records"),
-            counts=facts.trial_counts(board.scoring.times),
+            counts=facts.trial_counts(board.scoring.times["status"]),
         )
         chunks = -(-len(board.scoring.times) // trial_table.CHUNK_ROWS)
         self._page("trials.html", chunks=chunks, statuses=sorted(board.scoring.times["status"].unique()))
@@ -98,8 +98,8 @@ class _BoardWriter:
                 cells=facts.workload_cells(cells, workload),
             )
         scores = {row["submission"]: row for row in rows}
+        statuses = dict(list(board.scoring.times.groupby("submission", observed=True)["status"]))
         for submission, name in self.submission_files.items():
-            times = board.scoring.times
             self._page(
                 f"submissions/{name}.html",
                 "submission.html",
@@ -107,7 +107,7 @@ class _BoardWriter:
                 name=name,
                 row=scores[submission],
                 cells=facts.submission_cells(cells, submission),
-                counts=facts.trial_counts(times[times["submission"] == submission]),
+                counts=facts.trial_counts(statuses[submission]),
             )
 
     def _page(self, path: str, template: str | None = None, **content: Any) -> None:
@@ -126,20 +126,25 @@ class _BoardWriter:
 
     def _write_data(self) -> None:
         board, times = self.board, self.board.scoring.times
+        by_workload, by_submission = self._trials("workload"), self._trials("submission")
         self._data("names", {"submissions": board.submissions, "pages": self.submission_files})
         self._data("profile", series.profile_series(board))
         self._data("speed", series.speed_series(board))
         for workload, name in self.workload_files.items():
             self._data(f"curves/{name}", series.curve_series(board, workload))
             self._data(f"tuning/{name}", series.tuning_series(board, workload))
-            here = times[times["workload"] == workload]
-            self._data(f"settings/workload-{name}", series.settings_series(here, by="submission"))
+            self._data(f"settings/workload-{name}", series.settings_series(by_workload[workload], by="submission"))
         for submission, name in self.submission_files.items():
-            mine = times[times["submission"] == submission]
+            mine = by_submission[submission]
             self._data(f"settings/submission-{name}", series.settings_series(mine, by="workload"))
             self._data(f"endings/{name}", series.ending_series(mine))
         for number, chunk in enumerate(trial_table.chunks(times)):
             self._data(f"trials/{number}", chunk)
+
+    def _trials(self, by: str) -> dict[str, pd.DataFrame]:
+        """The trials of each workload or submission, in the columns that data and downloads need."""
+        trials = self.board.scoring.times[[*trial_table.COLUMNS, "max_runtime"]]
+        return {str(name): group for name, group in trials.groupby(by, observed=True)}
 
     def _data(self, name: str, value: Any) -> None:
         # A string that the page parses as JSON is read several times faster than the same text as program code.
@@ -161,6 +166,7 @@ class _BoardWriter:
         board.target_band.to_csv(data / "target_band.csv", index=False)
         self.readings.to_csv(data / "readings.csv", index=False)
         times = board.scoring.times
+        by_workload, by_submission = self._trials("workload"), self._trials("submission")
         times.to_parquet(data / "trials.parquet", index=False)
         workload_of = times.set_index("trial_id")["workload"]
         evaluations = dict(list(board.evaluations.groupby(board.evaluations["trial_id"].map(workload_of))))
@@ -168,11 +174,9 @@ class _BoardWriter:
         for workload, name in self.workload_files.items():
             evaluations.get(workload, nothing).to_parquet(data / f"curves/{name}.parquet", index=False)
             board.tuning[board.tuning["workload"] == workload].to_csv(data / f"tuning/{name}.csv", index=False)
-            here = times[times["workload"] == workload]
-            here[trial_table.COLUMNS].to_csv(data / f"settings/workload-{name}.csv", index=False)
+            by_workload[workload][trial_table.COLUMNS].to_csv(data / f"settings/workload-{name}.csv", index=False)
         for submission, name in self.submission_files.items():
-            mine = times[times["submission"] == submission]
-            mine[trial_table.COLUMNS].to_csv(data / f"settings/submission-{name}.csv", index=False)
+            by_submission[submission][trial_table.COLUMNS].to_csv(data / f"settings/submission-{name}.csv", index=False)
 
 
 def _write_assets(folder: Path) -> None:

@@ -5,6 +5,7 @@ timetrial.charts = (() => {
   const dashes = ["solid", "dash", "dot", "dashdot", "longdash"], strokes = ["", "6 3", "2 3", "6 3 2 3", "10 4"];
   const symbols = ["circle", "diamond", "square", "triangle-up", "cross"];
   const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const SHOWN_AT_FIRST = 14;   // more lines than this tell nobody anything
   const names = () => timetrial.data.names.submissions;
   const isNarrow = () => innerWidth < 720;
 
@@ -42,6 +43,7 @@ timetrial.charts = (() => {
     if (figure.prepare && !drawn.has(element)) figure.prepare(element, ...pieces);
     const { traces, layout: more } = figure.draw(element, options(element), ...pieces);
     element.querySelector(".waiting")?.remove();
+    element.style.minHeight = "";
     await Plotly.react(element, traces, layout(element, more), { displayModeBar: false, responsive: true });
     drawn.set(element, true);
     element.dataset.drawn = "yes";
@@ -77,6 +79,7 @@ timetrial.charts = (() => {
   }
 
   function start() {
+    names().slice(SHOWN_AT_FIRST).forEach(name => hidden.add(name));
     document.querySelectorAll(".chips").forEach(chips);
     document.querySelectorAll("fieldset[data-option]").forEach(field => field.addEventListener("click", event => {
       const button = event.target.closest("button");
