@@ -252,7 +252,8 @@ def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
             f"{path}: written with schema version {version}, this project reads up to {SCHEMA_VERSION}. "
             "Update with git pull."
         )
-    missing = [name for name in wanted.names if name not in found.names]
+    names = set(found.names)
+    missing = [name for name in wanted.names if name not in names]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing. Is this a table of this project?")
 
@@ -270,11 +271,6 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
     if not files:
         empty: pd.DataFrame = full.empty_table().select(wanted).to_pandas()
         return empty
-    for path in files:
-        try:
-            check_schema(path, pq.read_schema(path), schema)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run again.") from None
     partitioning = pa.dataset.partitioning(PARTITIONS, flavor="hive")
     dataset = pa.dataset.dataset(
         [str(path) for path in files],
@@ -283,6 +279,14 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
         partitioning=partitioning,
         partition_base_dir=str(runs / table),
     )
+    for fragment in dataset.get_fragments():
+        # The dataset itself would read a missing column as nulls. A fragment keeps its footer for the reading proper.
+        try:
+            found = fragment.physical_schema
+        except (pa.ArrowInvalid, OSError) as error:
+            path = fragment.path
+            raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run again.") from None
+        check_schema(Path(fragment.path), found, schema)
     frame: pd.DataFrame = dataset.to_table(columns=wanted, filter=filter).to_pandas()
     return frame
 
