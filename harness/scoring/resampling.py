@@ -21,7 +21,7 @@ from harness.scoring.score import Scoring
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-_CHUNK_BYTES = 64 * 2**20  # draws held at a time: a 200th of the memory that all of them would take
+_CHUNK_VALUES = 2**18  # draws of one workload held at a time: few enough to stay in the processor's cache
 _NETWORK_LIMIT = 9  # up to here a sorting network over whole arrays beats sorting many short rows
 
 
@@ -116,49 +116,50 @@ def draw_medians(cells: Cells, *, resamples: int, rng: np.random.Generator) -> I
     Shape of a chunk: [some resamples, submissions, workloads].
     """
     shape = cells.counts.shape
-    per_resample = 4 * max(1, shape[0] * shape[1] * int(cells.counts.max()))
-    chunk = max(1, min(resamples, _CHUNK_BYTES // per_resample))
+    chunk = max(1, _CHUNK_VALUES // max(1, shape[0] * int(cells.counts.max())))
+    draw = _paired_draws if cells.is_paired else _single_draws
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         medians = np.full((size, *shape), np.inf, dtype=np.float32)
-        for count in np.unique(cells.counts[cells.counts > 0]):
-            here = cells.counts == count
-            draw = _paired_draws if cells.is_paired else _single_draws
-            medians[:, here] = _median(draw(cells, here, int(count), size, rng))
+        for column in range(shape[1]):
+            for count in np.unique(cells.counts[:, column]):
+                members = np.flatnonzero(cells.counts[:, column] == count)
+                if count:
+                    draws = draw(cells, members, column, size, rng)
+                    _put_misses(draws, cells.miss[members, column], rng)
+                    medians[:, members, column] = _median(draws)
         yield medians
 
 
-def _single_draws(cells: Cells, here: NDArray[np.bool_], count: int, size: int, rng: np.random.Generator) -> Singles:
-    """Shape: [count, size, cells here]."""
-    draws = rng.standard_normal((count, size, int(here.sum())), dtype=np.float32)
-    draws *= np.maximum(cells.spread, cells.floor)[here].astype(np.float32)
-    draws += cells.mean[here].astype(np.float32)
-    return _with_misses(draws, cells.miss[here], rng)
+def _single_draws(cells: Cells, members: NDArray[np.intp], column: int, size: int, rng: np.random.Generator) -> Singles:
+    """Log times of the studies of one workload's submissions. Shape: [studies, size, members]."""
+    count = int(cells.counts[members[0], column])
+    draws = rng.standard_normal((count, size, len(members)), dtype=np.float32)
+    draws *= np.maximum(cells.spread, cells.floor)[members, column].astype(np.float32)
+    draws += cells.mean[members, column].astype(np.float32)
+    return draws
 
 
-def _paired_draws(cells: Cells, here: NDArray[np.bool_], count: int, size: int, rng: np.random.Generator) -> Singles:
-    """As `_single_draws`, with one set of weights for all submissions of a workload."""
-    studies = cells.deviations.shape[-1]
-    draws = np.empty((count, size, *here.shape), dtype=np.float32)
-    scaled = (cells.deviations / np.sqrt(np.maximum(cells.hits - 1, 1))[..., None]).astype(np.float32)
-    for column in np.flatnonzero(here.any(axis=0)):
-        weights = rng.standard_normal((count, size, studies), dtype=np.float32)
-        draws[..., column] = weights @ scaled[:, column].T
-    chosen = draws[..., here] + cells.mean[here].astype(np.float32)
-    lacking = np.sqrt(np.maximum(cells.floor**2 - cells.spread**2, 0.0))[here].astype(np.float32)
+def _paired_draws(cells: Cells, members: NDArray[np.intp], column: int, size: int, rng: np.random.Generator) -> Singles:
+    """As `_single_draws`, with one set of weights on their deviations for all submissions."""
+    count = int(cells.counts[members[0], column])
+    free = np.maximum(cells.hits[members, column] - 1, 1)
+    deviations = (cells.deviations[members, column] / np.sqrt(free)[:, None]).astype(np.float32)
+    weights = rng.standard_normal((count * size, deviations.shape[1]), dtype=np.float32)
+    draws: Singles = (weights @ deviations.T).reshape(count, size, len(members))
+    floor, spread = cells.floor[members, column], cells.spread[members, column]
+    lacking = np.sqrt(np.maximum(floor**2 - spread**2, 0.0)).astype(np.float32)
     if lacking.any():
-        chosen += lacking * rng.standard_normal(chosen.shape, dtype=np.float32)
-    return _with_misses(chosen, cells.miss[here], rng)
+        draws += lacking * rng.standard_normal(draws.shape, dtype=np.float32)
+    draws += cells.mean[members, column].astype(np.float32)
+    return draws
 
 
-def _with_misses(draws: Singles, miss: Floats, rng: np.random.Generator) -> Singles:
+def _put_misses(draws: Singles, miss: Floats, rng: np.random.Generator) -> None:
     """Misses are drawn apart in each cell, also with common seeds: how far they go together is not in the tables."""
     draws[..., miss >= 1.0] = np.inf
-    unsure = (miss > 0.0) & (miss < 1.0)
-    if unsure.any():
-        missed = rng.random((*draws.shape[:-1], int(unsure.sum())), dtype=np.float32) < miss[unsure]
-        draws[..., unsure] = np.where(missed, np.float32(np.inf), draws[..., unsure])
-    return draws
+    for member in np.flatnonzero((miss > 0.0) & (miss < 1.0)):
+        draws[..., member][rng.random(draws.shape[:-1], dtype=np.float32) < miss[member]] = np.inf
 
 
 def _median(draws: Singles) -> Singles:

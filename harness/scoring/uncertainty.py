@@ -18,6 +18,7 @@ from harness.scoring.resampling import Cells, cells_of, draw_medians
 from harness.scoring.score import Scoring, area_array, gated_ratio_array
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 RESAMPLES = 10_000
 LEVEL = 0.95
 TIER_ALPHA = 0.025
@@ -48,41 +49,45 @@ class Uncertainty:
 class _Statistic:
     """A number per submission, its resamples' covariance, and how much of each cell's noise it carries.
 
-    Shapes: value [k], covariance [k, k], loads [k, noises]: covariance with unit-variance noises, each of which belongs
-    to a block of cells with `freedom` degrees of freedom; `blocks` says which noise belongs to which block.
+    Shapes: value [k], covariance [k, k], loads [k, noises]: covariance with unit-variance noises, block after block;
+    block b starts at noise `starts[b]` and has `freedom[b]` degrees of freedom.
     """
 
     value: Floats
     covariance: Floats
     loads: Floats
-    blocks: NDArray[np.intp]
+    starts: NDArray[np.intp]
     freedom: Floats
     resamples: int
 
-    def variance_and_freedom(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Of linear combinations. Shapes: [m, k] -> [m], [m].
-
-        Degrees of freedom after Welch (1947): each block's share of the variance counts with its own.
-        """
-        variance = np.einsum("mk,kl,ml->m", weights, self.covariance, weights)
-        shares = (weights @ self.loads) ** 2
-        # A covariance from finitely many resamples is never exactly 0; its expected square is taken off.
-        shares = np.maximum(shares - variance[:, None] / self.resamples, 0.0)
-        by_block = np.zeros((len(weights), len(self.freedom)))
-        for row, share in zip(by_block, shares, strict=True):
-            row += np.bincount(self.blocks, weights=share, minlength=len(self.freedom))
-        total = by_block.sum(axis=1) ** 2
-        spread = (by_block**2 / (self.freedom + 2.0)).sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = np.where(spread > 0.0, total / spread - 2.0, np.inf)
-        return np.maximum(variance, 0.0), np.maximum(freedom, 1.0)
-
     def interval(self, level: float) -> tuple[Floats, Floats, Floats, Floats]:
         """Low, high, standard error and degrees of freedom of each value. Shapes: [k]."""
-        variance, freedom = self.variance_and_freedom(np.eye(len(self.value)))
+        variance = np.diag(self.covariance)
+        freedom = self._freedom(self.loads, variance)
         error = np.sqrt(variance)
         reach = stats.t.ppf(0.5 + level / 2.0, freedom) * error
         return self.value - reach, self.value + reach, error, freedom
+
+    def p_values(self, one: int) -> Floats:
+        """Of equal long-run values of `one` and each other. Shape: [k]."""
+        own = np.diag(self.covariance)
+        variance = np.maximum(own + own[one] - 2.0 * self.covariance[one], 0.0)
+        freedom = self._freedom(self.loads - self.loads[one], variance)
+        gap = np.abs(self.value - self.value[one])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotient = np.where(gap > 1e-12, gap / np.sqrt(variance), 0.0)
+        values: Floats = 2.0 * stats.t.sf(quotient, freedom)
+        return values
+
+    def _freedom(self, loads: Floats, variance: Floats) -> Floats:
+        """Degrees of freedom after Welch (1947): each block's share of the variance counts with its own."""
+        # A covariance from finitely many resamples is never exactly 0; its expected square is taken off.
+        shares = np.maximum(loads**2 - variance[:, None] / self.resamples, 0.0)
+        shares = np.add.reduceat(shares, self.starts, axis=1)
+        spread = (shares**2 / (self.freedom + 2.0)).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = np.where(spread > 0.0, shares.sum(axis=1) ** 2 / spread - 2.0, np.inf)
+        return np.maximum(freedom, 1.0)
 
 
 def bootstrap(
@@ -122,11 +127,11 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Shapes: logs [resamples, submissions x workloads] (a miss at the cap), noises likewise with unit variance."""
+    """Shapes: logs [resamples, submissions x workloads] (a miss at the cap), noises likewise, sorted by block."""
 
-    logs: NDArray[np.float32]
-    noises: NDArray[np.float32]
-    blocks: NDArray[np.intp]
+    logs: Singles
+    noises: Singles
+    starts: NDArray[np.intp]
     freedom: Floats
     scores: Floats
     frozen_scores: Floats | None
@@ -137,9 +142,13 @@ def _draw(scoring: Scoring, cells: Cells, *, resamples: int, seed: int, frozen: 
     scored = [str(name) for name in scoring.ratios.columns]
     missing = [workload for workload in scored if workload not in cells.workloads]
     columns = [*cells.workloads, *missing]
-    logs, scores, frozen_scores = [], [], []
+    logs = np.empty((resamples, cells.counts.size), dtype=np.float32)
+    scores, frozen_scores, done = [], [], 0
     for medians in draw_medians(cells, resamples=resamples, rng=rng):
-        logs.append(np.minimum(medians, cells.log_cap.astype(np.float32)).reshape(len(medians), -1))
+        logs[done : done + len(medians)] = np.minimum(medians, cells.log_cap.astype(np.float32)).reshape(
+            len(medians), -1
+        )
+        done += len(medians)
         seconds = np.exp(medians)
         if missing:
             nothing = np.full((*seconds.shape[:-1], len(missing)), np.inf, dtype=np.float32)
@@ -147,43 +156,39 @@ def _draw(scoring: Scoring, cells: Cells, *, resamples: int, seed: int, frozen: 
         scores.append(area_array(gated_ratio_array(seconds, columns, scored, scoring.rules), scoring.rules))
         if frozen is not None:
             frozen_scores.append(_frozen(seconds, columns, frozen, scoring.rules.tau_max))
-    every = np.concatenate(logs)
-    noises, blocks, freedom = _noises(every, cells)
+    noises, starts, freedom = _noises(logs, cells)
     return _Drawn(
-        every, noises, blocks, freedom, np.concatenate(scores), np.concatenate(frozen_scores) if frozen_scores else None
+        logs, noises, starts, freedom, np.concatenate(scores), np.concatenate(frozen_scores) if frozen_scores else None
     )
 
 
-def _noises(logs: NDArray[np.float32], cells: Cells) -> tuple[NDArray[np.float32], NDArray[np.intp], Floats]:
-    """Independent noises of unit variance behind the resamples, the block of each, and the blocks' degrees of freedom.
+def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Floats]:
+    """Independent noises of unit variance behind the resamples, where each block starts, and its degrees of freedom.
 
     A block is a cell, or with common seeds the cells of a workload that have equally many studies: they go together.
     """
-    centred = logs - logs.mean(axis=0)
     counts = cells.counts.reshape(-1)
-    if cells.is_paired:
-        column = np.tile(np.arange(len(cells.workloads)), len(cells.submissions))
-        _, blocks = np.unique(np.stack([column, counts]), axis=1, return_inverse=True)
-        blocks = blocks.reshape(-1)
-    else:
-        blocks = np.arange(len(counts))
-    freedom = np.zeros(int(blocks.max()) + 1)
-    freedom[blocks] = np.maximum(counts - 1, 1)
     if not cells.is_paired:
-        deviation = centred.std(axis=0)
-        return centred / np.where(deviation > 1e-9, deviation, np.inf).astype(np.float32), blocks, freedom
-    for block in range(len(freedom)):
-        members = np.flatnonzero(blocks == block)
-        centred[:, members] = _whitened(centred[:, members])
-    return centred, blocks, freedom
+        deviation = logs.std(axis=0)
+        noises = (logs - logs.mean(axis=0)) / np.where(deviation > 1e-9, deviation, np.inf).astype(np.float32)
+        return noises, np.arange(len(counts)), np.maximum(counts - 1, 1).astype(float)
+    column = np.tile(np.arange(len(cells.workloads)), len(cells.submissions))
+    order = np.lexsort((counts, column))
+    keys = np.stack([column, counts])[:, order]
+    starts = np.flatnonzero(np.append(True, (np.diff(keys) != 0).any(axis=0)))
+    noises = logs[:, order]
+    noises -= noises.mean(axis=0)
+    for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
+        noises[:, start:end] = _whitened(noises[:, start:end])
+    return noises, starts, np.maximum(keys[1][starts] - 1, 1).astype(float)
 
 
-def _whitened(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+def _whitened(columns: Singles) -> Singles:
     """The same span with uncorrelated columns of unit variance; columns without variance become 0."""
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(columns, rowvar=False, bias=True)))
     keep = values > 1e-9 * max(values.max(), 1e-12)
     scale = np.where(keep, 1.0 / np.sqrt(np.where(keep, values, 1.0)), 0.0)
-    whitened: NDArray[np.float32] = (columns @ (vectors * scale)).astype(np.float32)
+    whitened: Singles = (columns @ (vectors * scale)).astype(np.float32)
     return whitened
 
 
@@ -192,7 +197,7 @@ def _statistic(drawn: _Drawn, resampled: Floats, value: Floats) -> _Statistic:
     centred = resampled - resampled.mean(axis=0)
     size = len(centred)
     loads = (centred.T.astype(np.float32) @ drawn.noises).astype(float) / size
-    return _Statistic(value, centred.T @ centred / size, loads, drawn.blocks, drawn.freedom, size)
+    return _Statistic(value, centred.T @ centred / size, loads, drawn.starts, drawn.freedom, size)
 
 
 def _table(statistic: _Statistic, names: pd.Index, column: str, level: float, is_known: bool) -> pd.DataFrame:
@@ -208,16 +213,7 @@ def _table(statistic: _Statistic, names: pd.Index, column: str, level: float, is
 
 def _differences(scores: _Statistic, names: pd.Index) -> pd.DataFrame:
     """p-value that two submissions have the same long-run score. Shape: submission x submission."""
-    size = len(names)
-    values = np.ones((size, size))
-    for one in range(size):
-        weights = np.eye(size)[one] - np.eye(size)
-        variance, freedom = scores.variance_and_freedom(weights)
-        gap = np.abs(weights @ scores.value)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            quotient = np.where(gap > 1e-12, gap / np.sqrt(variance), 0.0)
-        values[one] = 2.0 * stats.t.sf(quotient, freedom)
-    return pd.DataFrame(values, names, names)
+    return pd.DataFrame(np.stack([scores.p_values(one) for one in range(len(names))]), names, names)
 
 
 def _tiers(score: pd.Series, differences: pd.DataFrame) -> pd.Series:
@@ -273,13 +269,15 @@ def _speedups(
     shared = has_run & has_run[home]
     share = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1)
 
-    def mean_log(logs: Floats) -> Floats:
-        chosen = logs.reshape(shape)[:, :, places]
-        means: Floats = np.einsum("bkw,kw->bk", chosen[:, home : home + 1] - chosen, share)
+    def mean_log(logs: Singles | Floats) -> Floats:
+        cube = logs.reshape(shape)
+        means = np.zeros(cube.shape[:2])
+        for place, weights in zip(places, share.T, strict=True):
+            means += weights * (cube[:, home, place, None] - cube[:, :, place])
         return means
 
     observed = np.minimum(np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float)), cells.log_cap)
-    statistic = _statistic(drawn, mean_log(drawn.logs.astype(float)), mean_log(observed[None])[0])
+    statistic = _statistic(drawn, mean_log(drawn.logs), mean_log(observed[None])[0])
     names = pd.Index(cells.submissions, name="submission")
     table = _table(statistic, names, "speedup", level, is_known)[["speedup", "low", "high"]]
     table.loc[~shared.any(axis=1)] = np.nan

@@ -1,0 +1,188 @@
+"""Scale: 100,000 synthetic trials with two million evaluations, from parquet to intervals; and the importer's speed.
+
+Prints seconds of each phase and the peak memory of the scoring process. Arguments: `submissions=200 workloads=20
+studies=5 trials=5 evaluations=20 resamples=10000 logs=5000 folder=` (a folder to keep the tables in).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.import_algoperf import Import, run_import
+from harness.leaderboard import load_rules, read_evaluations, read_trials
+from harness.records import EVALUATIONS, TRIALS, Records, TrialKey, versioned
+from harness.scoring.score import score_tables
+from harness.scoring.selection import comparable
+from harness.scoring.uncertainty import bootstrap
+
+MAX_RUNTIME = 1000.0
+TARGET = 0.1
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made: submissions x workloads x studies x trials, and evaluations of each trial."""
+
+    submissions: int = 200
+    workloads: int = 20
+    studies: int = 5
+    trials: int = 5
+    evaluations: int = 20
+    resamples: int = 10_000
+    logs: int = 5_000
+
+
+def write_tables(runs: Path, size: Size) -> None:
+    """Synthetic tables through the same door as imported ones: curves that fall to and below the target, some not."""
+    rng = np.random.default_rng(0)
+    records = Records(runs)
+    for workload in range(size.workloads):
+        for submission in range(size.submissions):
+            trials, evaluations = cell_tables(rng, f"w{workload:03}", f"s{submission:03}", size)
+            records.write_partition(TrialKey(f"w{workload:03}", f"s{submission:03}", "synthetic"), trials, evaluations)
+
+
+def cell_tables(rng: np.random.Generator, workload: str, submission: str, size: Size) -> tuple[pa.Table, pa.Table]:
+    """Both tables of one workload and submission."""
+    count, length = size.studies * size.trials, size.evaluations
+    pace = rng.uniform(0.3, 1.5) * rng.lognormal(0.0, 0.1, count)  # share of the budget at which the target is met
+    seconds = np.broadcast_to(np.linspace(1.0, length, length) * MAX_RUNTIME / length, (count, length))
+    values = TARGET + 0.5 * (pace[:, None] - seconds / MAX_RUNTIME) + rng.normal(0.0, 0.005, (count, length))
+    hit = values <= TARGET
+    reached = hit.any(axis=1)
+    first = hit.argmax(axis=1)
+    time_to_target = np.where(reached, seconds[np.arange(count), first], np.inf)
+    ids = [f"{workload}-{submission}-{number}" for number in range(count)]
+    studies, trials = np.divmod(np.arange(count), size.trials)
+    columns: dict[str, Any] = {
+        "trial_id": ids,
+        "study": studies,
+        "trial": trials,
+        "seed": studies * 100 + trials,
+        "hyperparameters": [json.dumps({"learning_rate": float(rate)}) for rate in 10 ** rng.uniform(-4, -1, count)],
+        "status": np.where(reached, "reached", "out_of_budget"),
+        "time_to_target": time_to_target,
+        "steps_to_target": time_to_target * 10,
+        "examples_to_target": time_to_target * 1000,
+        "best_validation": values.min(axis=1),
+        "steps": np.full(count, int(MAX_RUNTIME) * 10),
+        "examples": np.full(count, int(MAX_RUNTIME) * 1000),
+        "charged_seconds": np.full(count, MAX_RUNTIME),
+    }
+    number = np.tile(np.arange(length), count)
+    curve: dict[str, Any] = {
+        "trial_id": np.repeat(ids, length),
+        "evaluation": number,
+        "step": (seconds * 10).astype(int).reshape(-1),
+        "examples": (seconds * 1000).astype(int).reshape(-1),
+        "charged_seconds": seconds.reshape(-1),
+        "validation": values.reshape(-1),
+    }
+    return _filled(columns, TRIALS, count), _filled(curve, EVALUATIONS, count * length)
+
+
+def _filled(columns: dict[str, Any], schema: pa.Schema, count: int) -> pa.Table:
+    """A table with one value in every column that is not given: null where the schema allows it."""
+    same: dict[str, Any] = {
+        "target_goal": "min",
+        "target_validation": TARGET,
+        "max_runtime": MAX_RUNTIME,
+        "hardware": "synthetic",
+        "ruleset": "external",
+        "other_metrics": "{}",
+        "reported": "{}",
+        "started_at": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    }
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name)
+        if values is None:
+            empty = "" if pa.types.is_string(field.type) else False if pa.types.is_boolean(field.type) else 0
+            value = same.get(field.name, None if field.nullable else empty)
+            arrays.append(pa.array([value] * count, field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=versioned(schema))
+
+
+def write_logs(folder: Path, count: int, evaluations: int) -> Path:
+    """AlgoPerf logs of so many trials, and the targets file beside them, which is returned."""
+    header = "accumulated_submission_time,global_step,score,total_duration,validation/loss,validation/wer\n"
+    lines = "".join(f"{n},{n * 10},{n * 10.5},{n * 11},{1 / n},{1 / n}\n" for n in range(1, evaluations + 1))
+    for number in range(count):
+        submission, rest = divmod(number, 25)
+        trial = folder / "logs" / f"s{submission}" / f"study_{rest // 5}" / "speech_jax" / f"trial_{rest % 5}"
+        trial.mkdir(parents=True)
+        (trial / "eval_measurements.csv").write_text(header + lines)
+        (trial / "hparams.json").write_text('{"learning_rate": 0.1}')
+    targets = folder / "targets.json"
+    workloads = {"speech": {"target_metric_name": "wer", "validation_target_value": 0.1}}
+    targets.write_text(json.dumps({"benchmark_version": "0.6", "workloads": workloads}))
+    return targets
+
+
+def timed(what: str, work: Callable[[], Any]) -> Any:
+    """Do it; print seconds on the wall and on this process's cores, and the most memory that this process has had."""
+    started, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    seconds, busy = time.perf_counter() - started, time.process_time() - cpu
+    print(f"{what:36} {seconds:7.2f} s {busy:7.2f} CPU s {peak_gibibytes():5.2f} GiB", flush=True)
+    return result
+
+
+def peak_gibibytes() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def score_phase(runs: Path, size: Size) -> None:
+    """Read, score and bootstrap in this process."""
+    print(f"{'imports alone':36} {peak_gibibytes():37.2f} GiB")
+    trials = timed("read trials", lambda: comparable(read_trials(runs)).trials)
+    evaluations: Any = timed("read evaluations", lambda: read_evaluations(runs, trials))
+    print(f"{len(trials):,} trials, {len(evaluations):,} evaluations")
+    scoring = timed("score", lambda: score_tables(trials, evaluations, load_rules("timetrial_v1")))
+    timed(f"bootstrap, {size.resamples:,} resamples", lambda: bootstrap(scoring, resamples=size.resamples))
+
+
+def main(arguments: list[str]) -> None:
+    """Each phase in a process of its own, so that memory is that of the phase."""
+    options = dict(argument.split("=", 1) for argument in arguments)
+    kept = options.pop("folder", "")
+    size = Size(**{name: int(value) for name, value in options.items()})
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(kept or temporary)
+        if size.logs:
+            targets = timed(
+                f"write {size.logs:,} AlgoPerf logs", lambda: write_logs(folder, size.logs, size.evaluations)
+            )
+            workers = os.cpu_count() or 1
+            wanted = Import(folder / "logs", targets, folder / "imported", workers)
+            timed(f"import them, {workers} processes", lambda: run_import(wanted))
+        runs = folder / "runs"
+        if not runs.exists():
+            timed("write the synthetic tables", lambda: write_tables(runs, size))
+        child = spawn.Process(target=score_phase, args=(runs, size))
+        child.start()
+        child.join()
+        if child.exitcode:
+            sys.exit(child.exitcode)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
