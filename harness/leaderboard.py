@@ -120,7 +120,7 @@ def make_board(
         selection = comparable(
             read_trials(runs), ruleset=ruleset, hardware=hardware, workloads=workloads, submissions=submissions
         )
-    scored = score_selection(runs, selection, scoring=scoring, reading=reading)
+    scored = score_selection(runs, selection, scoring=scoring, reading=reading, workloads=workloads)
     has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
     return Board(
         scored,
@@ -144,10 +144,21 @@ def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_selection(
-    runs: Path, selection: Selection, *, scoring: str | None = None, reading: str | None = None
+    runs: Path,
+    selection: Selection,
+    *,
+    scoring: str | None = None,
+    reading: str | None = None,
+    workloads: list[str] | None = None,
 ) -> Scoring:
-    """Score selected trials by the named rules; by default those named like their ruleset, or this project's own."""
+    """Score selected trials by the named rules; by default those named like their ruleset, or this project's own.
+
+    `workloads`: score over these of the rules' workloads alone.
+    """
     rules = load_rules(scoring or rules_of(selection.combination["ruleset"]), reading=reading)
+    if workloads is not None and rules.workloads:
+        chosen = tuple(name for name in rules.workloads if name in workloads)
+        rules = rules.with_reading(workloads=chosen or rules.workloads)
     with bad_tables_named(runs):
         return score_tables(selection.trials, read_evaluations(runs, selection.trials), rules)
 

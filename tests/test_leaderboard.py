@@ -131,6 +131,13 @@ def test_the_board_says_how_trials_ended(runs):
     assert re.search(r"muon +│ +1 │ +1 │ +2 │", printed(runs))
 
 
+def test_chosen_workloads_alone_are_scored_also_where_the_rules_name_more(tmp_path):
+    rows = [trial_rows(workload, "adam", 10.0, ruleset="algoperf_v0_6") for workload in ("wmt", "ogbg")]
+    write(tmp_path / "runs", rows)
+    assert "1 of 1" in printed(tmp_path / "runs", workloads=["wmt"])
+    assert "2 of 8" in printed(tmp_path / "runs")
+
+
 def test_an_unknown_name_lists_the_near_ones(runs):
     with pytest.raises(ConfigError, match="Did you mean digits"):
         show(runs, workloads=["digit"])
