@@ -51,14 +51,14 @@
         x.push(profile.tau_max); y.push(ratios.length / count);
         const { color, dash } = look(name);
         // Lines that coincide lie side by side; hovering tells the true share.
-        const aside = Math.min(0.006, 0.06 / all.length) * ((all.length - 1) / 2 - place);
+        const aside = Math.min(0.004, 0.035 / all.length) * ((all.length - 1) / 2 - place);
         return { x, y: y.map(value => value + aside), customdata: y, name: escaped(name), mode: "lines", line: { shape: "hv", color, dash, width: 2.2 },
           hovertemplate: `<b>${escaped(name)}</b><br>within %{x:.2f} × on %{customdata:.1%}<extra></extra>` };
       });
       const scale = options.axis === "log"
         ? { type: "log", range: [0, Math.log10(profile.tau_max)], tickvals: [1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 10, 16], ticksuffix: " ×" }
         : { range: [1, profile.tau_max], ticksuffix: " ×" };
-      return { traces, layout: { xaxis: axis("τ: time over the fastest time", scale), yaxis: axis("share of workloads", { range: [-0.045, 1.045], tickformat: ".0%" }) } };
+      return { traces, layout: { xaxis: axis("τ: time over the fastest time", scale), yaxis: axis("share of workloads", { range: [-0.035, 1.035], tickformat: ".0%" }) } };
     },
     after: showTau,
   };
@@ -115,7 +115,7 @@
           hovertemplate: `<b>${escaped(curve.submission)}</b> study ${curve.study}, trial ${curve.trial} (${curve.status.replaceAll("_", " ")})<br>%{y:.5~g} after %{x:,.5~r} ${by === "seconds" ? "s" : "steps"}<extra></extra>` };
       });
       const shapes = [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: data.target, y1: data.target, line: { color: css("--ink"), width: 1.2, dash: "dash" } }];
-      const note = { x: 1, xref: "paper", xanchor: "right", y: data.target, yanchor: data.goal === "min" ? "top" : "bottom", text: `target ${data.target}`, showarrow: false, font: { color: css("--ink"), size: 12 } };
+      const note = { x: 1, xref: "paper", xanchor: "right", y: data.target, yanchor: data.goal === "min" ? "top" : "bottom", text: `target ${data.target}`, showarrow: false, bgcolor: css("--paper"), opacity: 0.85, font: { color: css("--ink"), size: 12 } };
       const scale = options.axis === "log" ? { type: "log" } : { rangemode: "tozero" };
       return { traces, layout: { shapes, annotations: [note], xaxis: axis(by === "seconds" ? "charged seconds" : "steps", scale),
         yaxis: axis(`validation ${data.metric}`, { range: curveRange(curves, data) }) } };
@@ -144,6 +144,9 @@
       groups = data;
       const known = names().filter(name => name in data);
       fill(select(element, "group"), known.length ? known : Object.keys(data).sort());
+      // Where every trial has missed there is little to see: start with a group that has reached its target.
+      const list = select(element, "group"), telling = [...list.options].find(({ value }) => data[value].seconds.some(each => each !== null));
+      if (telling) list.value = telling.value;
       this.changed(element, select(element, "group"));
     },
     changed(element, list) {
