@@ -36,12 +36,13 @@ def main(descriptor: int, *, warm: bool) -> None:
     if warm:
         _warm_up()
     prepared: dict[str, Any] = {}
+    trainers: set[int] = set()
     waits: list[Any] = [control, wake_read]
     while True:
         readable = select.select(waits, [], [])[0]
         if wake_read in readable:
             os.read(wake_read, 4096)
-            _reap(control)
+            _reap(control, trainers)
         if control in readable:
             request, descriptors = _request(control)
             if request is None:
@@ -61,6 +62,7 @@ def main(descriptor: int, *, warm: bool) -> None:
                 _become_trainer(request, descriptors, prepared if warm else None)
             for passed in descriptors:
                 os.close(passed)
+            trainers.add(child)
             _reply(control, {"pid": child})
 
 
@@ -145,7 +147,11 @@ def _request(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     return request, list(descriptors)
 
 
-def _reap(control: socket.socket) -> None:
+def _reap(control: socket.socket, trainers: set[int]) -> None:
+    """Collect all that have ended; the referee hears of trainers alone, of which there is one at a time.
+
+    It does not read between trials: notices of hundreds of orphans would fill the socket and block this process.
+    """
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -153,6 +159,9 @@ def _reap(control: socket.socket) -> None:
             return
         if pid == 0:
             return
+        if pid not in trainers:
+            continue
+        trainers.discard(pid)
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         _reply(control, {"exited": pid, "status": os.waitstatus_to_exitcode(status), "peak_host_bytes": peak})
 

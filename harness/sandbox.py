@@ -91,7 +91,7 @@ class Sandbox:
             os.close(log_write)
         try:
             answer = self._notices.receive(time.monotonic() + _START_SECONDS)
-            while "exited" in answer:  # orphans of the trainer before
+            while "exited" in answer:  # a trainer before this one, whose end was not waited for
                 answer = self._notices.receive(time.monotonic() + _START_SECONDS)
         except (TimeoutError, ChannelClosed):
             answer = {"error": "the trainers' server does not answer"}
