@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from harness.api import Target
 from harness.judge import Judge
 from harness.plugins import create_workload
 from harness.referee import Outcome, Referee, TrialSpec
 from harness.sandbox import Sandbox
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("timetrial", deadline=None)
+settings.load_profile("timetrial")
 
 BLOBS = "tests.blobs.Blobs"
 ROOT = Path(__file__).resolve().parent.parent

@@ -133,7 +133,7 @@ def test_loss_is_mean_sum_or_one_number_per_example():
     each = trial.loss(batch, reduction="none").detach()
     assert each.shape == (32,)
     assert trial.loss(batch).item() == pytest.approx(each.mean().item())
-    assert float(trial.loss(batch, reduction="sum")) == pytest.approx(float(each.sum()), rel=1e-5)
+    assert trial.loss(batch, reduction="sum").item() == pytest.approx(each.sum().item(), rel=1e-5)
 
 
 def test_masked_examples_do_not_count():
