@@ -6,6 +6,9 @@
   const share = value => `${(100 * value).toFixed(0)} %`;
   const shown = all => names().filter(name => name in all && !hidden.has(name));
 
+  const nothing = text => ({ traces: [], layout: { xaxis: { visible: false }, yaxis: { visible: false },
+    annotations: [{ text, showarrow: false, font: { size: 14 } }] } });
+
   // ---- performance profiles -------------------------------------------------------------------------------------
   const within = (ratios, tau) => ratios.filter(ratio => ratio !== null && ratio <= tau + 1e-9).length;
 
@@ -125,6 +128,7 @@
   // ---- tuning curves --------------------------------------------------------------------------------------------
   figures.tuning = {
     draw(element, options, data) {
+      if (Object.values(data).every(curve => curve.k.length < 2)) return nothing("One trial only: nothing was tuned.");
       const isShare = options.tuning === "share_reached";
       const traces = shown(data).map(name => ({ x: data[name].k, y: data[name][options.tuning], name: escaped(name), mode: "lines+markers",
         line: { color: look(name).color, dash: look(name).dash, width: 2 }, marker: { size: 4 },
@@ -156,7 +160,7 @@
       const group = data[select(element, "group").value], name = select(element, "hyperparameter").value;
       const values = group.values[name];
       if (!values) {
-        return { traces: [], layout: { xaxis: { visible: false }, yaxis: { visible: false }, annotations: [{ text: "One setting only: no hyperparameter was varied.", showarrow: false, font: { size: 14 } }] } };
+        return nothing("One setting only: no hyperparameter was varied.");
       }
       const slowest = Math.max(...group.seconds.filter(value => value !== null), 0);
       const top = 1.06 * (group.budget ?? (slowest || 1));
