@@ -184,9 +184,6 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
             submissions=list(dict.fromkeys(load_submission(config.submission).name for config in studies)),
             console=console,
         )
-    if statuses:
-        console.print(f"rows: {first.results / 'runs' / 'trials'}", soft_wrap=True)
-        console.print(f"      {first.results / 'runs' / 'evaluations'}", soft_wrap=True)
     if missing:
         raise DataError(
             f"{missing} trials have no row; the errors above say why. Mend that and run the same command again."

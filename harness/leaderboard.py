@@ -99,7 +99,9 @@ def show(
     page = runs.parent / "board" / "leaderboard.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(markdown_leaderboard(board))
-    console.print(f"rows: {runs}   Markdown: {page}", highlight=False, soft_wrap=True)
+    lines = (("trials", runs / "trials"), ("evaluations", runs / "evaluations"), ("Markdown", page))
+    for what, path in lines:
+        console.print(f"{what:<12} {path}", highlight=False, soft_wrap=True)
 
 
 def make_board(
