@@ -1,7 +1,7 @@
 """What refereeing costs: charged seconds per step of a trial against the same loop in bare PyTorch, in a fresh process.
 
 Both run the same model, data and optimizer with one thread, interleaved, so that noise of the machine falls on both;
-printed are ratios, with their spread. Run by `make overhead`. `ARGS='rounds=9'` for a closer look.
+printed are ratios, with their spread. Run by `make overhead`. `ARGS='rounds=9 workload=a,b'` for a closer look.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness import data
+from harness import command, data
 from harness.api import Target, TensorExamples
 from harness.config import WorkloadConfig, load
 from harness.hardware import step_seconds
@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] == "bare":
         print(bare(arguments[1], int(arguments[2]), float(arguments[3])))
         return 0
-    options = dict(argument.split("=", 1) for argument in arguments)
-    rounds = int(options.get("rounds", "5"))
-    console = Console(highlight=False)
+    chosen = command.options(arguments, ("rounds", "workload"))
+    rounds = int(chosen.get("rounds", "5"))
+    names = chosen.get("workload", ",".join(case.workload for case in CASES)).split(",")
+    console = Console(highlight=False, width=max(100, Console().width))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in (
         "workload",
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
         "start-up",
     ):
         table.add_column(column, justify="left" if column == "workload" else "right")
-    for case in CASES:
+    for case in (case for case in CASES if case.workload in names):
         config = load("workload", case.workload, WorkloadConfig)
         workload = create_workload(config.entry, config.options)
         if not data.is_present(workload, data.data_folder()):
@@ -109,8 +110,8 @@ def main(arguments: list[str]) -> int:
 
 def run_bare(case: Case) -> float:
     """Seconds per step of the bare loop in a fresh process."""
-    command = [sys.executable, __file__, "bare", case.workload, str(case.batch_size), str(case.seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    bare_loop = [sys.executable, __file__, "bare", case.workload, str(case.batch_size), str(case.seconds)]
+    done = subprocess.run(bare_loop, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -181,4 +182,4 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command.run(lambda arguments: main(list(arguments))))
