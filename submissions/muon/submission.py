@@ -130,7 +130,8 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
                 others, lr=hp.adam_learning_rate, betas=betas, eps=1e-10, weight_decay=hp.weight_decay, fused=True
             )
         )
-    schedules = [warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction) for optimizer in optimizers]
+    steps = max(1, int(hp.step_hint_factor * trial.step_hint))
+    schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
     trial.resumable(**{f"optimizer{number}": optimizer for number, optimizer in enumerate(optimizers)})
     trial.resumable(**{f"schedule{number}": schedule for number, schedule in enumerate(schedules)})
     for batch in trial.batches():
