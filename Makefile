@@ -11,11 +11,11 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
-.PHONY: help bench leaderboard dashboard import-algoperf debug data doctor calibrate overhead scoring-speed submission \
+.PHONY: help bench leaderboard dashboard import-algoperf debug data doctor calibrate overhead scoring-speed interval-coverage submission \
         targets sync test test-all test-gpu check clean
 
 help: ## print these lines
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 # The stamp is newer than what it was made from, so a second call starts at once.
 .venv/installed: pyproject.toml constraints.txt
@@ -57,6 +57,9 @@ overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 
 scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
 	@$(PY) benchmarks/scoring.py $(ARGS)
+
+interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
+	@$(PY) benchmarks/coverage.py $(ARGS)
 
 targets: .venv/installed ## set a workload's target as AlgoPerf does: WORKLOAD=w
 	@$(PY) benchmarks/targets.py $(OVERRIDES)
