@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from harness.api import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERSION_KEY = b"timetrial_schema_version"
 
 TRIALS = pa.schema(
@@ -66,6 +66,7 @@ TRIALS = pa.schema(
         pa.field("peak_host_bytes", pa.int64()),
         pa.field("peak_device_bytes", pa.int64()),
         pa.field("energy_joules", pa.float64()),
+        pa.field("resumes", pa.int32(), nullable=False),  # how often a killed trial went on from a checkpoint
         # where and with what
         pa.field("hardware", pa.string(), nullable=False),
         pa.field("hardware_fingerprint", pa.string(), nullable=False),
@@ -101,6 +102,9 @@ EVALUATIONS = pa.schema(
     ]
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
+
+_ADDED = {"resumes": (2, 0)}
+"""Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
 
@@ -232,7 +236,8 @@ class Journal:
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """One parquet file in the columns of `schema`.
 
-    Raises DataError that names file and column where it is no parquet, lacks a column or has a newer schema version.
+    A column that a later schema version brought has its default. Raises DataError that names file and column where it
+    is no parquet, lacks a column or has a newer schema version.
     """
     try:
         table = pq.ParquetFile(path).read()
@@ -241,7 +246,10 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path}: not a readable parquet file ({error}). Move it away and run the trial again."
         ) from None
     check_schema(path, table.schema, schema)
-    return table.select(schema.names)
+    for name in schema.names:
+        if name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    return _with_defaults(table.select(schema.names))
 
 
 def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
@@ -252,7 +260,7 @@ def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
             f"{path}: written with schema version {version}, this project reads up to {SCHEMA_VERSION}. "
             "Update with git pull."
         )
-    names = set(found.names)
+    names = set(found.names) | {name for name, (since, _) in _ADDED.items() if version < since}
     missing = [name for name in wanted.names if name not in names]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing. Is this a table of this project?")
@@ -287,8 +295,17 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
             path = fragment.path
             raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run again.") from None
         check_schema(Path(fragment.path), found, schema)
-    frame: pd.DataFrame = dataset.to_table(columns=wanted, filter=filter).to_pandas()
+    frame: pd.DataFrame = _with_defaults(dataset.to_table(columns=wanted, filter=filter)).to_pandas()
     return frame
+
+
+def _with_defaults(table: pa.Table) -> pa.Table:
+    """The table with the nulls of columns that its older files lack filled in."""
+    for name, (_, default) in _ADDED.items():
+        if name in table.column_names and table[name].null_count:
+            position = table.column_names.index(name)
+            table = table.set_column(position, table.field(name), table[name].fill_null(default))
+    return table
 
 
 def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:

@@ -75,6 +75,7 @@ class Outcome:
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
     energy_joules: float | None = None
+    resumes: int = 0
     frozen: bool = False
     log: str = ""
 

@@ -79,6 +79,7 @@ def trial_row(
         "peak_host_bytes": outcome.peak_host_bytes,
         "peak_device_bytes": outcome.peak_device_bytes,
         "energy_joules": outcome.energy_joules,
+        "resumes": outcome.resumes,
         "hardware": machine.hardware,
         "hardware_fingerprint": machine.fingerprint,
         "device": machine.device_name,

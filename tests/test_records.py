@@ -139,6 +139,24 @@ def test_a_table_of_a_newer_schema_is_an_error(tmp_path):
         read_parquet(path, EVALUATIONS)
 
 
+def test_a_table_of_an_older_schema_has_the_default_in_columns_that_came_later(tmp_path):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(resumes=3), [])
+    older = records.path("trials", TrialKey("digits_mlp", "muon", "d" * 16))
+    older.parent.mkdir(parents=True)
+    row = trial_row(trial_id="d" * 16)
+    del row["resumes"]
+    schema = TRIALS.remove(TRIALS.get_field_index("resumes"))
+    table = pa.Table.from_pylist([row], schema=schema.with_metadata({"timetrial_schema_version": "1"}))
+    pq.write_table(table, older)
+    assert read_parquet(older, TRIALS)["resumes"].to_pylist() == [0]
+    frame = read_table(tmp_path, "trials").set_index("trial_id")
+    assert frame["resumes"].to_dict() == {KEY.trial_id: 3, "d" * 16: 0}
+    pq.write_table(table.replace_schema_metadata({"timetrial_schema_version": "2"}), older)
+    with pytest.raises(DataError, match="column 'resumes' is missing"):
+        read_table(tmp_path, "trials")
+
+
 def test_a_file_that_is_no_parquet_is_an_error_that_names_it(tmp_path):
     folder = tmp_path / "trials" / "workload=a" / "submission=b"
     folder.mkdir(parents=True)
