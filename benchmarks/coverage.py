@@ -163,9 +163,9 @@ def false_tiers(world: World, *, comparisons: int, resamples: int = 1000, seed: 
 
 
 def false_speeds(world: World, *, comparisons: int, seed: int = 0) -> int:
-    """How many of so many A/A comparisons have a p-value below 0.05."""
+    """How many of so many A/A comparisons of two submissions' speed declare a difference."""
     rng = np.random.default_rng(seed)
-    return sum(compare(scored(world, rng), "s0", "s1").p_value < 0.05 for _ in range(comparisons))
+    return sum(compare(scored(world, rng), "s0", "s1").is_different for _ in range(comparisons))
 
 
 def _inside(bounds: pd.DataFrame, value: Floats) -> NDArray[np.bool_]:
@@ -200,7 +200,8 @@ def main(arguments: list[str]) -> None:
         speeds = false_speeds(world, comparisons=5 * repetitions)
         tiers = false_tiers(world, comparisons=repetitions)
         print(
-            f"A/A, {name}: p < 0.05 in {speeds} of {5 * repetitions}, two tiers in {tiers} of {repetitions}", flush=True
+            f"A/A, {name}: another speed in {speeds} of {5 * repetitions}, two tiers in {tiers} of {repetitions}",
+            flush=True,
         )
 
 

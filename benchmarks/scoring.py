@@ -1,12 +1,14 @@
 """Scale: 100,000 synthetic trials with two million evaluations, from parquet to intervals; and the importer's speed.
 
 Prints seconds of each phase and the peak memory of the scoring process. Arguments: `submissions=200 workloads=20
-studies=5 trials=5 evaluations=20 resamples=10000 logs=5000 folder=` (a folder to keep the tables in).
+studies=5 trials=5 evaluations=20 resamples=10000 logs=5000 folder=` (a folder to keep the tables in); or, alone,
+`recorded=results/algoperf`: reading and scoring what has been recorded or imported there, three times.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import multiprocessing
 import os
@@ -23,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.import_algoperf import Import, run_import
-from harness.leaderboard import load_rules, read_evaluations, read_trials
+from harness.leaderboard import Choice, load_rules, read_evaluations, read_trials, score_selection
 from harness.records import EVALUATIONS, TRIALS, Records, TrialKey, versioned
 from harness.scoring.score import score_tables
 from harness.scoring.selection import comparable
@@ -159,9 +161,19 @@ def score_phase(runs: Path, size: Size) -> None:
     timed(f"bootstrap, {size.resamples:,} resamples", lambda: bootstrap(scoring, resamples=size.resamples))
 
 
+def score_recorded(choice: Choice) -> None:
+    """From parquet to scores, as a board does it; the first time also imports what it needs."""
+    for attempt in ("first", "second", "third"):
+        selection = timed(f"read trials, {attempt} time", lambda: comparable(read_trials(choice.runs)))
+        timed("read evaluations and score", functools.partial(score_selection, selection, choice))
+
+
 def main(arguments: list[str]) -> None:
     """Each phase in a process of its own, so that memory is that of the phase."""
     options = dict(argument.split("=", 1) for argument in arguments)
+    if "recorded" in options:
+        score_recorded(Choice(results=options["recorded"]))
+        return
     kept = options.pop("folder", "")
     size = Size(**{name: int(value) for name, value in options.items()})
     spawn = multiprocessing.get_context("spawn")

@@ -177,13 +177,13 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
     if first.evaluate_every_steps is not None:
         console.print("evaluated by steps: a development run, which is never ranked")
     elif statuses:
-        leaderboard.show(
-            first.results / "runs",
+        choice = leaderboard.Choice(
             ruleset=first.ruleset.name,
-            workloads=list(dict.fromkeys(config.workload.name for config in studies)),
-            submissions=list(dict.fromkeys(load_submission(config.submission).name for config in studies)),
-            console=console,
+            workload=",".join(dict.fromkeys(config.workload.name for config in studies)),
+            submission=",".join(dict.fromkeys(load_submission(config.submission).name for config in studies)),
+            results=str(first.results),
         )
+        leaderboard.show(choice, console)
     if missing:
         raise DataError(
             f"{missing} trials have no row; the errors above say why. Mend that and run the same command again."

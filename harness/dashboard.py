@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from harness import command
-from harness.api import ConfigError, near_matches
+from harness.api import ConfigError
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
-from harness.leaderboard import CONF, Choice, bad_tables_named, gaps, load_rules, read_evaluations, rules_of
+from harness.config import RulesetConfig, TrackingConfig, load, names_in
+from harness.leaderboard import (
+    Choice,
+    bad_tables_named,
+    gaps,
+    load_rules,
+    read_evaluations,
+    readings_of,
+    rules_of,
+)
 from harness.records import read_table
 from harness.scoring.selection import comparable
 
@@ -49,14 +57,6 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 board = score_board(selection, evaluations, rules, notes=selection.notes, reference=known)
                 boards.append(replace(board, notes=[*board.notes, *gaps(board.scoring)]))
     return boards
-
-
-def readings_of(scoring: str) -> list[str | None]:
-    """The readings that scoring rules offer, the default one first; [None] where there is one way to read them."""
-    settings = _yaml("scoring", scoring)
-    if "readings" not in settings and "based_on" in settings:
-        return readings_of(settings["based_on"])
-    return list(settings.get("readings") or [None])
 
 
 def serve(folder: Path, *, port: int = _PORT) -> None:
@@ -93,22 +93,8 @@ def _chosen(trials: pd.DataFrame, choice: Choice) -> pd.DataFrame:
 
 
 def _reference_of(ruleset: str) -> str | None:
-    """The submission that a ruleset of this project measures others by."""
-    return _yaml("ruleset", ruleset).get("reference")
-
-
-def _tracking(name: str) -> dict[str, Any]:
-    """Mode, project and entity. Raises ConfigError where `conf/tracking` has no file of this name."""
-    settings = _yaml("tracking", name)
-    if not settings:
-        known = [path.stem for path in (CONF / "tracking").glob("*.yaml")]
-        raise ConfigError(f"conf/tracking: there is no {name!r}. {near_matches(name, known)}")
-    return {key: settings[key] for key in ("mode", "project", "entity")}
-
-
-def _yaml(group: str, name: str) -> dict[str, Any]:
-    path = CONF / group / f"{name}.yaml"
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    """The submission that a ruleset of this project measures others by; imported rows have a ruleset of no file."""
+    return load("ruleset", ruleset, RulesetConfig).reference if ruleset in names_in("ruleset") else None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,14 +104,21 @@ def main(arguments: Sequence[str]) -> int:
     port = values.get("port", str(_PORT))
     if not port.isdigit():
         raise ConfigError(f"port={port!r}. Use a number such as {_PORT}.")
-    tracking = _tracking(values.get("tracking", "offline"))
+    tracking = load("tracking", values.get("tracking", "offline"), TrackingConfig)
     started = time.monotonic()
     boards = build_boards(choice, reference=values.get("reference"))
     folder = choice.runs.parent / "board"
     page = write_site(boards, folder)
     trials = sum(len(board.scoring.times) for board in boards)
     print(f"{len(boards)} boards of {trials:,} trials written in {time.monotonic() - started:.1f} s: {page}")
-    publish(boards, **tracking, results=choice.runs.parent, say=print)
+    publish(
+        boards,
+        mode=tracking.mode,
+        project=tracking.project,
+        entity=tracking.entity,
+        results=choice.runs.parent,
+        say=print,
+    )
     if values.get("serve", "0") not in ("", "0"):
         serve(folder, port=int(port))
     return 0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from harness import command
 from harness.adapters.algoperf_logs import find_trials, import_logs, read_targets
-from harness.api import ConfigError, DataError, HarnessError
+from harness.api import ConfigError, DataError
 from harness.leaderboard import load_rules
 from harness.scoring.rules import ScoringRules
 
@@ -27,17 +27,9 @@ class Import:
     workers: int = os.cpu_count() or 1
 
 
-def parse_import(arguments: list[str]) -> Import:
+def parse_import(arguments: Sequence[str]) -> Import:
     """The import from `key=value` arguments. Raises ConfigError for anything else, or where one is missing."""
-    known = [known_field.name for known_field in fields(Import)]
-    values: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            hint = f"Did you mean {'= or '.join(near)}=?" if near else f"Known: {', '.join(known)}."
-            raise ConfigError(f"{argument!r} is no argument of the importer, which takes key=value. {hint}")
-        values[key] = value
+    values = command.options(arguments, [known_field.name for known_field in fields(Import)])
     for key in ("logs", "targets"):
         if key not in values:
             raise ConfigError(f"{key}= is missing. Use make import-algoperf LOGS=directory TARGETS=file.json.")
@@ -77,15 +69,11 @@ def _import_folder(wanted: Import, folder: Path) -> dict[str, int]:
     return import_logs(trials, runs=wanted.results / "runs", targets=targets, rules=rules, workers=wanted.workers)
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code: 0, or 2 where the person or the disk has to mend something first."""
-    try:
-        wanted = parse_import(arguments)
-        started = time.monotonic()
-        counts = run_import(wanted)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> int:
+    """`python -m harness.import_algoperf logs=... targets=...`. Raises HarnessError where it cannot be done."""
+    wanted = parse_import(arguments)
+    started = time.monotonic()
+    counts = run_import(wanted)
     seconds = time.monotonic() - started
     ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
     print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {wanted.results / 'runs'}: {ended}")
@@ -94,4 +82,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(command.run(main))

@@ -6,10 +6,9 @@ Reads and writes; what is computed is in `harness.scoring`.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 
-from harness.api import ConfigError, DataError, HarnessError
+from harness import command
+from harness.api import ConfigError, DataError, near_matches
 from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
+from harness.config import CONF, names_in
 from harness.records import read_table
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, parse_rules
@@ -31,7 +32,6 @@ from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable
 from harness.scoring.times import CELL
 from harness.scoring.uncertainty import bootstrap
 
-CONF = Path(__file__).parents[1] / "conf"
 DEFAULT_RULES = "timetrial_v1"
 _WIDTH_OF_A_FILE = 120
 
@@ -70,59 +70,33 @@ class Choice:
         return None if self.submission is None else [Path(name).name for name in _listed(self.submission)]
 
 
-def show(
-    runs: Path,
-    *,
-    ruleset: str | None = None,
-    workloads: list[str] | None = None,
-    submissions: list[str] | None = None,
-    hardware: str | None = None,
-    scoring: str | None = None,
-    reading: str | None = None,
-    console: Console | None = None,
-) -> None:
-    """Print the leaderboard of the rows under `runs` and write it to `board/leaderboard.md` beside them.
+def show(choice: Choice, console: Console | None = None) -> None:
+    """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
 
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     console = console or _console()
-    board = make_board(
-        runs,
-        ruleset=ruleset,
-        workloads=workloads,
-        submissions=submissions,
-        hardware=hardware,
-        scoring=scoring,
-        reading=reading,
-    )
+    board = make_board(choice)
     print_leaderboard(board, console)
-    page = runs.parent / "board" / "leaderboard.md"
+    page = choice.runs.parent / "board" / "leaderboard.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(markdown_leaderboard(board))
-    lines = (("trials", runs / "trials"), ("evaluations", runs / "evaluations"), ("Markdown", page))
+    lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", page))
     for what, path in lines:
         console.print(f"{what:<12} {path}", highlight=False, soft_wrap=True)
 
 
-def make_board(
-    runs: Path,
-    *,
-    ruleset: str | None = None,
-    workloads: list[str] | None = None,
-    submissions: list[str] | None = None,
-    hardware: str | None = None,
-    scoring: str | None = None,
-    reading: str | None = None,
-) -> Board:
-    """What a board shows of the rows under `runs`: selected, scored, with intervals where studies allow them.
-
-    Raises as `show`.
-    """
-    with bad_tables_named(runs):
+def make_board(choice: Choice) -> Board:
+    """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
+    with bad_tables_named(choice.runs):
         selection = comparable(
-            read_trials(runs), ruleset=ruleset, hardware=hardware, workloads=workloads, submissions=submissions
+            read_trials(choice.runs),
+            ruleset=choice.ruleset,
+            hardware=choice.hardware,
+            workloads=choice.workloads,
+            submissions=choice.submissions,
         )
-    scored = score_selection(runs, selection, scoring=scoring, reading=reading, workloads=workloads)
+    scored = score_selection(selection, choice)
     has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
     return Board(
         scored,
@@ -145,29 +119,28 @@ def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
     return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
 
 
-def score_selection(
-    runs: Path,
-    selection: Selection,
-    *,
-    scoring: str | None = None,
-    reading: str | None = None,
-    workloads: list[str] | None = None,
-) -> Scoring:
-    """Score selected trials by the named rules; by default those named like their ruleset, or this project's own.
+def score_selection(selection: Selection, choice: Choice) -> Scoring:
+    """Score selected trials by the chosen rules; by default those named like their ruleset, or this project's own.
 
-    `workloads`: score over these of the rules' workloads alone.
+    Where workloads were chosen, the score is over these of the rules' workloads alone.
     """
-    rules = load_rules(scoring or rules_of(selection.combination["ruleset"]), reading=reading)
+    rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
+    workloads = choice.workloads
     if workloads is not None and rules.workloads:
         chosen = tuple(name for name in rules.workloads if name in workloads)
         rules = rules.with_reading(workloads=chosen or rules.workloads)
-    with bad_tables_named(runs):
-        return score_tables(selection.trials, read_evaluations(runs, selection.trials), rules)
+    with bad_tables_named(choice.runs):
+        return score_tables(selection.trials, read_evaluations(choice.runs, selection.trials), rules)
 
 
 def load_rules(name: str, *, reading: str | None = None) -> ScoringRules:
     """Scoring rules by the name of their file in `conf/scoring`. Raises ConfigError where there is none."""
     return parse_rules(_conf("scoring", name), reading=reading)
+
+
+def readings_of(name: str) -> list[str | None]:
+    """The readings that scoring rules offer, the default one first; [None] where there is one way to read them."""
+    return list(_conf("scoring", name).get("readings") or [None])
 
 
 def rules_of(ruleset: str) -> str:
@@ -202,48 +175,21 @@ def bad_tables_named(runs: Path) -> Iterator[None]:
         raise DataError(f"{runs}/{error}") from None
 
 
-def parse_choice(arguments: list[str]) -> Choice:
+def parse_choice(arguments: Sequence[str]) -> Choice:
     """The choice from `key=value` arguments. Raises ConfigError for anything else, with the near matches."""
-    known = [known_field.name for known_field in fields(Choice)]
-    values: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            hint = (
-                f"Did you mean {' or '.join(f'{name}=' for name in near)}?" if near else f"Known: {', '.join(known)}."
-            )
-            raise ConfigError(f"{argument!r} is no argument of the leaderboard, which takes key=value. {hint}")
-        values[key] = value
-    return Choice(**values)
+    return Choice(**command.options(arguments, [known_field.name for known_field in fields(Choice)]))
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code: 0, or 2 where the person or the disk has to mend something first."""
-    try:
-        choice = parse_choice(arguments)
-        show(
-            choice.runs,
-            ruleset=choice.ruleset,
-            workloads=choice.workloads,
-            submissions=choice.submissions,
-            hardware=choice.hardware,
-            scoring=choice.scoring,
-            reading=choice.reading,
-        )
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> int:
+    """`python -m harness.leaderboard [key=value ...]`. Raises HarnessError where there is nothing to rank."""
+    show(parse_choice(arguments))
     return 0
 
 
 def _conf(group: str, name: str) -> dict[str, Any]:
     path = CONF / group / f"{name}.yaml"
     if not path.exists():
-        known = sorted(found.stem for found in (CONF / group).glob("*.yaml"))
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known) or 'none'}."
-        raise ConfigError(f"conf/{group}: there is no {name!r}. {hint}")
+        raise ConfigError(f"conf/{group}: there is no {name!r}. {near_matches(name, names_in(group))}")
     settings: dict[str, Any] = yaml.safe_load(path.read_text())
     base = settings.pop("based_on", None)
     return settings if base is None else _conf(group, base) | settings
@@ -260,4 +206,4 @@ def _console() -> Console:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command.run(main))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -149,9 +148,9 @@ def test_a_log_without_the_metric_of_the_target_names_the_column(tmp_path, targe
         imported(tmp_path / "logs", targets, tmp_path)
 
 
-def test_a_directory_without_logs_and_a_missing_argument_end_with_exit_code_two(tmp_path, targets, capsys):
-    assert main([f"logs={tmp_path}", f"targets={targets}"]) == 2
-    assert "no AlgoPerf logs found" in capsys.readouterr().err
+def test_a_directory_without_logs_and_a_missing_argument_are_said(tmp_path, targets):
+    with pytest.raises(DataError, match="no AlgoPerf logs found"):
+        main([f"logs={tmp_path}", f"targets={targets}"])
     with pytest.raises(ConfigError, match="targets= is missing"):
         parse_import([f"logs={tmp_path}"])
 
@@ -161,16 +160,6 @@ def test_the_archive_gives_the_eleven_published_scores(archive_runs):
     rules = load_rules("algoperf_v0_5", reading="as_published")
     scores = score_tables(trials, read_evaluations(archive_runs, trials), rules).scores["score"]
     assert scores.to_dict() == pytest.approx(PUBLISHED, abs=1e-4)
-
-
-def test_the_archive_scores_in_less_than_a_second_from_parquet(archive_runs):
-    seconds = []
-    for _ in range(3):  # the fastest of three: other work on the machine must not fail this test
-        started = time.perf_counter()
-        selection = comparable(read_trials(archive_runs))
-        score_selection(archive_runs, selection, reading="as_published")
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 1.0
 
 
 def test_as_written_differs_from_as_published_by_less_than_half_a_point_and_keeps_the_order(archive_runs):

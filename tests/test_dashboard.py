@@ -22,8 +22,9 @@ from harness.board import facts, series, trial_table
 from harness.board.boards import file_names
 from harness.board.site import write_site
 from harness.board.wandb_board import profile_table, publish
-from harness.dashboard import build_boards, readings_of
-from harness.leaderboard import Choice
+from harness.dashboard import build_boards
+from harness.leaderboard import Choice, readings_of
+from harness.scoring.comparison import compare
 from tests.conftest import ROOT
 from tests.dashboard_site import CRASHED, SUBMISSIONS, TRIALS, build, record
 from tests.scoring_tables import trial_rows, write
@@ -71,6 +72,29 @@ def test_rules_with_two_readings_give_two_boards_that_name_them(tmp_path):
     page = write_site(boards, tmp_path / "board").read_text()
     assert "Two readings of the rules" in page
     assert "As written score" in page
+
+
+def test_the_page_shows_frozen_scores_which_stay_when_another_entry_comes(tmp_path):
+    rows = [trial_rows("digits", "adamw", 60.0), trial_rows("digits", "muon", 80.0)]
+    found = []
+    for number, fastest in enumerate(([], [trial_rows("digits", "faster", 20.0)])):
+        results = tmp_path / str(number)
+        write(results / "runs", rows + fastest)
+        boards = build_boards(Choice(results=str(results)))
+        page = write_site(boards, results / "board").read_text()
+        assert "Frozen score" in page
+        found.append(boards[0].uncertainty.frozen.loc["adamw", "frozen_score"])
+        assert f"{found[-1]:.4f}" in page
+    budget = boards[0].scoring.times["max_runtime"].iloc[0]
+    assert found == [pytest.approx((4 - 60.0 / (budget / 4)) / 3)] * 2
+
+
+def test_the_page_compares_every_pair_head_to_head(results, boards):
+    text = (results / "board" / "index.html").read_text()
+    first, second = boards[0].submissions[:2]
+    speedup = compare(boards[0].scoring, first, second).speedup
+    assert f">{speedup:.2f}</td>" in text
+    assert f">{1 / speedup:.2f}</td>" in text
 
 
 @pytest.mark.parametrize("name", ["algoperf_v0_5", "algoperf_v0_5_self", "algoperf_v0_6_self"])

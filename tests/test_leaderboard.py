@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
 from harness.api import ConfigError, DataError
-from harness.leaderboard import main, parse_choice, show
+from harness.leaderboard import Choice, main, parse_choice, show
+from tests.conftest import ROOT
 from tests.scoring_tables import FIRST_DAY, trial_rows, write
 
 LATER = FIRST_DAY + datetime.timedelta(days=1)
@@ -18,7 +22,7 @@ LATER = FIRST_DAY + datetime.timedelta(days=1)
 
 def printed(runs, *, width=100, **choice):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    show(runs, console=console, **choice)
+    show(Choice(results=str(runs.parent), **choice), console)
     return console.export_text()
 
 
@@ -92,7 +96,7 @@ def test_of_several_contents_of_one_submission_the_newest_counts(tmp_path, chang
 
 
 def test_workloads_and_submissions_can_be_chosen(runs):
-    text = printed(runs, workloads=["digits"], submissions=["muon"])
+    text = printed(runs, workload="digits", submission="muon")
     assert "5.00 s" in text
     assert "adamw" not in text
     assert "fashion" not in text
@@ -134,17 +138,17 @@ def test_the_board_says_how_trials_ended(runs):
 def test_chosen_workloads_alone_are_scored_also_where_the_rules_name_more(tmp_path):
     rows = [trial_rows(workload, "adam", 10.0, ruleset="algoperf_v0_6") for workload in ("wmt", "ogbg")]
     write(tmp_path / "runs", rows)
-    assert "1 of 1" in printed(tmp_path / "runs", workloads=["wmt"])
+    assert "1 of 1" in printed(tmp_path / "runs", workload="wmt")
     assert "2 of 8" in printed(tmp_path / "runs")
 
 
 def test_an_unknown_name_lists_the_near_ones(runs):
-    with pytest.raises(ConfigError, match="Did you mean digits"):
-        show(runs, workloads=["digit"])
+    with pytest.raises(ConfigError, match="Did you mean 'digits'"):
+        show(Choice(results=str(runs.parent), workload="digit"))
 
 
 def test_an_unknown_argument_lists_the_near_ones():
-    with pytest.raises(ConfigError, match="Did you mean workload="):
+    with pytest.raises(ConfigError, match="Did you mean 'workload'"):
         parse_choice(["workloads=digits"])
 
 
@@ -153,14 +157,16 @@ def test_a_bad_metric_names_the_folder_and_the_column(tmp_path):
     evaluations[0]["validation"] = None
     write(tmp_path / "runs", [(trial, evaluations)])
     with pytest.raises(DataError, match=r"runs/evaluations/workload=digits/submission=adamw: column 'validation'"):
-        show(tmp_path / "runs")
+        show(Choice(results=str(tmp_path)))
 
 
-def test_nothing_recorded_and_a_mistake_end_with_exit_code_two(tmp_path, capsys):
-    assert main([f"results={tmp_path}"]) == 2
-    assert "make bench" in capsys.readouterr().err
-    assert main(["colour=red"]) == 2
-    assert "colour=red" in capsys.readouterr().err
+@pytest.mark.parametrize(("argument", "words"), [("results=nowhere", "make bench"), ("colour=red", "colour")])
+def test_nothing_recorded_and_a_mistake_end_with_one_line_and_exit_code_two(tmp_path, argument, words):
+    command = [sys.executable, "-m", "harness.leaderboard", argument]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_the_command_prints_the_board_and_ends_with_zero(runs, capsys):

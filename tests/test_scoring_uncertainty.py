@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.coverage import coverage, false_speeds, false_tiers, make_world, times_table
+from benchmarks.coverage import coverage, false_speeds, false_tiers, make_world, scored, times_table
 from harness.api import ConfigError
 from harness.scoring.comparison import compare, compare_all
 from harness.scoring.rules import ScoringRules
@@ -152,6 +152,21 @@ def test_submissions_without_a_common_workload_cannot_be_compared():
 def test_every_pair_is_compared_once():
     scoring = scoring_of({name: {"w": [1.0 + k, 2.0 + k]} for k, name in enumerate("abc")})
     assert len(compare_all(scoring)) == 3
+    assert compare_all(scoring, submissions=["c", "a"])[["submission", "other"]].to_numpy().tolist() == [["c", "a"]]
+
+
+def test_pairs_compared_together_are_what_they_are_alone():
+    world = make_world(submissions=4, miss=0.3, shared=0.5)
+    scoring = scored(world, np.random.default_rng(3))
+    for row in compare_all(scoring).to_dict("records"):
+        assert row == vars(compare(scoring, row["submission"], row["other"]))
+
+
+def test_a_difference_is_declared_at_half_of_the_usual_level():
+    luck = np.array([1.0, 1.01, 0.99])
+    scoring = scoring_of({"a": {"w": 10.0 * luck}, "b": {"w": 11.0 * luck[::-1]}, "c": {"w": 10.0 * luck[::-1]}})
+    assert compare(scoring, "a", "b").is_different
+    assert not compare(scoring, "a", "c").is_different
 
 
 @pytest.mark.slow
@@ -168,14 +183,16 @@ def test_nominal_95_percent_intervals_cover_the_truth_in_93_to_97_percent(design
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("shared", [0.0, 0.5], ids=["apart", "common seeds"])
-def test_of_200_comparisons_of_a_submission_with_itself_the_board_separates_at_most_5_percent(shared):
+def test_of_200_comparisons_of_a_submission_with_itself_the_board_separates_at_most_5_percent(shared, seed):
     world = make_world(submissions=2, equal=True, shared=shared)
-    assert false_tiers(world, comparisons=200) <= 10
+    assert false_tiers(world, comparisons=200, seed=seed) <= 10
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("shared", [0.0, 0.5], ids=["apart", "common seeds"])
-def test_of_1000_comparisons_of_a_submission_with_itself_at_most_5_percent_have_a_p_value_below_5_percent(shared):
+def test_of_200_comparisons_of_a_submission_with_itself_at_most_5_percent_find_another_speed(shared, seed):
     world = make_world(submissions=2, equal=True, shared=shared)
-    assert false_speeds(world, comparisons=1000) <= 50
+    assert false_speeds(world, comparisons=200, seed=seed) <= 10

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from harness.scoring.reading import near_misses, speed_and_reliability, target_band
@@ -92,7 +93,21 @@ def score_board(
     """Score the selected rows. Raises DataError where they cannot be scored."""
     scoring = score_tables(selection.trials, evaluations, rules)
     known = reference if reference in scoring.seconds.index else None
-    return DashboardBoard(selection, evaluations, scoring, bootstrap(scoring, reference=known), notes, known)
+    frozen = frozen_reference(selection.trials, scoring)
+    return DashboardBoard(
+        selection, evaluations, scoring, bootstrap(scoring, reference=known, frozen=frozen), notes, known
+    )
+
+
+def frozen_reference(trials: pd.DataFrame, scoring: Scoring) -> pd.Series | None:
+    """Seconds by scored workload, against which no entry changes another's score; None where a budget is not known.
+
+    The budget over `tau_max`: full marks for a target within that share of the budget, none at its end. The budget is
+    that of the first recorded row, so that rows which come later move nothing.
+    """
+    first = trials.sort_values("started_at", kind="stable").groupby("workload", observed=True)["max_runtime"].first()
+    budgets = first.reindex(scoring.ratios.columns)
+    return budgets / scoring.rules.tau_max if np.isfinite(budgets).all() else None
 
 
 def combinations(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from harness.board.boards import DashboardBoard
 from harness.board.cells import NOT_RUN, seconds_text, status_text, steps_text
+from harness.scoring.comparison import compare_all
 
 Row = dict[str, Any]
 PAIRS = 30
@@ -24,7 +25,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 def leaderboard_rows(board: DashboardBoard) -> list[Row]:
     """One row per submission, best first, with the ends of its interval (None: not known)."""
     scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
-    scores = scores.join(board.speed_and_reliability)
+    scores = scores.join(board.speed_and_reliability).join(board.uncertainty.frozen["frozen_score"])
     rows: list[Row] = []
     for record in scores.reset_index().to_dict("records"):
         row: Row = {str(name): _known(value) for name, value in record.items()}
@@ -153,6 +154,24 @@ def comparison_rows(board: DashboardBoard) -> list[Row]:
         {"submission": one, "cells": [None if one == other else _known(table.loc[one, other]) for other in names]}
         for one in names
     ]
+
+
+def head_to_head(board: DashboardBoard) -> pd.DataFrame:
+    """Every pair of the `PAIRS` best, by their times: see `harness.scoring.comparison`."""
+    return compare_all(board.scoring, submissions=board.submissions[:PAIRS])
+
+
+def head_to_head_rows(pairs: pd.DataFrame, submissions: list[str]) -> list[Row]:
+    """How many times as fast each submission is as each other one, with what is known of it; None: nothing shared."""
+    cells: dict[tuple[str, str], Row] = {}
+    for pair in pairs.to_dict("records"):
+        known = math.isfinite(pair["low"])
+        for one, other, power in (("submission", "other", 1), ("other", "submission", -1)):
+            low, high = sorted((pair["low"] ** power, pair["high"] ** power))
+            detail = f"{low:.2f} to {high:.2f}" if known else "one study: no interval"
+            text = f"{pair['speedup'] ** power:.2f}"
+            cells[pair[one], pair[other]] = {"text": text, "detail": detail, "is_different": pair["is_different"]}
+    return [{"submission": one, "cells": [cells.get((one, other)) for other in submissions]} for one in submissions]
 
 
 def firmness_rows(board: DashboardBoard) -> list[Row]:

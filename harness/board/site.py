@@ -18,6 +18,7 @@ import plotly.offline
 
 from harness.board import facts, series, trial_table
 from harness.board.boards import DashboardBoard, file_names
+from harness.scoring.comparison import DIFFERENCE_ALPHA
 
 _OURS = ("assets", "also", "data", "workloads", "submissions")
 _BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials")
@@ -76,12 +77,16 @@ class _BoardWriter:
         self._write_downloads()
         board = self.board
         rows, cells = facts.leaderboard_rows(board), facts.cell_rows(board)
+        pairs = facts.head_to_head(board)
+        pairs.to_csv(self.folder / "data" / "head_to_head.csv", index=False)
         self._page(
             "index.html",
             rows=rows,
             sentence=facts.headline_sentence(board),
             heat_map=facts.heat_map(board),
             comparisons=facts.comparison_rows(board),
+            difference_alpha=DIFFERENCE_ALPHA,
+            head_to_head=facts.head_to_head_rows(pairs, board.submissions[: facts.PAIRS]),
             firmness=facts.firmness_rows(board),
             readings=self.readings.to_dict("records"),
             counts=facts.trial_counts(board.scoring.times["status"]),
@@ -154,7 +159,10 @@ class _BoardWriter:
     def _write_downloads(self) -> None:
         board, data = self.board, self.folder / "data"
         scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
-        scores.join(board.speed_and_reliability).to_csv(data / "leaderboard.csv")
+        frozen = board.uncertainty.frozen.rename(columns={"low": "frozen_low", "high": "frozen_high"})
+        scores.join(board.speed_and_reliability).join(frozen[["frozen_score", "frozen_low", "frozen_high"]]).to_csv(
+            data / "leaderboard.csv"
+        )
         board.scoring.ratios.to_csv(data / "profile.csv")
         board.scoring.cells.merge(board.near_misses, on=["workload", "submission"], how="left").merge(
             board.uncertainty.cells[["workload", "submission", "low", "high"]],

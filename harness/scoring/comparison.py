@@ -10,18 +10,23 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.api import ConfigError
-from harness.scoring.resampling import has_common_seeds, miss_seconds, rounding_spread
+from harness.scoring.resampling import miss_seconds, rounding_spread
 from harness.scoring.score import Scoring
 
 Floats = NDArray[np.float64]
+DIFFERENCE_ALPHA = 0.025
+"""Chance of calling equals different, wherever a board says that two submissions differ. Half of 5 %: of 200
+comparisons of a submission with itself then hardly ever more than 10 declare a difference, while at 5 % every second
+such check would."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`speedup`: geometric mean over workloads and studies of the other's time over this one's: 2 is twice as fast.
 
-    `low`, `high`: interval over repetitions of the benchmark; `p_value` of equal speed. NaN where a workload has a
-    single study. `is_paired`: by common seeds, study by study. `faster`, `slower`: workloads by their mean log ratio.
+    `low`, `high`: interval over repetitions of the benchmark; `p_value` of equal speed, and `is_different` where it is
+    at most `DIFFERENCE_ALPHA`. NaN and False where a workload has a single study. `is_paired`: by common seeds, study
+    by study. `faster`, `slower`: workloads by their mean log ratio.
     """
 
     submission: str
@@ -30,6 +35,7 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    is_different: bool
     is_paired: bool
     workloads: int
     faster: int
@@ -43,29 +49,94 @@ def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.9
     log ratio with degrees of freedom after Satterthwaite (1946), which errs on the careful side with few studies.
     Raises ConfigError where there is nothing to compare.
     """
-    studies = _log_seconds(scoring)
-    tables = {name: studies[studies["submission"] == name] for name in (submission, other)}
-    shared = set(tables[submission]["workload"]) & set(tables[other]["workload"]) & set(scoring.ratios.columns)
-    if not shared:
+    found = _compare(_samples(scoring), submission, other, level)
+    if found is None:
         raise ConfigError(f"{submission} and {other} have no scored workload in common. Run both on the same ones.")
-    times = scoring.times
-    is_paired = has_common_seeds(times[times["submission"].isin([submission, other]) & times["workload"].isin(shared)])
+    return found
+
+
+def compare_all(scoring: Scoring, *, submissions: list[str] | None = None, level: float = 0.95) -> pd.DataFrame:
+    """Every pair of `submissions` (None: all) that share a scored workload, a row each, in columns of `Comparison`."""
+    names = submissions or [str(name) for name in scoring.scores.index]
+    samples = _samples(scoring)
+    pairs = [
+        _compare(samples, one, other, level) for position, one in enumerate(names) for other in names[position + 1 :]
+    ]
+    rows = [vars(pair) for pair in pairs if pair is not None]
+    return pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Studies of scored workloads as arrays. Shapes: `logs`, `rounding` [submissions, workloads, studies], NaN where
+    there is none; `seeds` [submissions, slots] likewise, one slot for each trial of each workload; `slots`: their
+    workloads."""
+
+    place: dict[str, int]
+    logs: Floats
+    rounding: Floats
+    seeds: Floats
+    slots: NDArray[np.intp]
+
+
+def _samples(scoring: Scoring) -> _Samples:
+    """A miss is where `miss_seconds` has it."""
+    submissions = pd.Index([str(name) for name in scoring.scores.index])
+    workloads = pd.Index(scoring.ratios.columns)
+    studies = scoring.studies[scoring.studies["workload"].isin(workloads)]
+    seconds = studies["time_to_target"].clip(upper=studies["workload"].map(miss_seconds(scoring)))
+    numbers = pd.Index(studies["study"].unique())
+    at = (
+        submissions.get_indexer(pd.Index(studies["submission"])),
+        workloads.get_indexer(pd.Index(studies["workload"])),
+        numbers.get_indexer(pd.Index(studies["study"])),
+    )
+    logs = np.full((len(submissions), len(workloads), len(numbers)), np.nan)
+    rounding = logs.copy()
+    logs[at] = np.log(seconds.to_numpy(dtype=float))
+    rounding[at] = rounding_spread(studies)
+    seeds = _seeds(scoring.times[scoring.times["workload"].isin(workloads)], submissions)
+    slots = workloads.get_indexer(seeds.index.get_level_values("workload"))
+    return _Samples(
+        {name: number for number, name in enumerate(submissions)}, logs, rounding, seeds.to_numpy(dtype=float).T, slots
+    )
+
+
+def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
+    """Slot x submission: the number of its seed, so that equal numbers are equal seeds; -1 where none was recorded."""
+    if "seed" not in times.columns:
+        times = times.assign(seed=-1)
+    # Seeds are large whole numbers, which a float, needed for gaps, would round.
+    numbers = np.where(times["seed"] < 0, -1, pd.factorize(times["seed"])[0])
+    slots = times.assign(seed=numbers).drop_duplicates(["workload", "study", "trial", "submission"])
+    table = slots.pivot(index=["workload", "study", "trial"], columns="submission", values="seed")
+    return table.reindex(columns=submissions)
+
+
+def _compare(samples: _Samples, submission: str, other: str, level: float) -> Comparison | None:
+    one, two = samples.place[submission], samples.place[other]
+    has_run = ~np.isnan(samples.logs[[one, two]])
+    shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
+    if not len(shared):
+        return None
+    is_paired = _have_common_seeds(samples, one, two, shared)
     means, variances, freedoms = [], [], []
-    for workload in sorted(shared):
-        ours, theirs = (
-            tables[name][tables[name]["workload"] == workload].set_index("study")[["log_seconds", "rounding"]]
-            for name in (submission, other)
-        )
-        gap = (theirs["log_seconds"] - ours["log_seconds"]).dropna()
-        if is_paired and len(gap):
-            rounding = np.hypot(theirs["rounding"], ours["rounding"]).reindex(gap.index)
-            samples = [(gap.to_numpy(), rounding.to_numpy())]
+    for workload in shared:
+        ours, theirs = samples.logs[one, workload], samples.logs[two, workload]
+        rounding = samples.rounding[[one, two], workload]
+        both = has_run[:, workload].all(axis=0)
+        if is_paired and both.any():
+            gap = (theirs - ours)[both]
+            found = [(gap, np.hypot(*rounding[:, both]))]
             means.append(float(gap.mean()))
         else:
-            samples = [(side["log_seconds"].to_numpy(), side["rounding"].to_numpy()) for side in (theirs, ours)]
-            means.append(float(theirs["log_seconds"].mean() - ours["log_seconds"].mean()))
-        variances += [_variance_of_mean(*sample) for sample in samples]
-        freedoms += [len(sample) - 1 for sample, _ in samples]
+            found = [
+                (log[~np.isnan(log)], spread[~np.isnan(log)])
+                for log, spread in zip((ours, theirs), rounding, strict=True)
+            ]
+            means.append(float(found[1][0].mean() - found[0][0].mean()))
+        variances += [_variance_of_mean(*sample) for sample in found]
+        freedoms += [len(sample) - 1 for sample, _ in found]
     centre = float(np.mean(means))
     reach, p_value = _student(centre, np.array(variances) / len(means) ** 2, np.array(freedoms, dtype=float), level)
     return Comparison(
@@ -75,6 +146,7 @@ def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.9
         float(np.exp(centre - reach)),
         float(np.exp(centre + reach)),
         p_value,
+        p_value <= DIFFERENCE_ALPHA,
         is_paired,
         len(means),
         faster=sum(mean > 0 for mean in means),
@@ -82,24 +154,11 @@ def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.9
     )
 
 
-def compare_all(scoring: Scoring, *, level: float = 0.95) -> pd.DataFrame:
-    """Every pair of submissions that share a scored workload, one row each, in the columns of `Comparison`."""
-    names = [str(name) for name in scoring.scores.index]
-    ran = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
-    rows = [
-        vars(compare(scoring, one, other, level=level))
-        for position, one in enumerate(names)
-        for other in names[position + 1 :]
-        if (ran.loc[one] & ran.loc[other]).any()
-    ]
-    return pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
-
-
-def _log_seconds(scoring: Scoring) -> pd.DataFrame:
-    """Studies with the log of their time (a miss as `miss_seconds` has it) and the spread of its rounding."""
-    cap = scoring.studies["workload"].map(miss_seconds(scoring))
-    log_seconds = np.log(np.minimum(scoring.studies["time_to_target"], cap))
-    return scoring.studies.assign(log_seconds=log_seconds, rounding=rounding_spread(scoring.studies))
+def _have_common_seeds(samples: _Samples, one: int, two: int, workloads: NDArray[np.intp]) -> bool:
+    """True where every trial of these workloads that both have ran with one seed."""
+    seeds = samples.seeds[[one, two]][:, np.isin(samples.slots, workloads)]
+    either_lacks = np.isnan(seeds).any(axis=0)
+    return bool(((seeds[0] == seeds[1]) | either_lacks).all() and not (seeds < 0).any())
 
 
 def _variance_of_mean(sample: Floats, rounding: Floats) -> float:

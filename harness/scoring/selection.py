@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, near_matches
 from harness.scoring.checks import COMBINATION as COMBINATION
 from harness.scoring.checks import check_columns
 
@@ -73,9 +72,7 @@ def _named(trials: pd.DataFrame, column: str, names: list[str] | None) -> pd.Dat
     known = sorted(trials[column].unique())
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Recorded: {', '.join(known) or 'none'}."
-            raise ConfigError(f"{column} {name!r}: no row has it. {hint}")
+            raise ConfigError(f"{column} {name!r}: no row has it. {near_matches(name, known)}")
     return trials[trials[column].isin(names)]
 
 

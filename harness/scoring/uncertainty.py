@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from harness.scoring.comparison import DIFFERENCE_ALPHA
 from harness.scoring.profiles import exact_area
 from harness.scoring.resampling import Cells, cells_of, draw_medians
 from harness.scoring.score import Scoring, area_array, gated_ratio_array
@@ -21,9 +22,6 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 RESAMPLES = 10_000
 LEVEL = 0.95
-TIER_ALPHA = 0.025
-"""Chance of separating equals. Half of 5 %: of 200 comparisons of a submission with itself then hardly ever more than
-10 declare a difference, while at 5 % every second such check would."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _tiers(score: pd.Series, differences: pd.DataFrame) -> pd.Series:
         number += 1
         rivals = differences.loc[left[0], left[1:]].sort_values()
         pairs = len(left) * (len(left) - 1) // 2
-        thresholds = TIER_ALPHA / (pairs - np.arange(len(rivals)))
+        thresholds = DIFFERENCE_ALPHA / (pairs - np.arange(len(rivals)))
         apart = set(rivals.index[np.logical_and.accumulate(rivals.to_numpy() <= thresholds)])
         tier[[name for name in left if name not in apart]] = number
         left = [name for name in left if name in apart]
@@ -297,7 +295,7 @@ def _frozen_table(
     scoring: Scoring, cells: Cells, drawn: _Drawn, frozen: pd.Series | None, level: float, is_known: bool
 ) -> pd.DataFrame:
     if frozen is None or drawn.frozen_scores is None:
-        return pd.DataFrame(columns=["frozen_score", "low", "high"])
+        return pd.DataFrame(columns=["frozen_score", "low", "high"], dtype=float)
     seconds = scoring.seconds.fillna(np.inf)
     value = _frozen(
         seconds.to_numpy(dtype=float), [str(name) for name in seconds.columns], frozen, scoring.rules.tau_max
