@@ -12,7 +12,7 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
 .PHONY: help bench leaderboard dashboard import-algoperf debug data doctor calibrate overhead scoring-speed interval-coverage submission \
-        targets sync test test-all test-gpu check clean
+        targets power sync test test-all test-gpu check clean
 
 help: ## print these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -61,8 +61,12 @@ scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
 
-targets: .venv/installed ## set a workload's target as AlgoPerf does: WORKLOAD=w
-	@$(PY) benchmarks/targets.py $(OVERRIDES)
+targets: .venv/installed ## set a workload's target as AlgoPerf does and write it into its YAML: WORKLOAD=a,b POINTS=20 JOBS=1
+	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,JOBS,jobs) \
+	    $(call override_if,RESULTS,results)
+
+power: .venv/installed ## what workloads can tell apart, and the seeds that it takes: WORKLOAD=a,b
+	@$(PY) -m benchmarks.power $(call override_if,WORKLOAD,workload)
 
 sync: .venv/installed ## upload W&B runs that were recorded offline
 	@$(PY) -m harness.tracking

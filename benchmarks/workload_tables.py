@@ -1,9 +1,13 @@
-"""Writes the tables of docs/workloads.md from the YAML files; run it after a change there. Measures nothing."""
+"""Writes the tables of docs/workloads.md from the YAML files and the runs behind their targets. Measures nothing.
+
+After a change there: python -m benchmarks.workload_tables
+"""
 
 from __future__ import annotations
 
 import sys
 
+from benchmarks.power import measured
 from harness import config
 from harness.config import WorkloadConfig
 from harness.plugins import create_workload
@@ -31,8 +35,10 @@ def _table() -> str:
             "budget",
             "fetched",
             "licence",
+            "methods / seeds",
+            "seeds for 10 %",
         ],
-        ["---", "---:", "---:", "---", "---:", "---:", "---:", "---:", "---"],
+        ["---", "---:", "---:", "---", "---:", "---:", "---:", "---:", "---", "---:", "---:"],
     ]
     for name in config.names_in("workload"):
         settings = config.load("workload", name, WorkloadConfig)
@@ -49,9 +55,15 @@ def _table() -> str:
                 f"{settings.budget.steps:,} steps, {settings.budget.evaluations} evaluations",
                 f"{sum(source.size_megabytes for source in sources):.1f} MB" if sources else "nothing",
                 "; ".join(source.licence for source in sources) or "with a package",
+                *_power_cells(name),
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _power_cells(name: str) -> list[str]:
+    power = measured(name)
+    return [f"{power.ratio:.1f}", f"{power.seeds_enough}"] if power else ["not measured", "not measured"]
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def race_of(name: str, seed: int = 1) -> Race:
 
 
 def test_there_are_submissions():
-    assert {"adagrad", "adamw", "muon", "nadamw", "nesterov", "schedule_free_adamw"} <= set(NAMES)
+    assert {"adagrad", "adamw", "heavy_ball", "muon", "nadamw", "nesterov", "schedule_free_adamw"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

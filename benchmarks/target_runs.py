@@ -1,0 +1,177 @@
+"""Trains the runs that targets are set with. Writes nothing down, and knows nothing of how a target follows from runs.
+
+A run counts steps, not seconds, so nothing depends on the machine's speed. It has three quarters of the budget's steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import data
+from harness.api import Examples, Hyperparameters, Target
+from harness.config import WorkloadConfig
+from harness.evaluation import evaluate
+from harness.order import stream_seed
+from harness.plugins import create_workload
+from harness.submission import TrainFunction, load_submission, train_function
+from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
+
+PROBE_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to be done: which submission, at which point, with which seed."""
+
+    submission: str
+    hyperparameters: Hyperparameters
+    seed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. `validation`, `loss`, `test`: the best validation value, and what went with it at `step`."""
+
+    workload: str
+    submission: str
+    hyperparameters: dict[str, Any]
+    seed: int
+    validation: float
+    loss: float
+    test: float
+    step: int
+    curve: list[tuple[int, float]]
+    """Steps and validation values, one for each evaluation; it ends before the first value that is not finite."""
+    train_seconds: float
+    evaluation_seconds: float
+
+    def step_to(self, target: Target) -> int | None:
+        """Steps at the first evaluation that reaches `target`; None where none does."""
+        return next((step for step, value in self.curve if target.is_reached_by(value)), None)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few steps tell about a workload on this machine."""
+
+    seconds_per_step: float
+    seconds_per_evaluation: float
+    fingerprint: str
+    """The validation loss after these steps: model, data, loss and evaluation are the same where it is the same."""
+
+
+def run_steps(settings: WorkloadConfig) -> int:
+    """Steps of a run: the budget is 4/3 of them."""
+    return settings.budget.steps * 3 // 4
+
+
+class Bench:
+    """Trains on one workload. Data and judge model stay as long as it lives; one thread."""
+
+    def __init__(self, settings: WorkloadConfig) -> None:
+        torch.set_num_threads(1)
+        folder = data.data_folder()
+        self._settings = settings
+        self._workload = create_workload(settings.entry, settings.options)
+        data.fetch(self._workload, folder, lambda _: None)
+        self._train, self._validation, self._test = (
+            data.load_verified(self._workload, split, folder, settings.data[split])
+            for split in ("train", "validation", "test")
+        )
+        self._judge = self._workload.build_model()
+
+    def probe(self, plan: Plan) -> Probe:
+        """Times a few steps; what `plan` is does not matter much, as long as it is always the same."""
+        self._run(plan, steps=2, every=2)  # the first steps of a process are slow
+        run = self._run(plan, steps=PROBE_STEPS, every=PROBE_STEPS)
+        # One evaluation on validation, one on test.
+        return Probe(run.train_seconds / PROBE_STEPS, run.evaluation_seconds / 2, f"{run.loss:.3g}")
+
+    def run(self, plan: Plan) -> Run:
+        """Train and judge."""
+        budget = self._settings.budget
+        return self._run(plan, steps=run_steps(self._settings), every=max(1, budget.steps // budget.evaluations))
+
+    def _run(self, plan: Plan, *, steps: int, every: int) -> Run:
+        settings = self._settings
+        torch.manual_seed(stream_seed(plan.seed, "model"))
+        model = self._workload.build_model().train()
+        torch.manual_seed(stream_seed(plan.seed, "dropout"))
+        conditions = Conditions(
+            seed=plan.seed,
+            device=torch.device("cpu"),
+            batch_size_hint=settings.batch_size,
+            step_hint=steps,
+            target=settings.target,
+            budget_seconds=math.inf,
+            eval_period=math.inf,
+            evaluate_every_steps=every,
+        )
+        judging = _Judging(functools.partial(self._values, examples=self._validation), settings.target, steps)
+        trial = Trial(self._workload, model, self._train, conditions, judging)
+        started = time.monotonic()
+        trial.go(Go(0.0))
+        with contextlib.suppress(TrialOver):
+            _train_of(plan.submission)(trial, plan.hyperparameters)
+        train_seconds = time.monotonic() - started - judging.seconds
+        started = time.monotonic()
+        test = math.nan
+        if judging.weights:
+            model.load_state_dict(judging.weights)
+            test = self._values(model, self._test)[settings.target.metric]
+        return Run(
+            workload=settings.name,
+            submission=plan.submission,
+            hyperparameters=dict(plan.hyperparameters),
+            seed=plan.seed,
+            validation=judging.best,
+            loss=judging.loss,
+            test=test,
+            step=judging.step,
+            curve=judging.curve,
+            train_seconds=train_seconds,
+            evaluation_seconds=judging.seconds + time.monotonic() - started,
+        )
+
+    def _values(self, model: nn.Module, examples: Examples) -> dict[str, float]:
+        self._judge.load_state_dict(model.state_dict())
+        return evaluate(self._workload, self._judge, examples, self._settings.eval_batch_size)
+
+
+class _Judging:
+    """Hand-over of a run: evaluates, remembers the best weights, ends the run at its last step or where it diverged."""
+
+    def __init__(self, values: Callable[[nn.Module], dict[str, float]], target: Target, steps: int) -> None:
+        self._values, self._target, self._steps = values, target, steps
+        self.best = self.loss = math.inf if target.goal == "min" else -math.inf
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[tuple[int, float]] = []
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
+        started = time.monotonic()
+        values = self._values(model)
+        value = values[self._target.metric]
+        is_over = progress.is_finished or progress.step >= self._steps or not math.isfinite(value)
+        if math.isfinite(value):
+            self.curve.append((progress.step, value))
+            if self._target.is_better(value, self.best):
+                self.best, self.loss, self.step = value, values["loss"], progress.step
+                self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.seconds += time.monotonic() - started
+        return None if is_over else Go(0.0, Evaluation(progress.step, 0.0, values))
+
+
+@functools.cache
+def _train_of(submission: str) -> TrainFunction:
+    described = load_submission(submission)
+    return train_function(described.folder, described.entry, described.schedule)
