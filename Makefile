@@ -11,8 +11,8 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
-.PHONY: help bench leaderboard dashboard import-algoperf debug data doctor calibrate overhead scoring-speed interval-coverage submission \
-        targets power sync test test-all test-gpu check clean
+# Every target that has a line of help.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## print these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ help: ## print these lines
 
 bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= ARGS=
 	@$(PY) -m harness.bench $(OVERRIDES)
+
+status: .venv/installed ## studies done, running, failed, missing; same arguments as bench
+	@$(PY) -m harness.status $(OVERRIDES)
+
+retry: .venv/installed ## run failed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
+	@$(PY) -m harness.retry $(call override_if,STATUS,status) $(OVERRIDES)
 
 leaderboard: .venv/installed ## rank what has been recorded
 	@$(PY) -m harness.leaderboard $(OVERRIDES)

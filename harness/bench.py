@@ -15,6 +15,7 @@ from harness.api import ConfigError, DataError, HarnessError, near_matches
 from harness.config import (
     CONF,
     HardwareConfig,
+    PruningConfig,
     RulesetConfig,
     StudyConfig,
     SuiteConfig,
@@ -27,7 +28,6 @@ from harness.config import (
 from harness.identity import describe, trial_key
 from harness.plugins import create_workload
 from harness.records import Records
-from harness.search import resolve_overrides
 from harness.study import run_study
 from harness.submission import load_submission
 
@@ -63,16 +63,22 @@ def bench(arguments: list[str], console: Console) -> int:
     request = parse(arguments)
     workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
     request = Request(workloads, request.submissions, request.overrides, {})
-    studies = [
+    studies = studies_of(request)
+    for config in studies:
+        describe(config)
+    _launch(request, studies[0].ruleset.studies)
+    return _report(studies, console)
+
+
+def studies_of(request: Request) -> list[StudyConfig]:
+    """The configuration of every study that was asked for. Raises ConfigError."""
+    first = compose(request.overrides, request.workloads[0], request.submissions[0], 0)
+    return [
         compose(request.overrides, workload, submission, study)
         for workload in request.workloads
         for submission in request.submissions
-        for study in range(_ruleset(request.overrides).studies)
+        for study in range(first.ruleset.studies)
     ]
-    for config in studies:
-        resolve_overrides(load_submission(config.submission).hyperparameters, config.hp)
-    _launch(request, studies[0].ruleset.studies)
-    return _report(studies, console)
 
 
 def parse(arguments: list[str]) -> Request:
@@ -126,14 +132,24 @@ def study_config(composed: Any) -> StudyConfig:
         StudyConfig,
         {
             "workload": build(WorkloadConfig, values["workload"], f"conf/workload/{name}.yaml and the command line"),
-            "ruleset": build(RulesetConfig, values["ruleset"], "conf/ruleset and the command line"),
+            "ruleset": _unchanged(build(RulesetConfig, values["ruleset"], "conf/ruleset and the command line")),
             "hardware": build(HardwareConfig, values["hardware"], "conf/hardware and the command line"),
             "tracking": build(TrackingConfig, values["tracking"], "conf/tracking and the command line"),
+            "pruning": build(PruningConfig, values["pruning"], where),
             **{key: values[key] for key in ("submission", "study", "seed", "hp", "evaluate_every_steps")},
             "results": Path(values["results"]).resolve(),
         },
         where,
     )
+
+
+def _unchanged(ruleset: RulesetConfig) -> RulesetConfig:
+    """The ruleset. Raises ConfigError where it has the name of a file and another content: a name means one thing."""
+    if ruleset.name in names_in("ruleset") and ruleset != load("ruleset", ruleset.name, RulesetConfig):
+        raise ConfigError(
+            f"the ruleset {ruleset.name} was changed on the command line. Give it a name of its own: ruleset.name=mine."
+        )
+    return ruleset
 
 
 def _launch(request: Request, studies: int) -> None:
@@ -168,7 +184,7 @@ def _report(studies: list[StudyConfig], console: Console) -> int:
         records = Records(config.results / "runs")
         study = describe(config)
         for trial in range(config.ruleset.trials):
-            key = trial_key(study, trial)
+            key = trial_key(study, trial, records)
             if records.is_done(key):
                 statuses.append(records.trial(key)["status"])
             else:
@@ -244,11 +260,6 @@ def _flat(tree: Any, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             keys.extend(_flat(value, f"{prefix}{key}."))
     return keys
-
-
-def _ruleset(overrides: list[str]) -> RulesetConfig:
-    chosen = dict(override.split("=", 1) for override in overrides if override.startswith("ruleset="))
-    return load("ruleset", chosen.get("ruleset", "quick"), RulesetConfig)
 
 
 def _names(value: str | None) -> list[str]:

@@ -34,8 +34,9 @@ def trial_spec(
     max_runtime: float,
     eval_period: float,
     prune_at: float | None = None,
+    pruned_by: str | None = None,
 ) -> TrialSpec:
-    """A trial of `submission` on the workload of `config`. `prune_at`: best time of its study so far, in seconds."""
+    """A trial of `submission` on the workload of `config`; it is stopped after `prune_at` seconds by `pruned_by`."""
     workload = config.workload
     return TrialSpec(
         workload={
@@ -59,7 +60,7 @@ def trial_spec(
         eval_period=eval_period,
         evaluate_every_steps=config.evaluate_every_steps,
         prune_at=prune_at,
-        pruned_by=None if prune_at is None else f"an earlier trial of the study reached the target at {prune_at:.2f} s",
+        pruned_by=pruned_by,
     )
 
 

@@ -59,9 +59,16 @@ class RulesetConfig:
     version: int
     studies: int
     trials: int
-    tuning: Literal["defaults"]
+    tuning: Literal["defaults", "search_space"]
     budget_factor: float
     reference: str
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that make no ruleset."""
+        if self.studies < 1 or self.trials < 1:
+            raise ConfigError(f"studies is {self.studies} and trials is {self.trials}. Use at least 1 of each.")
+        if not self.budget_factor > 0:
+            raise ConfigError(f"budget_factor is {self.budget_factor}. Use a number above 0.")
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,19 @@ class SuiteConfig:
 
 
 @dataclass(frozen=True)
+class PruningConfig:
+    """What a trial that can no longer count is compared with.
+
+    `study`: with the other trials and studies of its submission; `board`: with other submissions as well; `none`: every
+    trial runs to its end.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    reference: Literal["none", "study", "board"]
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """One study: what one Hydra job runs."""
 
@@ -108,6 +128,7 @@ class StudyConfig:
     ruleset: RulesetConfig
     hardware: HardwareConfig
     tracking: TrackingConfig
+    pruning: PruningConfig
     submission: str
     study: int
     seed: int

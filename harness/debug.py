@@ -66,7 +66,7 @@ def debug(study: Study, console: Console) -> None:
     trial.go(Go(0.0))
     with contextlib.suppress(TrialOver):
         train = train_function(submission.folder, submission.entry, submission.schedule)
-        train(trial, Hyperparameters(study.hyperparameters))
+        train(trial, Hyperparameters(study.points[0]))
         if not trial.is_over:
             trial.finish()
 

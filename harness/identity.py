@@ -9,18 +9,18 @@ from typing import Any
 
 from harness.config import RulesetConfig, StudyConfig
 from harness.hardware import Machine, this_machine
-from harness.records import TrialKey
-from harness.search import resolve_overrides
+from harness.records import Records, TrialKey
+from harness.search import deal, resolve_overrides
 from harness.submission import Submission, load_submission
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study with everything that its trials share."""
+    """One study with everything that its trials share. `points`: hyperparameters of its trials, in their order."""
 
     config: StudyConfig
     submission: Submission
-    hyperparameters: dict[str, Any]
+    points: list[dict[str, Any]]
     machine: Machine
 
 
@@ -31,24 +31,48 @@ def describe(config: StudyConfig) -> Study:
     return Study(
         config=config,
         submission=submission,
-        hyperparameters=dict(resolve_overrides(submission.hyperparameters, config.hp)),
+        points=_points(config, submission),
         machine=this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib),
     )
 
 
-def trial_key(study: Study, trial: int) -> TrialKey:
-    """Where the rows of a trial lie: its id is a hash over all that may change its result, the machine included."""
+def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:
+    """The point of each trial: from the search space where the ruleset tunes, with `hp` written over it."""
+    ruleset = config.ruleset
+    points = [submission.hyperparameters] * ruleset.trials
+    if ruleset.tuning == "search_space":
+        # No workload in the seed: a submission tries the same points on all of them, as AlgoPerf has it.
+        seed = int.from_bytes(_digest(f"{ruleset.name}/{ruleset.version}/points/{config.seed}")[:4], "big")
+        points = deal(submission.space, study=config.study, studies=ruleset.studies, trials=ruleset.trials, seed=seed)
+    return [dict(resolve_overrides(point, config.hp)) for point in points]
+
+
+def trial_key(study: Study, trial: int, records: Records | None = None) -> TrialKey:
+    """Where the rows of a trial lie: its id is a hash over all that may change its result, the machine included.
+
+    `records`: where `make retry` may have asked for the trial again; then the id is that of the newest attempt.
+    """
+    attempt = 0
+    while True:
+        key = _attempt_key(study, trial, attempt)
+        if records is None or not records.is_retried(key):
+            return key
+        attempt += 1
+
+
+def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
     config = study.config
     identity = {
         "ruleset": [config.ruleset.name, config.ruleset.version],
         "workload": [config.workload.name, config.workload.content_hash()],
         "submission": [study.submission.name, study.submission.content_hash],
-        "hyperparameters": study.hyperparameters,
+        "hyperparameters": study.points[trial],
         "hardware": [study.machine.hardware, study.machine.fingerprint],
         "evaluate_every_steps": config.evaluate_every_steps,
         "study": config.study,
         "trial": trial,
         "seed": config.seed,
+        **({"attempt": attempt} if attempt else {}),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return TrialKey(config.workload.name, study.submission.name, digest[:16])
@@ -57,4 +81,8 @@ def trial_key(study: Study, trial: int) -> TrialKey:
 def trial_seed(ruleset: RulesetConfig, workload: str, study: int, trial: int, seed: int) -> int:
     """The trial's seed: the same for all submissions, so that comparisons are paired."""
     text = f"{ruleset.name}/{ruleset.version}/{workload}/{study}/{trial}/{seed}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(_digest(text)[:8], "big") >> 1
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

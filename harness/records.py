@@ -139,6 +139,34 @@ class Records:
         """True where the trial has its row."""
         return self.path("trials", key).exists()
 
+    def is_retried(self, key: TrialKey) -> bool:
+        """True where the trial was asked for again, so that its row no longer stands for it."""
+        return self._retry_mark(key).exists()
+
+    def retry(self, key: TrialKey) -> None:
+        """Ask for the trial again: its next attempt has an id, and so a row, of its own. The row of this one stays."""
+        path = self._retry_mark(key)
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def _retry_mark(self, key: TrialKey) -> Path:
+        return self.runs / "retried" / key.trial_id
+
+    def is_running(self, key: TrialKey) -> bool:
+        """True where a live process holds the trial's journal."""
+        try:
+            with self._journal_path(key).open("rb") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _journal_path(self, key: TrialKey) -> Path:
+        return self.runs / "journal" / f"{key.trial_id}.jsonl"
+
     def trial(self, key: TrialKey) -> Row:
         """The row of one finished trial. Raises DataError where there is none."""
         path = self.path("trials", key)
@@ -153,7 +181,7 @@ class Records:
 
         Raises DataError where another live process runs the same trial.
         """
-        path = self.runs / "journal" / f"{key.trial_id}.jsonl"
+        path = self._journal_path(key)
         with _disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = path.open("a+b")

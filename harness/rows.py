@@ -52,7 +52,7 @@ def trial_row(
         "study": config.study,
         "trial": trial,
         "seed": spec.seed,
-        "hyperparameters": json.dumps(study.hyperparameters, sort_keys=True),
+        "hyperparameters": json.dumps(study.points[trial], sort_keys=True),
         "status": str(outcome.status),
         "reason": outcome.reason,
         "pruned_by": outcome.pruned_by,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 from harness.api import ConfigError, Hyperparameters, near_matches
@@ -55,18 +55,34 @@ class Choice:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What external tuning may try: intervals and choices, or a list of fixed points. The rest stays at its default."""
+    """What external tuning may try: intervals and choices, or a list of fixed points. The rest stays at its default.
+
+    `conditions`: of a conditional dimension, which values of which other hyperparameters make it count; where they have
+    other values it stays at its default.
+    """
 
     defaults: Hyperparameters
     dimensions: Mapping[str, Interval | Choice]
     points: tuple[Hyperparameters, ...] = ()
+    conditions: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+
+    def point_at(self, shares: Sequence[float]) -> Hyperparameters:
+        """The point at `shares` of the way along each dimension, each in [0, 1)."""
+        point = dict(self.defaults)
+        for (name, dimension), share in zip(self.dimensions.items(), shares, strict=True):
+            wanted = self.conditions.get(name, {})
+            # Conditions speak of hyperparameters whose values are settled: those before, and those that are not tuned.
+            if all(point[other] in values for other, values in wanted.items()):
+                point[name] = dimension.value_at(float(share))
+        return Hyperparameters(point)
 
 
 def parse_space(space: object, *, defaults: Mapping[str, Scalar], where: str) -> SearchSpace:
     """The search space written under `search_space` in the file `where`; None: nothing to tune.
 
-    Either name -> {min, max, scaling: linear | log, integer: true} or {values: [...]}, or a list of points, each a
-    mapping from names to values. Raises ConfigError, naming file and key, for anything else, and for names that are not
+    Either name -> {min, max, scaling: linear | log, integer: true} or {values: [...]}, both with `when: {other: [...]}`
+    where they count for some values of another hyperparameter alone; or a list of points, each a mapping from names to
+    values. Raises ConfigError, naming file and key, for anything else, and for names that are not
     in `defaults`.
     """
     base = Hyperparameters(defaults)
@@ -79,11 +95,16 @@ def parse_space(space: object, *, defaults: Mapping[str, Scalar], where: str) ->
         return SearchSpace(base, {}, tuple(_point(point, base, where) for point in space))
     if not isinstance(space, dict):
         raise ConfigError(f"{where} is {space!r}. Use a mapping from names to ranges, or a list of points.")
-    dimensions = {}
+    dimensions, conditions = {}, {}
     for name, written in space.items():
         _check_name(name, base, where)
-        dimensions[name] = _dimension(written, f"{where}.{name}")
-    return SearchSpace(base, dimensions)
+        ranges = written
+        if isinstance(written, dict) and "when" in written:
+            ranges = {key: value for key, value in written.items() if key != "when"}
+            later = list(space)[list(space).index(name) :]
+            conditions[name] = _condition(written["when"], base, later, f"{where}.{name}.when")
+        dimensions[name] = _dimension(ranges, f"{where}.{name}")
+    return SearchSpace(base, dimensions, conditions=conditions)
 
 
 def resolve_overrides(
@@ -115,18 +136,24 @@ def draw(space: SearchSpace, *, count: int, seed: int) -> list[Hyperparameters]:
     from scipy.stats import qmc  # half a second that only tuning needs
 
     shares = qmc.Halton(len(space.dimensions), scramble=True, rng=seed).random(count)
-    return [
-        Hyperparameters(
-            {
-                **space.defaults,
-                **{
-                    name: dimension.value_at(float(share))
-                    for (name, dimension), share in zip(space.dimensions.items(), row, strict=True)
-                },
-            }
-        )
-        for row in shares
-    ]
+    return [space.point_at(row) for row in shares]
+
+
+def deal(space: SearchSpace, *, study: int, studies: int, trials: int, seed: int) -> list[Hyperparameters]:
+    """The points of one study: its share of all points that are drawn once for a submission. AlgoPerf, external tuning.
+
+    Of a sequence each study gets `trials` points that follow each other: every stretch of a Halton sequence is spread
+    well, while every third point of it has one and the same third of a dimension of base 3. Of a list each study draws
+    without replacement, and goes through the list again, in another order, where it has fewer points than trials.
+    """
+    if not space.points:
+        return draw(space, count=studies * trials, seed=seed)[study * trials : (study + 1) * trials]
+    import numpy as np
+
+    rng = np.random.default_rng([seed, study])
+    rounds = -(-trials // len(space.points))
+    order = np.concatenate([rng.permutation(len(space.points)) for _ in range(rounds)])
+    return [space.points[number] for number in order[:trials]]
 
 
 def check_keys(written: Mapping[Any, object], known: Iterable[str], where: str) -> None:
@@ -154,6 +181,25 @@ def _point(written: object, defaults: Hyperparameters, where: str) -> Hyperparam
     if not isinstance(written, dict) or not written:
         raise ConfigError(f"{where} has {written!r} in its list. Each point is a mapping from names to values.")
     return resolve_overrides(defaults, written, where=where)
+
+
+def _condition(
+    written: object, defaults: Mapping[str, Scalar], later: Sequence[str], where: str
+) -> dict[str, tuple[Scalar, ...]]:
+    """`later`: the dimension itself and those written after it, whose values are not settled when it is drawn."""
+    if not isinstance(written, dict) or not written:
+        raise ConfigError(f"{where} is {written!r}. Use a mapping such as {{optimizer: [sgd]}}.")
+    conditions = {}
+    for name, values in written.items():
+        _check_name(name, defaults, where)
+        if name in later:
+            raise ConfigError(f"{where} depends on {name!r}, which is drawn later. Write {name!r} before it.")
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{where}.{name} is {values!r}. List at least one value.")
+        for value in values:
+            _check_value(value, f"{where}.{name}")
+        conditions[name] = tuple(values)
+    return conditions
 
 
 def _dimension(written: object, where: str) -> Interval | Choice:

@@ -15,6 +15,7 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from harness.api import TrialStatus
 from harness.budget import seconds_per_step, trial_spec
 from harness.config import StudyConfig, WorkloadConfig
 from harness.data import data_folder, load_verified
@@ -22,8 +23,9 @@ from harness.identity import Study, describe, trial_key, trial_seed
 from harness.judge import Judge
 from harness.plugins import create_workload
 from harness.progress import TrialProgress
+from harness.pruning import Limit, board_limit_of, trial_limit
 from harness.records import Journal, Records, Row, TrialKey
-from harness.referee import Observation, Outcome, Referee
+from harness.referee import Observation, Outcome, Referee, TrialSpec
 from harness.rows import evaluation_row, trial_row
 from harness.sandbox import shared_sandbox
 from harness.tracking import WandbMirror
@@ -36,20 +38,20 @@ def run_study(config: StudyConfig, console: Console) -> None:
     """
     study = describe(config)
     records = Records(config.results / "runs")
-    keys = [trial_key(study, trial) for trial in range(config.ruleset.trials)]
+    keys = [trial_key(study, trial, records) for trial in range(config.ruleset.trials)]
     if all(records.is_done(key) for key in keys):
         return
     seconds = seconds_per_step(config, study.machine, console)
     max_runtime = config.workload.budget.steps * seconds * config.ruleset.budget_factor
-    best = math.inf
+    board = board_limit_of(study, records)
     for trial, key in enumerate(keys):
         if not records.is_done(key):
-            _run_trial(study, trial, key, records, max_runtime=max_runtime, best=best, console=console)
-        best = min(best, records.trial(key)["time_to_target"])
+            limit = trial_limit(study, records, board)
+            _run_trial(study, trial, key, records, max_runtime=max_runtime, limit=limit, console=console)
 
 
 def _run_trial(
-    study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, best: float, console: Console
+    study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, limit: Limit, console: Console
 ) -> None:
     config = study.config
     with records.journal(key) as journal:
@@ -61,7 +63,13 @@ def _run_trial(
             records.finish(key, _revived(lines[-1]["trial"]), lines[-1]["evaluations"])
             return
         journal.clear()
-        _race(study, trial, key, records, journal, max_runtime=max_runtime, best=best, console=console)
+        spec = _spec(study, trial, max_runtime, limit)
+        if limit.seconds == 0.0:
+            outcome = Outcome(TrialStatus.PRUNED, f"not run: {limit.reason}", pruned_by=limit.reason)
+            records.finish(key, trial_row(study, trial, key, spec, outcome, _now()), [])
+            console.print(f"{_title(study, trial, key)}  not run: {limit.reason}", soft_wrap=True)
+            return
+        _race(study, trial, key, records, journal, spec, console)
     shutil.rmtree(_scratch(config, key), ignore_errors=True)
 
 
@@ -71,34 +79,19 @@ def _race(
     key: TrialKey,
     records: Records,
     journal: Journal,
-    *,
-    max_runtime: float,
-    best: float,
+    spec: TrialSpec,
     console: Console,
 ) -> None:
     config = study.config
-    seed = trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed)
-    spec = trial_spec(
-        config,
-        study.submission,
-        study.hyperparameters,
-        seed=seed,
-        target=config.workload.target,
-        max_runtime=max_runtime,
-        eval_period=max_runtime / config.workload.budget.evaluations,
-        prune_at=best if math.isfinite(best) else None,
-    )
     judge = _judge(_as_json(config.workload), str(study.machine.device))
-    started_at = datetime.datetime.now(datetime.UTC)
-    number = f"  study {config.study} trial {trial}" if config.ruleset.studies * config.ruleset.trials > 1 else ""
-    title = f"{key.workload:<18} {key.submission:<20}{number}"
+    started_at = _now()
     mirror = WandbMirror(
         config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
     )
     journal.append("start", {"trial_id": key.trial_id, "started_at": started_at})
-    mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, seed))
+    mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, spec))
     rows: list[Row] = []
-    with TrialProgress(console, title, config.workload.target, max_runtime) as progress:
+    with TrialProgress(console, _title(study, trial, key), config.workload.target, spec.max_runtime) as progress:
 
         def on_evaluation(observation: Observation) -> None:
             row = evaluation_row(key, len(rows), observation, config.workload.target.metric)
@@ -118,13 +111,38 @@ def _race(
     mirror.finish(row)
 
 
-def _described(study: Study, seed: int) -> dict[str, Any]:
+def _spec(study: Study, trial: int, max_runtime: float, limit: Limit) -> TrialSpec:
+    config = study.config
+    return trial_spec(
+        config,
+        study.submission,
+        study.points[trial],
+        seed=trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed),
+        target=config.workload.target,
+        max_runtime=max_runtime,
+        eval_period=max_runtime / config.workload.budget.evaluations,
+        prune_at=limit.seconds if math.isfinite(limit.seconds) else None,
+        pruned_by=limit.reason,
+    )
+
+
+def _title(study: Study, trial: int, key: TrialKey) -> str:
+    ruleset = study.config.ruleset
+    number = f"  study {study.config.study} trial {trial}" if ruleset.studies * ruleset.trials > 1 else ""
+    return f"{key.workload:<18} {key.submission:<20}{number}"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _described(study: Study, spec: TrialSpec) -> dict[str, Any]:
     """The composed configuration, for W&B."""
     composed: dict[str, Any] = TypeAdapter(StudyConfig).dump_python(study.config, mode="json")
     return {
         **composed,
-        "hyperparameters": study.hyperparameters,
-        "trial_seed": seed,
+        "hyperparameters": spec.hyperparameters,
+        "trial_seed": spec.seed,
         "machine": study.machine.description,
     }
 

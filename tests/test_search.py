@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.api import ConfigError, Hyperparameters
-from harness.search import Choice, Interval, SearchSpace, draw, parse_space, resolve_overrides
+from harness.search import Choice, Interval, SearchSpace, deal, draw, parse_space, resolve_overrides
 
 DEFAULTS = {"learning_rate": 1e-3, "weight_decay": 0, "layers": 2, "rule": "cosine"}
 
@@ -69,6 +69,14 @@ def test_no_search_space_means_nothing_to_tune():
         ([0.1], "search_space has 0.1 in its list"),
         ([{"learning_rate": float("nan")}], "Use a finite number"),
         ("wide", "search_space is 'wide'"),
+        ({"layers": {"values": [1], "when": {"rul": ["a"]}}}, "search_space.layers.when names 'rul'"),
+        ({"layers": {"values": [1], "when": ["rule"]}}, "search_space.layers.when is ['rule']"),
+        ({"layers": {"values": [1], "when": {"rule": "cosine"}}}, "List at least one value"),
+        ({"layers": {"values": [1], "when": {"layers": [1]}}}, "depends on 'layers', which is drawn later"),
+        (
+            {"layers": {"values": [1], "when": {"rule": ["a"]}}, "rule": {"values": ["a"]}},
+            "Write 'rule' before it",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_space_is_named_with_its_file_and_key(written: object, complaint: str):
@@ -155,3 +163,43 @@ def test_no_points_cannot_be_drawn():
 def test_a_space_travels_to_another_process():
     space = space_of({"learning_rate": {"min": 0, "max": 1}})
     assert pickle.loads(pickle.dumps(space)) == space
+
+
+CONDITIONAL = {
+    "rule": {"values": ["cosine", "linear"]},
+    "layers": {"min": 5, "max": 9, "integer": True, "when": {"rule": ["linear"]}},
+}
+
+
+def test_a_conditional_dimension_is_drawn_where_its_condition_holds_and_stays_at_its_default_elsewhere():
+    points = draw(space_of(CONDITIONAL), count=40, seed=0)
+    assert {point["layers"] for point in points if point["rule"] == "cosine"} == {DEFAULTS["layers"]}
+    assert {point["layers"] for point in points if point["rule"] == "linear"} == {5, 6, 7, 8, 9}
+
+
+def test_a_condition_on_what_is_not_tuned_looks_at_its_default():
+    space = space_of({"layers": {"values": [7], "when": {"rule": ["linear"]}}})
+    assert draw(space, count=1, seed=0)[0]["layers"] == DEFAULTS["layers"]
+
+
+def test_the_points_of_all_studies_are_one_draw_dealt_out():
+    space = space_of({"learning_rate": {"min": 1e-4, "max": 1e-2, "scaling": "log"}, "rule": {"values": [1, 2, 3]}})
+    dealt = [deal(space, study=study, studies=3, trials=5, seed=7) for study in range(3)]
+    assert [point for points in dealt for point in points] == draw(space, count=15, seed=7)
+    assert len({point["learning_rate"] for points in dealt for point in points}) == 15
+    assert all(len({point["rule"] for point in points}) == 3 for points in dealt)
+
+
+def test_each_study_draws_from_a_list_without_replacement_and_in_its_own_order():
+    space = space_of([{"layers": number} for number in range(5)])
+    dealt = [[point["layers"] for point in deal(space, study=s, studies=9, trials=5, seed=0)] for s in range(9)]
+    assert all(sorted(layers) == [0, 1, 2, 3, 4] for layers in dealt)
+    assert len({tuple(layers) for layers in dealt}) > 1
+    few = [point["layers"] for point in deal(space, study=0, studies=1, trials=3, seed=0)]
+    assert len(set(few)) == 3
+
+
+def test_a_list_shorter_than_a_study_is_gone_through_again():
+    space = space_of([{"layers": 1}, {"layers": 2}])
+    layers = [point["layers"] for point in deal(space, study=0, studies=1, trials=5, seed=0)]
+    assert sorted(layers[:2]) == sorted(layers[2:4]) == [1, 2]

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from harness.api import Budget, ConfigError, DataError, Target
-from harness.config import HardwareConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
+from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.identity import describe, trial_key, trial_seed
 from harness.study import run_study
 from tests.blobs import Blobs
@@ -55,6 +55,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
         "ruleset": RulesetConfig("quick", 1, 1, 1, "defaults", 1.0, "adamw"),
         "hardware": HardwareConfig("local", "cpu", 1, 2.0, {"blobs": 0.0025}),
         "tracking": TrackingConfig("off", "timetrial"),
+        "pruning": PruningConfig("study"),
         "submission": str(submission),
         "study": 0,
         "seed": 0,
