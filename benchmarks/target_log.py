@@ -54,7 +54,7 @@ class Log:
 def _lines(path: Path) -> Iterator[tuple[str, Run]]:
     """Runs with their keys. A last line that a crash cut short is left out, and lines of an older form."""
     for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             yield row.pop("key"), _run_of(row)
 
