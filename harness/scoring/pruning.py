@@ -53,20 +53,25 @@ def board_limit(study_times_by_submission: Iterable[Sequence[float]], *, studies
     return tau_max * best * (1 if studies % 2 else 2)
 
 
-def refuse_board_limit(rules: ScoringRules, workload: str) -> None:
-    """Raise ConfigError where rule (c) could change a score: `board_limit` must not be used there.
+def board_objection(rules: ScoringRules, workload: str) -> str | None:
+    """Why rule (c) could change a score on a workload under these rules; None where it cannot.
 
-    For a held-out variant it passes, but the board must then be of submissions that reach its base workload alone.
+    For a held-out variant it cannot where the board is of submissions that reach the base workload alone.
     """
-    reason = None
     if rules.study_trial != "fastest":
-        reason = "a study is not as fast as its fastest trial, so stopping a slow trial can make it faster"
-    elif rules.trials_without_evaluations != "missed":
-        reason = "trials without evaluations leave the median, which is then over an unknown number of studies"
-    elif workload in rules.held_out.values():
-        reason = f"a miss on {workload} takes a submission's time on its held-out variant out of the comparison"
-    if reason is not None:
+        return "a study is not as fast as its fastest trial, so stopping a slow trial can make it faster"
+    if rules.trials_without_evaluations != "missed":
+        return "trials without evaluations leave the median, which is then over an unknown number of studies"
+    if workload in rules.held_out.values():
+        return f"a miss on {workload} takes a submission's time on its held-out variant out of the comparison"
+    return None
+
+
+def refuse_board_limit(rules: ScoringRules, workload: str) -> None:
+    """Raise ConfigError where rule (c) could change a score: `board_limit` must not be used there."""
+    objection = board_objection(rules, workload)
+    if objection is not None:
         raise ConfigError(
-            f"pruning.reference=board under scoring rules {rules.name} {rules.reading}: {reason}. Use the exact rules "
-            "within a submission alone: pruning.reference=study."
+            f"pruning.reference=board under scoring rules {rules.name} {rules.reading}: {objection}. Use the exact "
+            "rules within a submission alone: pruning.reference=study."
         )
