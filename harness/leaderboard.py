@@ -75,7 +75,7 @@ def show(choice: Choice, console: Console | None = None) -> None:
 
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
-    console = console or _console()
+    console = console or wide_console()
     board = make_board(choice)
     print_leaderboard(board, console)
     page = choice.runs.parent / "board" / "leaderboard.md"
@@ -124,13 +124,19 @@ def score_selection(selection: Selection, choice: Choice) -> Scoring:
 
     Where workloads were chosen, the score is over these of the rules' workloads alone.
     """
+    rules = chosen_rules(selection, choice)
+    with bad_tables_named(choice.runs):
+        return score_tables(selection.trials, read_evaluations(choice.runs, selection.trials), rules)
+
+
+def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
+    """The rules that `score_selection` scores by. Raises ConfigError for rules or a reading that do not exist."""
     rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
     workloads = choice.workloads
     if workloads is not None and rules.workloads:
         chosen = tuple(name for name in rules.workloads if name in workloads)
         rules = rules.with_reading(workloads=chosen or rules.workloads)
-    with bad_tables_named(choice.runs):
-        return score_tables(selection.trials, read_evaluations(choice.runs, selection.trials), rules)
+    return rules
 
 
 def load_rules(name: str, *, reading: str | None = None) -> ScoringRules:
@@ -180,6 +186,13 @@ def parse_choice(arguments: Sequence[str]) -> Choice:
     return Choice(**command.options(arguments, [known_field.name for known_field in fields(Choice)]))
 
 
+def wide_console() -> Console:
+    """A console as wide as the terminal, or as a file of this project may be."""
+    # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_WIDTH_OF_A_FILE) if is_piped else Console()
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m harness.leaderboard [key=value ...]`. Raises HarnessError where there is nothing to rank."""
     show(parse_choice(arguments))
@@ -197,12 +210,6 @@ def _conf(group: str, name: str) -> dict[str, Any]:
 
 def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _console() -> Console:
-    # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
-    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_WIDTH_OF_A_FILE) if is_piped else Console()
 
 
 if __name__ == "__main__":

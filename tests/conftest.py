@@ -1,7 +1,8 @@
-"""What several test files share: a warm trainers' server, and races on a small workload."""
+"""What several test files share: a warm trainers' server, races on a small workload, the tables of AlgoPerf 0.5."""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from harness.api import Target
+from harness.import_algoperf import Import, run_import
 from harness.judge import Judge
 from harness.plugins import create_workload
 from harness.referee import Outcome, Referee, TrialSpec
@@ -23,6 +25,9 @@ settings.load_profile("timetrial")
 
 BLOBS = "tests.blobs.Blobs"
 ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("TIMETRIAL_SHARED", ROOT.parent / "shared")) / "data"
+ARCHIVE = SHARED / "algoperf_v05_external_logs.tar.xz"
+TARGETS = SHARED / "algoperf_v05_workload_targets.json"
 
 SGD = """
     import torch
@@ -41,6 +46,18 @@ def sandbox() -> Iterator[Sandbox]:
     """One server of trainers for the whole run, as a bench keeps one for all its trials."""
     with Sandbox(torch.device("cpu"), threads=1, memory_bytes=2 << 30) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def archive_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of the first AlgoPerf competition, imported once for the whole run."""
+    if not ARCHIVE.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{ARCHIVE} is absent, and CI never skips this test. Set TIMETRIAL_SHARED.")
+        pytest.skip(f"{ARCHIVE} is absent. Set TIMETRIAL_SHARED to the folder that holds data/.")
+    results = tmp_path_factory.mktemp("algoperf")
+    run_import(Import(ARCHIVE, TARGETS, results, workers=os.cpu_count() or 1))
+    return results / "runs"
 
 
 @pytest.fixture

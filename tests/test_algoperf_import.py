@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,10 +15,6 @@ from harness.records import read_table
 from harness.scoring.score import score_tables
 from harness.scoring.selection import comparable
 from harness.scoring.times import trial_times
-
-SHARED = Path(os.environ.get("TIMETRIAL_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-ARCHIVE = SHARED / "algoperf_v05_external_logs.tar.xz"
-TARGETS = SHARED / "algoperf_v05_workload_targets.json"
 
 PUBLISHED = {
     "shampoo_submission": 0.7784,
@@ -37,17 +31,6 @@ PUBLISHED = {
 }
 
 HEADER = "accumulated_eval_time,global_step,score,total_duration,test/wer,validation/ctc_loss,validation/wer"
-
-
-@pytest.fixture(scope="module")
-def archive_runs(tmp_path_factory):
-    if not ARCHIVE.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{ARCHIVE} is absent, and CI never skips this test. Set TIMETRIAL_SHARED.")
-        pytest.skip(f"{ARCHIVE} is absent. Set TIMETRIAL_SHARED to the folder that holds data/.")
-    results = tmp_path_factory.mktemp("algoperf")
-    run_import(Import(ARCHIVE, TARGETS, results, workers=os.cpu_count() or 1))
-    return results / "runs"
 
 
 def write_trial(logs, path, lines, hparams=None, meta=None):

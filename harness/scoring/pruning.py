@@ -63,7 +63,7 @@ def board_objection(rules: ScoringRules, workload: str) -> str | None:
     if rules.trials_without_evaluations != "missed":
         return "trials without evaluations leave the median, which is then over an unknown number of studies"
     if workload in rules.held_out.values():
-        return f"a miss on {workload} takes a submission's time on its held-out variant out of the comparison"
+        return "a miss there takes a submission's time on the held-out variant out of the comparison"
     return None
 
 
