@@ -58,8 +58,11 @@ data: .venv/installed ## fetch the data sets, with size and licence shown first:
 doctor: .venv/installed ## say what this machine has, what will run, and what mends what is missing
 	@$(PY) -m harness.doctor $(OVERRIDES)
 
-calibrate: .venv/installed ## measure the reference's seconds per step on this machine again
-	@$(PY) -m harness.calibrate $(OVERRIDES)
+calibrate: .venv/installed ## measure the reference's seconds per step again: WORKLOAD=a,b FREEZE=name keeps them for official boards
+	@$(PY) -m harness.calibrate $(OVERRIDES) $(call override_if,FREEZE,freeze)
+
+noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the reference: WORKLOAD=a,b
+	@$(PY) -m harness.noise $(OVERRIDES)
 
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) benchmarks/overhead.py $(ARGS)

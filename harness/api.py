@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +114,11 @@ class Target:
     def is_reached_by(self, value: float) -> bool:
         """True where `value` is at least as good as the validation target; never for NaN."""
         return value <= self.validation if self.goal == "min" else value >= self.validation
+
+    def unreachable(self) -> Target:
+        """The same metric and goal with a value that nothing reaches: for runs that only take time."""
+        worst = sys.float_info.max
+        return Target(self.metric, self.goal, -worst if self.goal == "min" else worst)
 
     def is_better(self, value: float, than: float | None) -> bool:
         """True where `value` beats `than` (None: nothing has been seen yet)."""

@@ -64,10 +64,16 @@ def bench(arguments: list[str], console: Console) -> int:
     workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
     request = Request(workloads, request.submissions, request.overrides, {})
     studies = studies_of(request)
-    for config in studies:
-        describe(config)
+    _warn({reason for config in studies for reason in describe(config).unofficial}, studies[0].hardware.name, console)
     _launch(request, studies[0].ruleset.studies)
     return _report(studies, console)
+
+
+def _warn(unofficial: set[str], hardware: str, console: Console) -> None:
+    """Say before anything runs that rows will not be official under the name of this hardware, and why."""
+    if unofficial:
+        reasons = "; ".join(sorted(unofficial))
+        console.print(f"rows will be unofficial, as this is not {hardware}: {reasons}", style="yellow", soft_wrap=True)
 
 
 def studies_of(request: Request) -> list[StudyConfig]:

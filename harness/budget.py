@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import sys
 from typing import Any
 
 from rich.console import Console
@@ -20,8 +20,7 @@ from harness.sandbox import shared_sandbox
 from harness.submission import Submission, load_submission
 
 _CALIBRATION_SECONDS = 5.0
-_CALIBRATION_WINDOWS = 6
-_UNREACHABLE = {"min": -sys.float_info.max, "max": sys.float_info.max}
+_WINDOWS = 6
 
 
 def trial_spec(
@@ -80,7 +79,9 @@ def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *,
         f"({_CALIBRATION_SECONDS:.0f} s, once per machine: {machine.description}) ...",
         soft_wrap=True,
     )
-    measured = _measure(config, machine)
+    judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
+    reference = load_submission(config.ruleset.reference)
+    measured = measure_step_seconds(config, reference, machine, judge, seconds=_CALIBRATION_SECONDS)
     calibration.keep(workload.name, workload_hash, measured)
     budget = measured * workload.budget.steps * config.ruleset.budget_factor
     console.print(
@@ -89,21 +90,24 @@ def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *,
     return measured
 
 
-def _measure(config: StudyConfig, machine: Machine) -> float:
-    """Run the reference for a few seconds through the same trainer, with nothing judged and nothing recorded."""
-    workload = config.workload
-    reference = load_submission(config.ruleset.reference)
-    judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
+def measure_step_seconds(
+    config: StudyConfig, submission: Submission, machine: Machine, judge: Judge, *, seconds: float
+) -> float:
+    """Seconds per step of a submission's defaults in one run through the usual trainer, of which nothing is recorded.
+
+    Median over windows between evaluations; the first, with import and construction, is left out. Raises ConfigError
+    where no evaluation comes within `seconds`, DataError where too few windows do.
+    """
     spec = trial_spec(
         config,
-        reference,
-        dict(reference.hyperparameters),
+        submission,
+        dict(submission.hyperparameters),
         seed=0,
-        target=Target(workload.target.metric, workload.target.goal, _UNREACHABLE[workload.target.goal]),
-        max_runtime=_CALIBRATION_SECONDS,
-        eval_period=_CALIBRATION_SECONDS / _CALIBRATION_WINDOWS,
+        target=config.workload.target.unreachable(),
+        max_runtime=seconds,
+        eval_period=seconds / _WINDOWS,
     )
-    scratch = config.results / "runs" / "scratch" / f"calibration-{machine.fingerprint}"
+    scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
     try:
         outcome = Referee(judge, shared_sandbox(machine.device, machine.threads, machine.memory_bytes)).run(
             spec, scratch
@@ -112,8 +116,8 @@ def _measure(config: StudyConfig, machine: Machine) -> float:
         shutil.rmtree(scratch, ignore_errors=True)
     if not outcome.observations:
         raise ConfigError(
-            f"the reference submission {reference.name} made no evaluation on {workload.name} within "
-            f"{_CALIBRATION_SECONDS:.0f} s ({outcome.status}: {outcome.reason}). Run make debug to see why."
+            f"{submission.name} made no evaluation on {config.workload.name} within {seconds:.0f} s "
+            f"({outcome.status}: {outcome.reason}). Run make debug to see why."
         )
     return step_seconds([(seen.step, seen.charged_seconds) for seen in outcome.observations])
 

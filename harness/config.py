@@ -73,7 +73,11 @@ class RulesetConfig:
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """One file of `conf/hardware`. `memory_gib`: what a trainer may use; null: four fifths of what is free."""
+    """One file of `conf/hardware`. `memory_gib`: what a trainer may use; null: four fifths of what is free.
+
+    `seconds_per_step`: frozen, by workload; what is not there is measured. `machine`: properties that a machine must
+    have for its rows to be official under this name; null: any machine, and no row is official or unofficial.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -82,6 +86,7 @@ class HardwareConfig:
     threads: int
     memory_gib: float | None
     seconds_per_step: dict[str, float]
+    machine: dict[str, str | int] | None = None
 
 
 @dataclass(frozen=True)

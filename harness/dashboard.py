@@ -29,6 +29,7 @@ from harness.leaderboard import (
     readings_of,
     rules_of,
 )
+from harness.noise_floor import noise_notes
 from harness.records import read_table
 from harness.scoring.selection import comparable
 
@@ -55,7 +56,8 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 rules = load_rules(name, reading=reading)
                 known = reference or _reference_of(selection.combination["ruleset"])
                 board = score_board(selection, evaluations, rules, notes=selection.notes, reference=known)
-                boards.append(replace(board, notes=[*board.notes, *gaps(board.scoring)]))
+                more = [*gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
+                boards.append(replace(board, notes=[*board.notes, *more]))
     return boards
 
 

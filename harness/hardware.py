@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Machine:
     fingerprint: str
     description: str
     versions: dict[str, str]
+    properties: dict[str, str | int | None]
+    """What the fingerprint is made of, as `machine` of a file in conf/hardware writes it."""
 
 
 def this_machine(name: str, device: str, threads: int, memory_gib: float | None) -> Machine:
@@ -48,7 +51,7 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None)
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "device": devices.name_of(place),
         "threads": threads,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "system": platform.system(),
     }
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
@@ -65,7 +68,17 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None)
         fingerprint=fingerprint,
         description=f"{described}{cpu}, {os.cpu_count()} cores, {parts['memory_gib']} GiB, {threads} thread(s)",
         versions=versions,
+        properties=parts,
     )
+
+
+def departures(machine: Machine, wanted: Mapping[str, str | int]) -> list[str]:
+    """In which of the `wanted` properties a machine differs, one phrase each; none where it is that hardware."""
+    return [
+        f"{name} is {machine.properties.get(name)!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if machine.properties.get(name) != value
+    ]
 
 
 def cpu_model() -> str:

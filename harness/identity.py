@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import RulesetConfig, StudyConfig
-from harness.hardware import Machine, this_machine
+from harness.hardware import Machine, departures, this_machine
 from harness.records import Records, TrialKey
 from harness.search import deal, resolve_overrides
 from harness.submission import Submission, load_submission
@@ -22,17 +22,26 @@ class Study:
     submission: Submission
     points: list[dict[str, Any]]
     machine: Machine
+    unofficial: list[str]
+    """Why its rows are not official under the name of the hardware that was asked for; empty where they are."""
 
 
 def describe(config: StudyConfig) -> Study:
     """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
     submission = load_submission(config.submission)
     hardware = config.hardware
+    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib)
+    unofficial = []
+    if hardware.machine is not None:
+        unofficial = departures(machine, hardware.machine)
+        if config.workload.name not in hardware.seconds_per_step:
+            unofficial.append(f"no seconds per step of {config.workload.name} are frozen")
     return Study(
         config=config,
         submission=submission,
         points=_points(config, submission),
-        machine=this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib),
+        machine=machine,
+        unofficial=unofficial,
     )
 
 
@@ -67,7 +76,13 @@ def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
         "workload": [config.workload.name, config.workload.content_hash()],
         "submission": [study.submission.name, study.submission.content_hash],
         "hyperparameters": study.points[trial],
-        "hardware": [study.machine.hardware, study.machine.fingerprint],
+        "hardware": [
+            study.machine.hardware,
+            study.machine.fingerprint,
+            # A value frozen later makes another budget, hence another trial.
+            config.hardware.seconds_per_step.get(config.workload.name),
+            bool(study.unofficial),
+        ],
         "evaluate_every_steps": config.evaluate_every_steps,
         "study": config.study,
         "trial": trial,

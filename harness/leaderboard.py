@@ -24,6 +24,7 @@ from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.config import CONF, names_in
+from harness.noise_floor import noise_notes
 from harness.records import read_table
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, parse_rules
@@ -101,8 +102,8 @@ def make_board(choice: Choice) -> Board:
     return Board(
         scored,
         bootstrap(scored) if has_spread else None,
-        selection.combination,
-        [*selection.notes, *gaps(scored)],
+        selection,
+        [*selection.notes, *gaps(scored), *noise_notes(choice.runs.parent, selection)],
     )
 
 

@@ -70,6 +70,7 @@ TRIALS = pa.schema(
         # where and with what
         pa.field("hardware", pa.string(), nullable=False),
         pa.field("hardware_fingerprint", pa.string(), nullable=False),
+        pa.field("unofficial", pa.bool_(), nullable=False),  # the machine is not what the hardware's file says
         pa.field("device", pa.string(), nullable=False),
         pa.field("threads", pa.int32(), nullable=False),
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
@@ -103,7 +104,7 @@ EVALUATIONS = pa.schema(
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
 
-_ADDED = {"resumes": (2, 0)}
+_ADDED = {"resumes": (2, 0), "unofficial": (2, False)}
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])

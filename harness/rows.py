@@ -82,6 +82,7 @@ def trial_row(
         "resumes": outcome.resumes,
         "hardware": machine.hardware,
         "hardware_fingerprint": machine.fingerprint,
+        "unofficial": bool(study.unofficial),
         "device": machine.device_name,
         "threads": machine.threads,
         "frozen": outcome.frozen,

@@ -83,7 +83,7 @@ def _race(
     console: Console,
 ) -> None:
     config = study.config
-    judge = _judge(_as_json(config.workload), str(study.machine.device))
+    judge = judge_of(config.workload, study.machine.device)
     started_at = _now()
     mirror = WandbMirror(
         config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
@@ -168,8 +168,9 @@ def _revived(row: Mapping[str, Any]) -> Row:
     return {**row, "started_at": datetime.datetime.fromisoformat(row["started_at"])}
 
 
-def _as_json(workload: WorkloadConfig) -> str:
-    return json.dumps(TypeAdapter(WorkloadConfig).dump_python(workload), sort_keys=True)
+def judge_of(workload: WorkloadConfig, device: torch.device) -> Judge:
+    """The judge of a workload with its validation and test data. Raises DataError where these have changed."""
+    return _judge(json.dumps(TypeAdapter(WorkloadConfig).dump_python(workload), sort_keys=True), str(device))
 
 
 @functools.lru_cache(maxsize=1)

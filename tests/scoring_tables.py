@@ -23,7 +23,8 @@ _TRIAL: Row = {
     "max_runtime": MAX_RUNTIME, "eval_period": EVAL_PERIOD, "evaluate_every_steps": None,
     "best_validation": None, "test_at_best": None, "steps": 0, "examples": 0,
     "charged_seconds": 0.0, "evaluation_seconds": 0.0, "total_seconds": 0.0, "resumes": 0,
-    "hardware": "desk", "hardware_fingerprint": "0123456789abcdef", "device": "cpu", "threads": 1, "frozen": True,
+    "hardware": "desk", "hardware_fingerprint": "0123456789abcdef", "unofficial": False,
+    "device": "cpu", "threads": 1, "frozen": True,
     "sandboxed": False, "versions": "{}", "git_revision": "", "submission_hash": "s1", "workload_hash": "w1",
     "data_hash": "d1", "source": "timetrial", "started_at": FIRST_DAY,
 }  # fmt: skip

@@ -182,6 +182,7 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "eval_period": eval_period,
         "hardware": hardware,
         "hardware_fingerprint": hashlib.sha256(hardware.encode()).hexdigest()[:16],
+        "unofficial": False,
         "resumes": 0,
         "device": "cuda",
         "threads": int(meta.get("cpu_count", 0)),

@@ -42,7 +42,7 @@ class DashboardBoard:
         words = [f"{combination['ruleset']} v{combination['ruleset_version']}"]
         if rules.reading:
             words.append(rules.reading.replace("_", " "))
-        words.append(f"{combination['hardware']} ({combination['hardware_fingerprint'][:8]})")
+        words.append(self.selection.hardware)
         return " · ".join(words)
 
     @cached_property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.api import TrialStatus
 from harness.scoring.score import Scoring
+from harness.scoring.selection import Selection
 from harness.scoring.uncertainty import Uncertainty
 
 NOT_RUN = "not run"
@@ -14,14 +15,14 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Board:
-    """What every board shows. `uncertainty`: None where single studies allow none. `combination`: what all rows share.
+    """What every board shows. `uncertainty`: None where single studies allow none. `selection`: which rows are ranked.
 
     `notes`: one line for each thing that a reader must know: rows that were left out, gaps.
     """
 
     scoring: Scoring
     uncertainty: Uncertainty | None
-    combination: dict[str, str]
+    selection: Selection
     notes: list[str]
 
 
@@ -94,9 +95,9 @@ def status_table(board: Board) -> list[list[str]]:
 
 def headline(board: Board) -> str:
     """What is ranked here, in one line."""
-    rules, combination = board.scoring.rules, board.combination
+    rules, combination = board.scoring.rules, board.selection.combination
     words = [f"ruleset {combination['ruleset']} v{combination['ruleset_version']}", f"scored by {rules.name}"]
     if rules.reading:
         words.append(rules.reading.replace("_", " "))
-    words.append(f"hardware {combination['hardware']} ({combination['hardware_fingerprint'][:8]})")
+    words.append(f"hardware {board.selection.hardware}")
     return ", ".join(words)

@@ -30,6 +30,12 @@ class Selection:
     combination: dict[str, str]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def hardware(self) -> str:
+        """Name and fingerprint of the hardware in words, and whether rows are unofficial there."""
+        unofficial = ", unofficial" if self.combination["unofficial"] == "True" else ""
+        return f"{self.combination['hardware']} ({self.combination['hardware_fingerprint'][:8]}{unofficial})"
+
 
 def comparable(
     trials: pd.DataFrame,
@@ -62,7 +68,7 @@ def comparable(
         rows = _left_out(rows, _is_newest(rows, owner), notes, f"of an older form of a {owner}")
     numbered = ["workload", "submission", "study", "trial"]
     newest = ~rows.sort_values("started_at").duplicated(numbered, keep="last").reindex(rows.index)
-    rows = _left_out(rows, newest, notes, "that ran again later with another seed or hyperparameters")
+    rows = _left_out(rows, newest, notes, "that ran again later, with another seed or hyperparameters or by make retry")
     return Selection(rows.reset_index(drop=True), combination, notes)
 
 
@@ -93,8 +99,8 @@ def _one_combination(rows: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame
     last_use = rows.groupby(COMBINATION, observed=True)["started_at"].max().sort_values(kind="stable")
     newest = dict(zip(COMBINATION, last_use.index[-1], strict=True))
     others = [
-        f"ruleset={ruleset} v{version} hardware={hardware} ({fingerprint[:8]})"
-        for ruleset, version, hardware, fingerprint in last_use.index[:-1]
+        f"ruleset={ruleset} v{version} hardware={hardware} ({fingerprint[:8]}{', unofficial' if unofficial else ''})"
+        for ruleset, version, hardware, fingerprint, unofficial in last_use.index[:-1]
     ]
     if others:
         notes.append(f"not ranked with these, choose by ruleset= or hardware=: {'; '.join(reversed(others))}")
