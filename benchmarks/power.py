@@ -138,16 +138,16 @@ def main(arguments: Sequence[str]) -> int:
     """`make power [WORKLOAD=a,b]`: a table; without names, of every workload. Raises ConfigError for anything else."""
     given = command.options(arguments, ["workload"]).get("workload")
     names = given.split(",") if given else config.names_in("workload")
-    table = Table(
-        "workload", "reach it", "between", "within", "ratio", "seeds, paired", "seeds, unpaired", "10 % in 10"
-    )
+    table = Table("workload", "reach it", "between", "within", "ratio", "n paired", "n unpaired", "10 % in 10")
     for name in names:
         power = measured(name)
         if power is None and given:
             raise ConfigError(f"{name} has no recorded runs that reach its target. Run make targets WORKLOAD={name}.")
         table.add_row(name, *(_cells(power) if power else ["not measured"]))
-    Console().print(table)
-    Console().print(
+    table.columns[0].no_wrap = True
+    console = Console()
+    console.print(table)
+    console.print(
         "between, within: deviation of log steps to target over methods, and over seeds of one method; "
         f"n: seeds for a speed-up of {SPEED_UP - 1:.0%}, two-sided {LEVEL:.0%}, power {POWER:.0%}"
     )

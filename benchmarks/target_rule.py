@@ -121,7 +121,7 @@ def _easing(chosen: Chosen) -> str:
 
 
 def budget_lines(settings: WorkloadConfig) -> list[str]:
-    """The YAML's budget. Its steps are those that the runs had three quarters of."""
+    """The YAML's budget. Its steps are those that the runs had three quarters of; why so many, its author has said."""
     budget = settings.budget
     return [
         f"budget: {{steps: {budget.steps}, evaluations: {budget.evaluations}}}  "
@@ -130,9 +130,10 @@ def budget_lines(settings: WorkloadConfig) -> list[str]:
 
 
 def with_lines(text: str, key: str, lines: Sequence[str]) -> str:
-    """`text`, a YAML file, with `lines` in place of its top-level `key` and the comments right above it.
+    """`text`, a YAML file, with `lines` in place of its top-level `key`.
 
-    All else stays byte for byte. Raises ConfigError where the key is not there, or its place is not plain to see.
+    Where `lines` begin with a comment, they take the place of the comments right above the key as well. All else stays
+    byte for byte. Raises ConfigError where the key is not there, or its place is not plain to see.
     """
     before = text.splitlines()
     starts = [number for number, line in enumerate(before) if line.startswith(f"{key}:")]
@@ -141,7 +142,7 @@ def with_lines(text: str, key: str, lines: Sequence[str]) -> str:
     start, end = starts[0], starts[0] + 1
     while end < len(before) and before[end].startswith((" ", "\t")):
         end += 1
-    while start > 0 and before[start - 1].startswith("#"):
+    while lines[0].startswith("#") and start > 0 and before[start - 1].startswith("#"):
         start -= 1
     after = "\n".join([*before[:start], *lines, *before[end:]]) + "\n"
     with contextlib.suppress(YAMLError):

@@ -105,10 +105,16 @@ def test_a_block_takes_the_place_of_the_key_and_of_its_comments_alone():
     assert written == YAML.replace("# An old provenance.\n# provisional", "# New.").replace("0.5", "0.1")
 
 
+def test_comments_stay_above_a_key_that_brings_none():
+    assert target_rule.with_lines(YAML, "target", ["target: 1"]) == YAML.replace(
+        "target: {metric: error, goal: min, validation: 0.5}", "target: 1"
+    )
+
+
 def test_a_key_over_several_lines_is_replaced_whole():
     long = YAML.replace("{metric: error, goal: min, validation: 0.5}", "\n  metric: error\n  goal: min")
     assert target_rule.with_lines(long, "target", ["target: 1"]) == YAML.replace(
-        "# An old provenance.\n# provisional\ntarget: {metric: error, goal: min, validation: 0.5}", "target: 1"
+        "{metric: error, goal: min, validation: 0.5}", "1"
     )
 
 
