@@ -9,7 +9,8 @@ export PYTHONUNBUFFERED = 1
 override_if = $(if $($(1)),'$(2)=$($(1))')
 OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload) $(call override_if,SUBMISSION,submission) \
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
-            $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
+            $(call override_if,SEED,seed) $(call override_if,RESULTS,results) \
+            $(call override_if,LAUNCHER,hydra/launcher) $(ARGS)
 
 # Every target that has a line of help.
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
@@ -25,7 +26,7 @@ help: ## print these lines
 	@touch $@
 	@echo "set up: $$($(PY) --version), torch $$($(PY) -c 'import torch; print(torch.__version__)')"
 
-bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= ARGS=
+bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= LAUNCHER= ARGS=
 	@$(PY) -m harness.bench $(OVERRIDES)
 
 status: .venv/installed ## studies done, running, failed, missing; same arguments as bench

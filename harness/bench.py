@@ -5,33 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness import data, leaderboard
 from harness.api import ConfigError, DataError, HarnessError, near_matches
-from harness.config import (
-    CONF,
-    HardwareConfig,
-    PruningConfig,
-    RulesetConfig,
-    StudyConfig,
-    SuiteConfig,
-    TrackingConfig,
-    WorkloadConfig,
-    build,
-    load,
-    names_in,
-)
-from harness.identity import describe, trial_key
+from harness.compose import quoted, study_config
+from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in
+from harness.launch import StudyReport, launch
 from harness.plugins import create_workload
-from harness.records import Records
-from harness.study import run_study
-from harness.submission import load_submission
+from harness.submission import SUBMISSIONS, load_submission
 
-_GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking")
+_LAUNCHER = "hydra/launcher"
+_GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking", _LAUNCHER)
 
 
 @dataclass(frozen=True)
@@ -64,16 +51,7 @@ def bench(arguments: list[str], console: Console) -> int:
     workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
     request = Request(workloads, request.submissions, request.overrides, {})
     studies = studies_of(request)
-    _warn({reason for config in studies for reason in describe(config).unofficial}, studies[0].hardware.name, console)
-    _launch(request, studies[0].ruleset.studies)
-    return _report(studies, console)
-
-
-def _warn(unofficial: set[str], hardware: str, console: Console) -> None:
-    """Say before anything runs that rows will not be official under the name of this hardware, and why."""
-    if unofficial:
-        reasons = "; ".join(sorted(unofficial))
-        console.print(f"rows will be unofficial, as this is not {hardware}: {reasons}", style="yellow", soft_wrap=True)
+    return _report(studies, launch(studies, request.overrides, console), console)
 
 
 def studies_of(request: Request) -> list[StudyConfig]:
@@ -104,9 +82,11 @@ def parse(arguments: list[str]) -> Request:
     workloads = _names(chosen.get("workload")) or suite.workloads
     for name in workloads:
         load("workload", name, WorkloadConfig)
-    submissions = _names(chosen.get("submission")) or suite.submissions
-    for submission in submissions:
-        load_submission(submission)
+    submissions = _names(chosen.get("submission")) or list(suite.submissions)
+    for place, submission in enumerate(submissions):
+        folder = load_submission(submission).folder
+        if folder.parent != SUBMISSIONS:  # a job may start in another folder
+            submissions[place] = str(folder)
     _check_keys(overrides, workloads[0])
     return Request(workloads, submissions, overrides, suite.fallbacks if "workload" not in chosen else {})
 
@@ -118,7 +98,7 @@ def compose(overrides: list[str], workload: str, submission: str, study: int) ->
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    sweep = [f"workload={workload}", f"submission={_quoted(submission)}", f"study={study}"]
+    sweep = [f"workload={workload}", f"submission={quoted(submission)}", f"study={study}"]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra_compose("bench", [*overrides, *sweep])
@@ -127,85 +107,28 @@ def compose(overrides: list[str], workload: str, submission: str, study: int) ->
     return study_config(composed)
 
 
-def study_config(composed: Any) -> StudyConfig:
-    """Hydra's composed configuration as frozen dataclasses. Raises ConfigError."""
-    from omegaconf import OmegaConf
-
-    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-    name = values["workload"]["name"]
-    where = "conf/bench.yaml and the command line"
-    return build(
-        StudyConfig,
-        {
-            "workload": build(WorkloadConfig, values["workload"], f"conf/workload/{name}.yaml and the command line"),
-            "ruleset": _unchanged(build(RulesetConfig, values["ruleset"], "conf/ruleset and the command line")),
-            "hardware": build(HardwareConfig, values["hardware"], "conf/hardware and the command line"),
-            "tracking": build(TrackingConfig, values["tracking"], "conf/tracking and the command line"),
-            "pruning": build(PruningConfig, values["pruning"], where),
-            **{key: values[key] for key in ("submission", "study", "seed", "hp", "evaluate_every_steps")},
-            "results": Path(values["results"]).resolve(),
-        },
-        where,
-    )
-
-
-def _unchanged(ruleset: RulesetConfig) -> RulesetConfig:
-    """The ruleset. Raises ConfigError where it has the name of a file and another content: a name means one thing."""
-    if ruleset.name in names_in("ruleset") and ruleset != load("ruleset", ruleset.name, RulesetConfig):
-        raise ConfigError(
-            f"the ruleset {ruleset.name} was changed on the command line. Give it a name of its own: ruleset.name=mine."
-        )
-    return ruleset
-
-
-def _launch(request: Request, studies: int) -> None:
-    """Let Hydra's multirun and its launcher distribute the studies."""
-    import hydra
-
-    submissions = ",".join(_quoted(name) for name in request.submissions)
-    sweep = [f"workload={','.join(request.workloads)}", f"submission={submissions}"]
-    sweep.append(f"study={','.join(map(str, range(studies)))}")
-    given, sys.argv = sys.argv, [sys.argv[0], "--multirun", *request.overrides, *sweep]
-    try:
-        hydra.main(config_path=str(CONF), config_name="bench", version_base="1.3")(_job)()
-    finally:
-        sys.argv = given
-
-
-def _job(composed: Any) -> None:
-    """One Hydra job: a study that cannot run says why, and the next one goes on."""
-    console = Console(highlight=False)
-    config = study_config(composed)
-    try:
-        run_study(config, console)
-    except HarnessError as error:
-        title = f"{config.workload.name} {config.submission} study {config.study}"
-        console.print(f"{title}: error: {error}", style="red", markup=False, soft_wrap=True)
-
-
-def _report(studies: list[StudyConfig], console: Console) -> int:
+def _report(studies: list[StudyConfig], reports: list[StudyReport | None], console: Console) -> int:
     """The ranking and where the rows are; the exit code says whether every trial has a sound one."""
-    statuses, missing = [], 0
-    for config in studies:
-        records = Records(config.results / "runs")
-        study = describe(config)
-        for trial in range(config.ruleset.trials):
-            key = trial_key(study, trial, records)
-            if records.is_done(key):
-                statuses.append(records.trial(key)["status"])
-            else:
-                missing += 1
+    came = [(config, report) for config, report in zip(studies, reports, strict=True) if report is not None]
+    recorded = [config for config, report in came if report.statuses]
+    statuses = [status for _, report in came for status in report.statuses]
+    missing = sum(report.missing for _, report in came)
     first = studies[0]
     if first.evaluate_every_steps is not None:
         console.print("evaluated by steps: a development run, which is never ranked")
-    elif statuses:
+    elif recorded:
         choice = leaderboard.Choice(
             ruleset=first.ruleset.name,
-            workload=",".join(dict.fromkeys(config.workload.name for config in studies)),
-            submission=",".join(dict.fromkeys(load_submission(config.submission).name for config in studies)),
+            workload=",".join(dict.fromkeys(config.workload.name for config in recorded)),
+            submission=",".join(dict.fromkeys(load_submission(config.submission).name for config in recorded)),
             results=str(first.results),
         )
         leaderboard.show(choice, console)
+    if lost := reports.count(None):
+        raise DataError(
+            f"{lost} of {len(reports)} studies were lost with their jobs; the lines above say why. "
+            "What had a row keeps it: run the same command again."
+        )
     if missing:
         raise DataError(
             f"{missing} trials have no row; the errors above say why. Mend that and run the same command again."
@@ -238,20 +161,21 @@ def _check_keys(overrides: list[str], workload: str) -> None:
     from omegaconf import OmegaConf
 
     known = {*_GROUPS, *_flat(OmegaConf.to_container(OmegaConf.load(CONF / "bench.yaml")))}
-    groups = {"ruleset": "quick", "hardware": "local", "tracking": "offline", "workload": workload}
+    groups = {"ruleset": "quick", "hardware": "local", "tracking": "offline", "workload": workload, _LAUNCHER: "basic"}
     for override in overrides:
         key, _, value = override.partition("=")
         if key in groups:
             groups[key] = value
-            if value not in names_in(key):
-                raise ConfigError(f"there is no {key} {value!r}. {near_matches(value, names_in(key))}")
+            names = [*names_in(key), "basic"] if key == _LAUNCHER else names_in(key)
+            if value not in names:
+                raise ConfigError(f"there is no {key} {value!r}. {near_matches(value, names)}")
     for group, name in groups.items():
-        known |= {
-            f"{group}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml")))
-        }
+        path = CONF / group / f"{name}.yaml"
+        if path.exists():  # the launcher `basic` is Hydra's own
+            known |= {f"{group.replace('/', '.')}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(path)))}
     for override in overrides:
         key = override.partition("=")[0]
-        if key.startswith(("+", "~", "hydra")):
+        if key.startswith(("+", "~")) or (key.startswith("hydra") and not key.startswith(("hydra/la", "hydra.la"))):
             continue
         if key not in known:
             raise ConfigError(f"there is no setting {key!r}. {near_matches(key, known)}")
@@ -270,11 +194,6 @@ def _flat(tree: Any, prefix: str = "") -> list[str]:
 
 def _names(value: str | None) -> list[str]:
     return [name.strip() for name in (value or "").split(",") if name.strip()]
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 if __name__ == "__main__":

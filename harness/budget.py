@@ -74,6 +74,14 @@ def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *,
     known = None if again else calibration.seconds_per_step(workload.name, workload_hash)
     if known is not None:
         return known
+    # Jobs that start together on one machine would measure each other's load, too.
+    with calibration.alone():
+        known = None if again else calibration.seconds_per_step(workload.name, workload_hash)
+        return known if known is not None else _measure_and_keep(config, machine, calibration, console)
+
+
+def _measure_and_keep(config: StudyConfig, machine: Machine, calibration: Calibration, console: Console) -> float:
+    workload = config.workload
     console.print(
         f"measuring seconds per step of {config.ruleset.reference} on {workload.name} "
         f"({_CALIBRATION_SECONDS:.0f} s, once per machine: {machine.description}) ...",
@@ -82,7 +90,7 @@ def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *,
     judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
     reference = load_submission(config.ruleset.reference)
     measured = measure_step_seconds(config, reference, machine, judge, seconds=_CALIBRATION_SECONDS)
-    calibration.keep(workload.name, workload_hash, measured)
+    calibration.keep(workload.name, workload.content_hash(), measured)
     budget = measured * workload.budget.steps * config.ruleset.budget_factor
     console.print(
         f"  {measured * 1e3:.3g} ms per step: {workload.budget.steps} steps make a budget of {budget:.1f} s per trial"

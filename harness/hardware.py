@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import itertools
@@ -10,7 +12,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,19 @@ class Calibration:
     def __init__(self, folder: Path, machine: Machine) -> None:
         self.path = folder / f"{machine.fingerprint}.json"
         self._machine = machine
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other process, on any machine of this fingerprint, measures or keeps a measurement."""
+        path = self.path.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("w")
+        except OSError as error:
+            raise DataError(f"{path}: cannot write ({error.strerror}). Check the disk and run again.") from None
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def seconds_per_step(self, workload: str, workload_hash: str) -> float | None:
         """What has been measured for this version of the workload, if anything."""

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from harness.api import Target
+from harness.jobs import JobConsole
 from harness.records import Row
 from harness.referee import Observation
 
@@ -67,6 +68,8 @@ class TrialProgress:
     def _show(self) -> None:
         if self._live is not None:
             self._live.update(self._line(), refresh=True)
+        elif isinstance(self._console, JobConsole):
+            self._console.show(self._line())
         elif time.monotonic() - self._printed_at > _PLAIN_EVERY_SECONDS:
             self._printed_at = time.monotonic()
             self._console.print(self._line(), soft_wrap=True)

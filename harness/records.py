@@ -12,6 +12,7 @@ import fcntl
 import json
 import math
 import os
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ class Records:
     def retry(self, key: TrialKey) -> None:
         """Ask for the trial again: its next attempt has an id, and so a row, of its own. The row of this one stays."""
         path = self._retry_mark(key)
-        with _disk_errors(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
@@ -183,7 +184,7 @@ class Records:
         Raises DataError where another live process runs the same trial.
         """
         path = self._journal_path(key)
-        with _disk_errors(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = path.open("a+b")
         with handle:
@@ -211,8 +212,9 @@ class Records:
         self._write(self.path("trials", key), trials, replace=True)
 
     def _write(self, path: Path, table: pa.Table, *, replace: bool) -> None:
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        with _disk_errors(path):
+        # Two machines that share the folder may use the same process number.
+        beside = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with beside.open("wb") as handle:
@@ -238,7 +240,7 @@ class Journal:
 
     def append(self, kind: str, row: Row) -> None:
         """Add one line. Raises DataError where the disk is full."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self._handle.write(json.dumps({"kind": kind, **row}, default=_jsonable).encode() + b"\n")
             self._handle.flush()
             os.fsync(self._handle.fileno())
@@ -356,7 +358,8 @@ def finite_or_none(value: float | None) -> float | None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise DataError, with what mends it, where the operating system refuses to write `path`."""
     try:
         yield
     except OSError as error:
