@@ -116,10 +116,9 @@ def measure_step_seconds(
         eval_period=seconds / _WINDOWS,
     )
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
+    sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
     try:
-        outcome = Referee(judge, shared_sandbox(machine.device, machine.threads, machine.memory_bytes)).run(
-            spec, scratch
-        )
+        outcome = Referee(judge, sandbox).run(spec, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not outcome.observations:

@@ -77,6 +77,7 @@ class HardwareConfig:
 
     `seconds_per_step`: frozen, by workload; what is not there is measured. `machine`: properties that a machine must
     have for its rows to be official under this name; null: any machine, and no row is official or unofficial.
+    `devices`: how many a trial trains on, with a process of `threads` threads for each.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -87,6 +88,7 @@ class HardwareConfig:
     memory_gib: float | None
     seconds_per_step: dict[str, float]
     machine: dict[str, str | int] | None = None
+    devices: int = 1
 
 
 @dataclass(frozen=True)

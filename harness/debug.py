@@ -16,7 +16,7 @@ from torch import nn
 
 from harness import bench, command, data
 from harness import device as devices
-from harness.api import Hyperparameters, Workload
+from harness.api import ConfigError, Hyperparameters, Workload
 from harness.budget import seconds_per_step
 from harness.config import StudyConfig
 from harness.evaluation import evaluate
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     request = bench.parse([argument for argument in arguments if not argument.startswith("tracking=")])
     config = bench.compose(request.overrides, request.workloads[0], request.submissions[0], 0)
     study = describe(config)
+    if study.machine.devices > 1:
+        raise ConfigError(f"hardware.devices is {study.machine.devices}, but make debug runs one process. Use 1.")
     console.print(f"{study.submission.name} on {config.workload.name}, in this process; nothing is recorded")
     debug(study, console)
     return 0

@@ -11,8 +11,33 @@ from torch import Tensor, nn
 from harness.api import ConfigError
 
 
-def resolve(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means here. Raises ConfigError where there is none such."""
+def resolve(name: str, count: int = 1) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:1` means here; of several, the first.
+
+    Raises ConfigError where there is none such, or fewer than `count`.
+    """
+    device = _resolve(name)
+    if count < 1:
+        raise ConfigError(f"hardware.devices is {count}. Use at least 1.")
+    if count > 1 and sys.platform != "linux":
+        raise ConfigError(f"hardware.devices is {count}. Several devices for one trial need Linux: use 1.")
+    if count > 1 and device.type == "cuda":
+        found = torch.cuda.device_count()
+        if device.index != 0:
+            raise ConfigError(f"hardware.device is {name!r}, with hardware.devices={count}. Use cuda.")
+        if found < count:
+            raise ConfigError(f"hardware.devices is {count}, but this machine has {found} CUDA devices. Use {found}.")
+    return device
+
+
+def of_ranks(first: torch.device, count: int) -> list[torch.device]:
+    """Where the data-parallel trainers of a trial live: each GPU has one, a CPU any number."""
+    if count == 1 or first.type == "cpu":
+        return [first] * count
+    return [torch.device("cuda", index) for index in range(count)]
+
+
+def _resolve(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -96,38 +121,42 @@ def peak_bytes(device: torch.device) -> int | None:
 
 
 class EnergyMeter:
-    """Energy that the device took between `start` and `stop`, summed; None where it does not report it."""
+    """Energy that all `devices` took between `start` and `stop`, summed; None where one does not report it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._handle: Any = None
+    def __init__(self, *devices: torch.device) -> None:
+        self._handles: list[Any] = []
         self._nvml: Any = None
         self._joules = 0.0
         self._at_start = 0
-        if device.type != "cuda":
+        if any(device.type != "cuda" for device in devices):
             return
         try:
             import pynvml
 
             pynvml.nvmlInit()
-            uuid = str(torch.cuda.get_device_properties(device).uuid)
-            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+            self._nvml = pynvml
+            handles = []
+            for device in devices:
+                uuid = str(torch.cuda.get_device_properties(device).uuid)
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+                pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+                handles.append(handle)
         except Exception:  # an older driver, a device without a counter, no pynvml: energy is optional
             return
-        self._nvml, self._handle = pynvml, handle
+        self._handles = handles
 
     def start(self) -> None:
-        """Read the counter."""
-        if self._handle is not None:
-            self._at_start = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        """Read the counters."""
+        self._at_start = self._millijoules()
 
     def stop(self) -> None:
-        """Add what has been used since `start`; the counter is in millijoules."""
-        if self._handle is not None:
-            used = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._at_start
-            self._joules += used / 1000.0
+        """Add what has been used since `start`."""
+        self._joules += (self._millijoules() - self._at_start) / 1000.0
+
+    def _millijoules(self) -> int:
+        return sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles)
 
     @property
     def joules(self) -> float | None:
         """Energy so far, or None where it cannot be measured."""
-        return self._joules if self._handle is not None else None
+        return self._joules if self._handles else None

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = command.options(arguments, ("hardware", "results"))
     console = Console(highlight=False)
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
-    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib)
+    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
     results = Path(chosen.get("results", "results"))
     _machine(console, machine, results)
     present = _workloads(console, machine, results)

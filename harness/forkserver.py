@@ -75,6 +75,19 @@ def kill_descendants() -> None:
             process.kill()
 
 
+def die_with_parent() -> None:
+    """Let the system kill this process when the one that started it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def exit_text(code: int) -> str:
+    """How a process ended before it should have, from its exit code, or minus the signal's number."""
+    if code < 0:
+        memory = " (the system may have been out of memory)" if code == -signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{memory}"
+    return f"exited with code {code} before it was finished"
+
+
 def _warm_up() -> None:
     import torch
 
@@ -106,7 +119,7 @@ def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: d
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A group of its own: stop, continue and kill reach its threads and children, and nobody else.
     os.setpgid(0, 0)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if request["limit_memory"] and sys.platform == "linux":
         limit = request["memory_bytes"]

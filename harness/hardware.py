@@ -33,6 +33,7 @@ class Machine:
 
     hardware: str
     device: torch.device
+    devices: int
     device_name: str
     threads: int
     memory_bytes: int
@@ -43,11 +44,14 @@ class Machine:
     """What the fingerprint is made of, as `machine` of a file in conf/hardware writes it."""
 
 
-def this_machine(name: str, device: str, threads: int, memory_gib: float | None) -> Machine:
-    """The machine that this process runs on. Raises ConfigError where there is no such device."""
-    place = devices.resolve(device)
+def this_machine(name: str, device: str, threads: int, memory_gib: float | None, count: int = 1) -> Machine:
+    """The machine that this process runs on, with `count` devices for each trial.
+
+    Raises ConfigError where there is no such device, or fewer.
+    """
+    place = devices.resolve(device, count)
     cpu = cpu_model()
-    parts = {
+    properties: dict[str, str | int | None] = {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
@@ -56,21 +60,25 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None)
         "torch": str(torch.__version__),
         "system": platform.system(),
     }
+    together = f"{count} x " if count > 1 else ""
+    # One device is the rule: what was measured before there could be several stays valid.
+    parts = properties | ({"devices": count} if count > 1 else {})
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * psutil.virtual_memory().available
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions["python"] = platform.python_version()
-    described = f"{parts['device']}, " if place.type == "cuda" else ""
+    described = f"{together}{parts['device']}, " if place.type == "cuda" or together else ""
     return Machine(
         hardware=name,
         device=place,
-        device_name=devices.name_of(place),
+        devices=count,
+        device_name=together + devices.name_of(place),
         threads=threads,
         memory_bytes=int(memory),
         fingerprint=fingerprint,
         description=f"{described}{cpu}, {os.cpu_count()} cores, {parts['memory_gib']} GiB, {threads} thread(s)",
         versions=versions,
-        properties=parts,
+        properties=properties | {"devices": count},
     )
 
 
@@ -78,7 +86,7 @@ def departures(machine: Machine, wanted: Mapping[str, str | int]) -> list[str]:
     """In which of the `wanted` properties a machine differs, one phrase each; none where it is that hardware."""
     return [
         f"{name} is {machine.properties.get(name)!r} instead of {value!r}"
-        for name, value in wanted.items()
+        for name, value in {"devices": 1, **wanted}.items()
         if machine.properties.get(name) != value
     ]
 

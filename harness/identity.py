@@ -30,7 +30,7 @@ def describe(config: StudyConfig) -> Study:
     """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
     submission = load_submission(config.submission)
     hardware = config.hardware
-    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib)
+    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
     unofficial = []
     if hardware.machine is not None:
         unofficial = departures(machine, hardware.machine)

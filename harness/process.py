@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from harness.channel import Channel, ChannelClosed, Message
+from harness.forkserver import exit_text
 
 _WATCH_PERIOD = 0.5
 _PROCESSES_AT_MOST = 256
@@ -27,9 +28,21 @@ class TrainerGone(Exception):  # noqa: N818 - the referee turns it into a status
 class Trainer:
     """One trainer process with all its children, as the referee handles it."""
 
-    def __init__(self, pid: int, server: int, channel: Channel, exits: Channel, log: int, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        pid: int,
+        server: int,
+        channel: Channel,
+        exits: Channel,
+        log: int,
+        memory_bytes: int,
+        *,
+        has_ranks: bool = False,
+    ) -> None:
         self.pid = pid
-        self.peak_host_bytes: int | None = None
+        self._peak_of_one: int | None = None
+        self._peak_of_all = 0
+        self._has_ranks = has_ranks
         self._server = server
         self._channel = channel
         self._exits = exits
@@ -68,8 +81,11 @@ class Trainer:
     def freeze(self) -> None:
         """Stop every thread and child of the trainer, those too that have left its process group."""
         _signal_group(self.pid, signal.SIGSTOP)
-        self._escaped = [process for process in self._processes() if _has_left(process, self.pid)]
+        processes = self._processes()
+        self._escaped = [process for process in processes if _has_left(process, self.pid)]
         _signal_each(self._escaped, signal.SIGSTOP)
+        if self._has_ranks:
+            self._resident_bytes(processes)
 
     def thaw(self) -> None:
         """Let them run on. Quick, because the clock runs already."""
@@ -94,6 +110,13 @@ class Trainer:
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
+
+    @property
+    def peak_host_bytes(self) -> int | None:
+        """Most memory that the trainer held at once; with ranks, all processes together, as often as was looked."""
+        if self._peak_of_one is None or not self._has_ranks:
+            return self._peak_of_one
+        return max(self._peak_of_one, self._peak_of_all)
 
     @property
     def log(self) -> str:
@@ -143,24 +166,19 @@ class Trainer:
         while (message := self._exits.take()) is not None:
             if message.get("exited") == self.pid:
                 self._exit = message["status"]
-                self.peak_host_bytes = message["peak_host_bytes"]
+                self._peak_of_one = message["peak_host_bytes"]
 
     def _exit_reason(self) -> str:
         if self._exit is None:
             return "the trainer closed its channel"
-        if self._exit < 0:
-            name = signal.Signals(-self._exit).name
-            memory = " (the system may have been out of memory)" if self._exit == -signal.SIGKILL else ""
-            return f"the trainer was killed by {name}{memory}"
-        return f"the trainer exited with code {self._exit} before it was finished"
+        return f"the trainer {exit_text(self._exit)}"
 
     def _watch(self) -> None:
         """Raise TrainerGone where trainer and children together break a limit."""
         processes = self._processes()
         if len(processes) > _PROCESSES_AT_MOST:
             raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
-        # Resident sizes count shared pages once per process: cheap, and never too low. Then the exact way.
-        if _sum_of_memory(processes, lambda process: int(process.memory_info().rss)) <= self._memory_bytes:
+        if self._resident_bytes(processes) <= self._memory_bytes:
             return
         used = _sum_of_memory(processes, _proportional_bytes)
         if used > self._memory_bytes:
@@ -168,6 +186,12 @@ class Trainer:
                 f"the trainer used {used / 2**30:.1f} GiB of memory; "
                 f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
             )
+
+    def _resident_bytes(self, processes: list[psutil.Process]) -> int:
+        """Resident sizes, which count shared pages once per process: cheap, and never too low."""
+        resident = _sum_of_memory(processes, lambda process: int(process.memory_info().rss))
+        self._peak_of_all = max(self._peak_of_all, resident)
+        return resident
 
     def _processes(self) -> list[psutil.Process]:
         # The server runs one trainer at a time, so all that is below it belongs to this one, orphans included.

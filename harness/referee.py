@@ -139,10 +139,11 @@ class _Trial:
         self._weights = weights
         self._device = sandbox.device
         self._threads = sandbox.threads
+        self._devices = sandbox.devices
         self._on_evaluation = on_evaluation
         self._on_tick = on_tick
         self._clock = ChargedClock()
-        self._energy = devices.EnergyMeter(sandbox.device)
+        self._energy = devices.EnergyMeter(*devices.of_ranks(sandbox.device, sandbox.devices))
         self._freezes = devices.freezes(sandbox.device)
         self._outcome = Outcome(TrialStatus.CRASHED, "")
         self._best: float | None = None
@@ -180,6 +181,7 @@ class _Trial:
                 "hyperparameters": spec.hyperparameters,
                 "threads": self._threads,
                 "device": str(self._device),
+                "devices": self._devices,
                 "conditions": {
                     "seed": spec.seed,
                     "batch_size_hint": spec.batch_size,

@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from harness import device as devices
 from harness.api import DataError
 from harness.channel import Channel, ChannelClosed, Message, SharedWeights, channel_pair
+from harness.device import forks as forks_on
 from harness.process import Trainer, descendants
 
 # What a trainer may know of the referee's environment: how to find programs and devices, and the language of messages.
@@ -33,17 +33,25 @@ _START_SECONDS = 300.0
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them.
 
-    `threads` of each trainer; `memory_bytes` that one with all its children may use; `forks`: trainers are forked from
-    a warm server instead of started as fresh interpreters (None: where the device allows it).
+    `threads` of each trainer; `memory_bytes` that one with all its children may use; `devices` of each, with a process
+    and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
+    interpreters (None: where the device allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
     """
 
     def __init__(
-        self, device: torch.device, threads: int, *, memory_bytes: int = 1 << 40, forks: bool | None = None
+        self,
+        device: torch.device,
+        threads: int,
+        *,
+        memory_bytes: int = 1 << 40,
+        devices: int = 1,
+        forks: bool | None = None,
     ) -> None:
         self.device = device
-        self._forks = devices.forks(device) if forks is None else forks
+        self.devices = devices
+        self._forks = forks_on(device) if forks is None else forks
         self.threads = threads
         self.memory_bytes = memory_bytes
         self._server: subprocess.Popen[bytes] | None = None
@@ -98,7 +106,10 @@ class Sandbox:
         if "pid" not in answer:
             self.close()
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
-        return Trainer(answer["pid"], self._server.pid, channel, self._notices, log_read, self.memory_bytes)
+        has_ranks = self.devices > 1
+        return Trainer(
+            answer["pid"], self._server.pid, channel, self._notices, log_read, self.memory_bytes, has_ranks=has_ranks
+        )
 
     def close(self) -> None:
         """End the server and everything below it."""
@@ -151,8 +162,8 @@ def _kept(device: torch.device, threads: int) -> Sandbox:
     return Sandbox(device, threads)
 
 
-def shared_sandbox(device: torch.device, threads: int, memory_bytes: int) -> Sandbox:
+def shared_sandbox(device: torch.device, threads: int, memory_bytes: int, devices: int = 1) -> Sandbox:
     """The sandbox of this process, kept between trials: a warm start takes a tenth of a second."""
     sandbox = _kept(device, threads)
-    sandbox.memory_bytes = memory_bytes
+    sandbox.memory_bytes, sandbox.devices = memory_bytes, devices
     return sandbox

@@ -101,7 +101,8 @@ def _race(
             progress.evaluation(observation)
 
         machine = study.machine
-        referee = Referee(judge, shared_sandbox(machine.device, machine.threads, machine.memory_bytes))
+        sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+        referee = Referee(judge, sandbox)
         outcome = referee.run(spec, _scratch(config, key), on_evaluation=on_evaluation, on_tick=progress.tick)
         row = trial_row(study, trial, key, spec, outcome, started_at)
         _keep_log(config, key, outcome)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -18,11 +19,13 @@ import torch
 from torch import nn
 
 from harness import device as devices
+from harness import torchrun
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
 from harness.channel import Channel, ChannelClosed, Message, SharedWeights
 from harness.data import load_verified
 from harness.order import stream_seed
 from harness.plugins import create_workload
+from harness.ranks import Ranks
 from harness.submission import train_function
 from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 
@@ -45,40 +48,73 @@ def prepare(request: Message) -> Prepared:
 
 
 def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | None = None) -> int:
-    """Run one trial over the channel; returns the exit code."""
+    """Run one trial over the channel, on one device or with one process for each; returns the exit code."""
     channel = Channel(socket.socket(fileno=channel_descriptor))
-    # A fork of the submission must not speak in its name.
-    os.register_at_fork(after_in_child=channel.close)
+    failure = None
     try:
         task = channel.receive(None)
-        weights = SharedWeights.attach(task["layout"], weights_descriptor)
         torch.set_num_threads(task["threads"])
         device = torch.device(task["device"])
         if prepared is None:
-            devices.warm_up(device)
+            if task["devices"] == 1 or device.type == "cpu":  # CUDA does not survive the fork into ranks
+                devices.warm_up(device)
             prepared = prepare(task["workload"])
-        trial = _build(task, prepared, device, _HandOver(channel, weights, device))
-        channel.send({"type": "ready"})
-        word = channel.receive(None)
-        trial.go(Go(word["charged_seconds"]))
-        _train(trial, task)
+        if task["devices"] == 1:
+            _run(task, prepared, device, _HandOver(task, channel, weights_descriptor, device))
+        else:
+            run_rank = functools.partial(_run_rank, task, prepared, channel, weights_descriptor)
+            failure = torchrun.run_ranks(task["devices"], run_rank)
     except ChannelClosed:
         return 0
     except BaseException as error:
-        return _report(channel, error)
-    return 0
+        failure = _failure(error)
+    if failure is None:
+        return 0
+    with contextlib.suppress(ChannelClosed):
+        channel.send(failure)
+    return 1
 
 
-def _build(task: Message, prepared: Prepared, device: torch.device, hand_over: _HandOver) -> Trial:
+def _run(task: Message, prepared: Prepared, device: torch.device, referee: _HandOver | None) -> None:
+    """The trial from its building to its end. `referee`: None on all ranks but the first."""
     conditions = Conditions(
         **{**task["conditions"], "target": Target(**task["conditions"]["target"]), "device": device}
     )
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = prepared.workload.build_model().to(device).train()
-    torch.manual_seed(stream_seed(conditions.seed, "dropout"))
-    trial = Trial(prepared.workload, model, prepared.train_set.to(device), conditions, hand_over)
-    hand_over.step_ends = trial.step_ends
-    return trial
+    ranks = Ranks(model) if task["devices"] > 1 else None
+    # Masks on the examples of one rank must not be those of another.
+    of_rank = f" {ranks.rank}" if ranks is not None and ranks.rank > 0 else ""
+    torch.manual_seed(stream_seed(conditions.seed, f"dropout{of_rank}"))
+    hand_over = _JointHandOver(ranks, referee, device) if ranks is not None else referee
+    assert hand_over is not None
+    trial = Trial(prepared.workload, model, prepared.train_set.to(device), conditions, hand_over, ranks)
+    if referee is not None:
+        referee.step_ends = trial.step_ends
+    trial.go(hand_over.wait_for_go())
+    _train(trial, task)
+
+
+def _run_rank(task: Message, prepared: Prepared, channel: Channel, weights_descriptor: int) -> Message | None:
+    """The trial on one of several devices. Returns what the referee is to hear of a failure."""
+    rank = int(os.environ["RANK"])
+    device = devices.of_ranks(torch.device(task["device"]), task["devices"])[rank]
+    referee = None
+    try:
+        if rank == 0:
+            referee = _HandOver(task, channel, weights_descriptor, device)
+        else:
+            channel.close()
+            os.close(weights_descriptor)
+        torchrun.join(device)
+        if device.type == "cuda":
+            devices.warm_up(device)
+        _run(task, prepared, device, referee)
+    except ChannelClosed:
+        return None
+    except BaseException as error:
+        return _failure(error)
+    return None
 
 
 def _train(trial: Trial, task: Message) -> None:
@@ -93,15 +129,26 @@ def _train(trial: Trial, task: Message) -> None:
 class _HandOver:
     """Writes the weights into shared memory, tells the referee, and waits for its word."""
 
-    def __init__(self, channel: Channel, weights: SharedWeights, device: torch.device) -> None:
+    def __init__(self, task: Message, channel: Channel, weights_descriptor: int, device: torch.device) -> None:
+        # A fork of the submission must not speak in its name.
+        os.register_at_fork(after_in_child=channel.close)
         self._channel = channel
-        self._weights = weights
+        self._weights = SharedWeights.attach(task["layout"], weights_descriptor)
         self._device = device
         self._stage = devices.HandOverStage(device)
         self._process = os.getpid()
         self.step_ends: array.array[float] = array.array("d")
 
+    def wait_for_go(self) -> Go:
+        """Say that the trial is built; return when the clock runs."""
+        self._channel.send({"type": "ready"})
+        return Go(self._channel.receive(None)["charged_seconds"])
+
     def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
+        return self.hand_over(model, progress, devices.peak_bytes(self._device))
+
+    def hand_over(self, model: nn.Module, progress: Progress, peak_device_bytes: int | None) -> Go | None:
+        """The same, with the memory of all devices."""
         if os.getpid() != self._process:  # a fork of the submission must not write over its parent's weights
             raise ChannelClosed
         self._weights.write(self._stage.bring(model.state_dict()))
@@ -113,7 +160,7 @@ class _HandOver:
                 "examples": progress.examples,
                 "is_finished": progress.is_finished,
                 "reported": reported,
-                "peak_device_bytes": devices.peak_bytes(self._device),
+                "peak_device_bytes": peak_device_bytes,
                 **_step_seconds(self.step_ends),
             }
         )
@@ -121,6 +168,29 @@ class _HandOver:
         if word["type"] == "stop":
             return None
         return Go(word["charged_seconds"], Evaluation(**word["evaluation"]))
+
+
+class _JointHandOver:
+    """Hands over rank 0's weights, and brings the referee's word to all ranks. `referee`: on rank 0 alone."""
+
+    def __init__(self, ranks: Ranks, referee: _HandOver | None, device: torch.device) -> None:
+        self._ranks = ranks
+        self._referee = referee
+        self._device = device
+
+    def wait_for_go(self) -> Go:
+        """Say that the trial is built on all ranks; return when the clock runs."""
+        self._ranks.wait_for_all()
+        word = self._referee.wait_for_go() if self._referee is not None else None
+        word = self._ranks.of_first(word)
+        assert word is not None
+        return word
+
+    def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
+        self._ranks.settle(progress.step)
+        peak = self._ranks.total(devices.peak_bytes(self._device))
+        word = self._referee.hand_over(model, progress, peak) if self._referee is not None else None
+        return self._ranks.of_first(word)
 
 
 def _step_seconds(ends: array.array[float]) -> dict[str, float | None]:
@@ -133,13 +203,10 @@ def _step_seconds(ends: array.array[float]) -> dict[str, float | None]:
     return {"first_step_seconds": ends[0], "median_step_seconds": median, "p90_step_seconds": p90}
 
 
-def _report(channel: Channel, error: BaseException) -> int:
-    """Tell the referee in one line why the trial ends here; the whole story goes to the log."""
-    traceback.print_exc()
-    kind = "refused" if isinstance(error, SnapshotError) else "crashed"
-    with contextlib.suppress(ChannelClosed):
-        channel.send({"type": kind, "reason": one_line(error)})
-    return 1
+def _failure(error: BaseException) -> Message:
+    """What tells the referee in one line why the trial ends here; the whole story goes to the log."""
+    traceback.print_exception(error)
+    return {"type": "refused" if isinstance(error, SnapshotError) else "crashed", "reason": one_line(error)}
 
 
 def one_line(error: BaseException) -> str:

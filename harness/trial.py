@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from harness.api import (
 )
 from harness.order import Order, stream_seed
 from harness.parameter_kinds import kinds_of
+from harness.ranks import Ranks, Turn
 
 
 class TrialOver(Exception):  # noqa: N818 - it is the normal end of a trial, not an error
@@ -93,6 +95,7 @@ class Trial:
         train_set: Examples,
         conditions: Conditions,
         hand_over: HandOver,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
@@ -115,10 +118,10 @@ class Trial:
         self.device = conditions.device
         """Where the model and the batches are."""
         self.generator = torch.Generator().manual_seed(stream_seed(conditions.seed, "submission"))
-        """A CPU generator of the submission's own: drawing from it changes no batch and no dropout mask."""
-        self.rank = 0
-        """Number of this trainer among the data-parallel trainers of the trial."""
-        self.world_size = 1
+        """A CPU generator of the submission's own, equal on all ranks: drawing changes no batch, no dropout mask."""
+        self.rank = 0 if ranks is None else ranks.rank
+        """Number of this trainer among the data-parallel trainers of the trial: one on each device."""
+        self.world_size = 1 if ranks is None else ranks.world_size
         """How many data-parallel trainers the trial has."""
         self.parameter_kinds: dict[str, ParameterKind] = kinds_of(model)
         """Role of each parameter, by its name in `model.named_parameters()`."""
@@ -126,6 +129,7 @@ class Trial:
         self._workload = workload
         self._conditions = conditions
         self._hand_over = hand_over
+        self._ranks = ranks
         self._order = Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
@@ -135,6 +139,7 @@ class Trial:
         self._examples = 0
         self._is_over = False
         self._charged_at_go = 0.0
+        self._seconds_of_first = 0.0
         self._went_at = time.perf_counter()
         self._next_evaluation_at = 0.0
         self._next_evaluation_step = 0
@@ -156,10 +161,13 @@ class Trial:
     def next_batch(self, batch_size: int | None = None) -> Batch:
         """The next shuffled training batch: every example comes once before any comes again.
 
-        Raises ConfigError where batch_size < 1.
+        `batch_size` is that of all ranks together; each gets its part of the batch. Raises ConfigError where it is less
+        than 1 or does not divide by `world_size`.
         """
         index = self._order.draw(batch_size or self.batch_size_hint)
         self._examples += len(index)
+        if self._ranks is not None:
+            index = self._ranks.share(index)
         return self.train_set.gather(index)
 
     def end_step(self) -> None:
@@ -167,11 +175,31 @@ class Trial:
         self._step += 1
         now = time.perf_counter()
         self.step_ends.append(self._charged_at_go + now - self._went_at)
-        if self._conditions.evaluate_every_steps is None:
+        if self._ranks is not None:
+            self._end_step_together(self._ranks, now)
+        elif self._conditions.evaluate_every_steps is None:
             if now >= self._next_evaluation_at:
                 self._evaluate(is_finished=False)
         elif self._step >= self._next_evaluation_step:
             self._evaluate(is_finished=False)
+
+    def _end_step_together(self, ranks: Ranks, now: float) -> None:
+        """Rank 0 decides by its clock whether all evaluate."""
+        if self._is_over:
+            raise TrialOver
+        if self._conditions.evaluate_every_steps is None:
+            is_due = now >= self._next_evaluation_at
+        else:
+            is_due = self._step >= self._next_evaluation_step
+        turn = self._meet(ranks, Turn.EVALUATE if is_due else Turn.GO_ON)
+        if turn is Turn.EVALUATE:
+            self._evaluate(is_finished=False)
+
+    def _meet(self, ranks: Ranks, turn: Turn) -> Turn:
+        turn, self._seconds_of_first = ranks.meet(
+            turn, step=self._step, seconds=self._charged_at_go + time.perf_counter() - self._went_at
+        )
+        return turn
 
     # --- forward and loss ---
 
@@ -189,7 +217,8 @@ class Trial:
     ) -> Tensor:
         """The workload's training loss; padding and masked labels never count.
 
-        `reduction`: `mean` or `sum` over what counts, both scalars, or `none`: the mean of each example, [batch].
+        `reduction`: `mean` or `sum` over what counts, both scalars, or `none`: the mean of each example, [batch]. With
+        several ranks, scalars are of the whole batch and equal on all; `none` is of this rank's examples.
         `outputs`: as returned by `outputs(batch)`, or made here.
         Raises ConfigError for another reduction, or a smoothing outside [0, 1).
         """
@@ -198,8 +227,11 @@ class Trial:
         if outputs is None:
             outputs = self._workload.outputs(self.model, batch)
         losses, weights = self._workload.losses(outputs, batch, label_smoothing)
+        together = self._ranks if self._ranks is not None and self._ranks.averages else None
         if reduction == "mean":
-            return mean_loss(losses, weights)
+            return mean_loss(losses, weights) if together is None else together.mean(losses, weights)
+        if reduction == "sum" and together is not None:
+            return together.sum(losses, weights)
         if reduction == "sum":
             return losses.sum() if weights is None else (losses * weights).sum()
         if reduction == "none":
@@ -219,7 +251,12 @@ class Trial:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Charged seconds so far, as the trainer's own clock has it; the referee's clock decides."""
+        """Charged seconds so far, as the trainer's own clock has it; the referee's clock decides.
+
+        With several ranks: rank 0's clock at the end of the last step, so that all see the same.
+        """
+        if self._ranks is not None:
+            return self._seconds_of_first
         return self._charged_at_go + time.perf_counter() - self._went_at
 
     # --- around evaluations ---
@@ -254,7 +291,8 @@ class Trial:
         self.model.train()
         with torch.no_grad():
             for _ in range(batches):
-                self.outputs(self.train_set.gather(order.draw(self.batch_size_hint)))
+                index = order.draw(self.batch_size_hint)
+                self.outputs(self.train_set.gather(index if self._ranks is None else self._ranks.share(index)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self.model.train(was_training)
@@ -288,8 +326,19 @@ class Trial:
     # --- data-parallel trainers ---
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
-        """Mean of `tensor` over the trainers of this trial: the tensor itself where there is one."""
-        return tensor
+        """Mean of `tensor` over the ranks, without a gradient: a new tensor; with one rank, the tensor itself.
+
+        All ranks must call it, with tensors of one shape and dtype.
+        """
+        return tensor if self._ranks is None else self._ranks.all_reduce_mean(tensor)
+
+    def local_gradients(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this block nothing is averaged: losses and gradients are of this rank's part of the batch alone.
+
+        For algorithms that decide themselves what the ranks exchange, by `all_reduce_mean`. The weights of rank 0 are
+        judged. No effect with one rank.
+        """
+        return contextlib.nullcontext() if self._ranks is None else self._ranks.local_gradients()
 
     # --- words to the referee ---
 
@@ -309,6 +358,8 @@ class Trial:
 
     def finish(self) -> None:
         """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""
+        if self._ranks is not None and not self._is_over:
+            self._meet(self._ranks, Turn.FINISH)
         self._evaluate(is_finished=True)
         raise TrialOver
 
@@ -316,7 +367,7 @@ class Trial:
 
     def go(self, word: Go) -> None:
         """Start, or go on, from the referee's word. Called by the harness."""
-        self._charged_at_go = word.charged_seconds
+        self._charged_at_go = self._seconds_of_first = word.charged_seconds
         self._went_at = time.perf_counter()
         self._next_evaluation_at = self._went_at + self._conditions.eval_period
         if self._conditions.evaluate_every_steps is not None:

@@ -12,12 +12,25 @@ from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Tensor
 
 
 class Blobs(Workload):
-    """Two classes in 8 dimensions, 512 training examples; error rate. `dropout` adds such a layer in front."""
+    """Two classes in 8 dimensions, 512 training examples; error rate. `dropout` adds such a layer in front.
+
+    `hidden`: width of a hidden layer. `masked`: about a third of the examples do not count.
+    """
 
     loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
 
-    def __init__(self, *, dropout: float = 0.0, batch_norm: bool = False, slow_evaluation: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        hidden: int = 0,
+        masked: bool = False,
+        slow_evaluation: float = 0.0,
+    ) -> None:
         self.dropout = dropout
+        self.hidden = hidden
+        self.masked = masked
         self.batch_norm = batch_norm
         self.slow_evaluation = slow_evaluation
 
@@ -29,12 +42,17 @@ class Blobs(Workload):
         generator = torch.Generator().manual_seed(seed)
         targets = torch.arange(count) % 2
         noise = torch.randn(count, 8, generator=generator)
-        return TensorExamples({"inputs": noise + 2.0 * targets[:, None] - 1.0, "targets": targets})
+        tensors = {"inputs": noise + 2.0 * targets[:, None] - 1.0, "targets": targets}
+        if self.masked:
+            tensors["weights"] = (torch.rand(count, generator=generator) < 2 / 3).float()
+        return TensorExamples(tensors)
 
     def build_model(self) -> nn.Module:
         layers: list[nn.Module] = [nn.Dropout(self.dropout)]
         if self.batch_norm:
             layers.append(nn.BatchNorm1d(8))
+        if self.hidden:
+            return nn.Sequential(*layers, nn.Linear(8, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 2))
         return nn.Sequential(*layers, nn.Linear(8, 2))
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
