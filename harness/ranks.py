@@ -225,6 +225,6 @@ class _OverAllRanks(torch.autograd.Function):
         return (sums[0] / divisor).to(total.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Of the total alone: counts are data."""
         return (gradient * ctx.scale).to(gradient.dtype), None

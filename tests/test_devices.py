@@ -245,7 +245,7 @@ def test_another_number_of_devices_is_another_machine():
 
 
 def test_a_number_of_devices_that_there_is_not_is_refused():
-    with pytest.raises(ConfigError, match="hardware.devices is 0. Use at least 1"):
+    with pytest.raises(ConfigError, match=r"hardware\.devices is 0\. Use at least 1"):
         devices.resolve("cpu", 0)
     found = torch.cuda.device_count()
     if found:
