@@ -125,7 +125,7 @@ class Ranks:
             ends = "finishes at" if turn is Turn.FINISH else "ends"
             its = "finishes at" if first is Turn.FINISH else "ends"
             raise ConfigError(
-                f"rank {self.rank} {ends} step {step} where rank 0 {its} step {first_step}. "
+                f"it {ends} step {step} where rank 0 {its} step {first_step}. "
                 "All ranks must take the same steps: decide by what is equal on all of them."
             )
         return first, float(word[2])
@@ -179,7 +179,7 @@ class Ranks:
         # Weights that are not finite are for the referee to see.
         if bool(((difference.abs() > _SAME_WEIGHTS * norms) & torch.isfinite(difference)).any()):
             raise ConfigError(
-                f"the weights of rank {self.rank} differ from those of rank 0 at step {step}. "
+                f"the weights differ from those of rank 0 at step {step}. "
                 "Only backward() from a forward pass of trial.model averages gradients: average others by "
                 "trial.all_reduce_mean, draw random numbers that change weights from trial.generator, "
                 "or train inside trial.local_gradients()."

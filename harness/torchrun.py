@@ -84,7 +84,7 @@ def _run_rank(main: RankMain, says: int) -> None:
     if failure is None:
         return
     rank = int(os.environ["RANK"])
-    message = {**failure, "reason": f"{failure['reason']} on rank {rank}", "rank": rank}
+    message = {**failure, "reason": f"rank {rank}: {failure['reason']}", "rank": rank}
     os.write(says, json.dumps(message).encode() + b"\n")
     time.sleep(_LINGER_SECONDS)
     os._exit(1)

@@ -161,7 +161,7 @@ def test_ranks_whose_weights_have_come_apart_are_a_crash(race_of_two):
     """
     outcome = race_of_two(source, **BY_STEPS)
     assert outcome.status == "crashed"
-    assert outcome.reason.startswith("the weights of rank 1 differ from those of rank 0 at step 10.")
+    assert outcome.reason.startswith("rank 1: the weights differ from those of rank 0 at step 10.")
 
 
 def test_ranks_that_take_different_steps_are_a_crash(race_of_two):
@@ -173,13 +173,13 @@ def test_ranks_that_take_different_steps_are_a_crash(race_of_two):
     """
     outcome = race_of_two(source)
     assert outcome.status == "crashed"
-    assert outcome.reason.startswith("rank 1 ends step 6 where rank 0 finishes at step 5.")
+    assert outcome.reason.startswith("rank 1: it ends step 6 where rank 0 finishes at step 5.")
 
 
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
-        ("raise ValueError('no such luck')", "ValueError: no such luck (submission.py:6) on rank 1"),
+        ("raise ValueError('no such luck')", "rank 1: ValueError: no such luck (submission.py:6)"),
         ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL (the system may have been out of memory)"),
     ],
 )
