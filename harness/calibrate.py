@@ -72,6 +72,7 @@ class _Frozen:
         content = {
             "name": self.name,
             "device": machine.device.type,
+            "devices": machine.devices,
             "threads": machine.threads,
             "memory_gib": self._known.memory_gib if self._known else None,
             "machine": machine.properties,

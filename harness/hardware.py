@@ -59,15 +59,16 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
         "threads": threads,
         "torch": str(torch.__version__),
         "system": platform.system(),
+        "devices": count,
     }
     together = f"{count} x " if count > 1 else ""
     # One device is the rule: what was measured before there could be several stays valid.
-    parts = properties | ({"devices": count} if count > 1 else {})
+    parts = {name: value for name, value in properties.items() if count > 1 or name != "devices"}
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * psutil.virtual_memory().available
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions["python"] = platform.python_version()
-    described = f"{together}{parts['device']}, " if place.type == "cuda" or together else ""
+    described = f"{together}{properties['device']}, " if place.type == "cuda" or together else ""
     return Machine(
         hardware=name,
         device=place,
@@ -76,9 +77,9 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
         threads=threads,
         memory_bytes=int(memory),
         fingerprint=fingerprint,
-        description=f"{described}{cpu}, {os.cpu_count()} cores, {parts['memory_gib']} GiB, {threads} thread(s)",
+        description=f"{described}{cpu}, {os.cpu_count()} cores, {properties['memory_gib']} GiB, {threads} thread(s)",
         versions=versions,
-        properties=properties | {"devices": count},
+        properties=properties,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from harness import device as devices
 from harness.api import ConfigError
-from harness.hardware import this_machine
+from harness.hardware import departures, this_machine
 from harness.referee import Outcome
 from harness.sandbox import Sandbox
 from harness.submission import SUBMISSIONS, load_submission
@@ -242,6 +242,9 @@ def test_another_number_of_devices_is_another_machine():
     one, same, two = (this_machine("local", "cpu", 1, None, count) for count in (1, 1, 2))
     assert one.fingerprint == same.fingerprint != two.fingerprint
     assert (one.device_name, two.device_name) == ("cpu", "2 x cpu")
+    assert departures(one, {"system": "Linux"}) == []
+    assert departures(two, {"system": "Linux"}) == ["devices is 2 instead of 1"]
+    assert departures(two, two.properties) == []
 
 
 def test_a_number_of_devices_that_there_is_not_is_refused():
