@@ -68,6 +68,9 @@ noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the ref
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) benchmarks/overhead.py $(ARGS)
 
+interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min
+	@$(PY) benchmarks/interruptions.py $(ARGS)
+
 scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
 	@$(PY) benchmarks/scoring.py $(ARGS)
 

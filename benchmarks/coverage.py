@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.scoring.comparison import compare
+from harness.scoring.pruning import median_is_lost
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, area_array, gated_ratio_array, score_times
 from harness.scoring.uncertainty import bootstrap
@@ -29,7 +30,8 @@ class World:
     """Submissions whose trials take lognormal times; shapes of `log_mean` and `spread`: [submissions, workloads].
 
     `miss`: probability that a trial misses. `shared`: correlation of log times that common seeds make. `grid`: seconds
-    between evaluations, to which times are rounded up; 0: none.
+    between evaluations, to which times are rounded up; 0: none. `pruned`: trials stop at the best time of their study
+    so far, and studies are not run once the median is lost.
     """
 
     log_mean: Floats
@@ -39,6 +41,7 @@ class World:
     miss: float = 0.0
     shared: float = 0.0
     grid: float = 0.0
+    pruned: bool = False
 
     def draw(self, rng: np.random.Generator, size: int = 1) -> Floats:
         """Seconds of trials. Shape: [size, submissions, workloads, studies, trials]."""
@@ -72,7 +75,9 @@ def make_world(
 def times_table(world: World, seconds: Floats) -> pd.DataFrame:
     """The trials of one draw as a table. Shape of `seconds`: [submissions, workloads, studies, trials]."""
     places = np.indices(seconds.shape).reshape(4, -1)
-    flat = seconds.reshape(-1)
+    stopped = stop_times(seconds) if world.pruned else np.full(seconds.shape, np.inf)
+    is_pruned = (seconds > stopped).reshape(-1)
+    flat = np.where(is_pruned, np.inf, seconds.reshape(-1))
     reached = np.isfinite(flat)
     table = pd.DataFrame(dict(zip(["submission", "workload", "study", "trial"], places, strict=True)))
     table["trial_id"] = np.arange(len(flat))
@@ -80,13 +85,30 @@ def times_table(world: World, seconds: Floats) -> pd.DataFrame:
     table["seed"] = table["study"] * 100 + table["trial"] if world.shared else table["trial_id"]
     table["submission"] = "s" + table["submission"].astype(str)
     table["workload"] = "w" + table["workload"].astype(str)
-    table["status"] = np.where(reached, "reached", "out_of_budget")
+    table["status"] = np.where(is_pruned, "pruned", np.where(reached, "reached", "out_of_budget"))
+    table["charged_seconds"] = np.minimum(np.minimum(seconds, stopped).reshape(-1), MAX_RUNTIME)
     table["max_runtime"] = MAX_RUNTIME
     table["time_to_target"] = table["steps_to_target"] = flat
     table["last_miss_seconds"] = np.where(reached, np.maximum(flat - world.grid, 0.0), np.inf)
     table["evaluation_to_target"] = np.where(reached, 1.0, np.inf)
     table["evaluations"] = 1
     return table
+
+
+def stop_times(seconds: Floats) -> Floats:
+    """When each trial is stopped, as in live runs: at the best of its study so far; 0 once the median is lost.
+
+    Shapes: [submissions, workloads, studies, trials] -> the same.
+    """
+    best = np.minimum.accumulate(seconds, axis=-1)
+    stopped = np.concatenate([np.full((*seconds.shape[:-1], 1), np.inf), best[..., :-1]], axis=-1)
+    studies = seconds.shape[2]
+    for row, column in np.ndindex(seconds.shape[:2]):
+        study_times = best[row, column, :, -1]
+        for study in range(studies):
+            if median_is_lost(study_times[:study].tolist(), studies):
+                stopped[row, column, study] = 0.0
+    return stopped
 
 
 def scored(world: World, rng: np.random.Generator) -> Scoring:
@@ -180,6 +202,8 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "3 x 5, near ties": {"studies": 3, "trials": 5, "slowest": 1.05},
     "3 x 5, coarse evaluations": {"studies": 3, "trials": 5, "grid": 0.1},
     "3 x 5, half of all trials miss": {"studies": 3, "trials": 5, "miss": 0.5},
+    "3 x 5, pruned": {"studies": 3, "trials": 5, "pruned": True},
+    "3 x 5, pruned, half of all trials miss": {"studies": 3, "trials": 5, "miss": 0.5, "pruned": True},
     "5 x 5, three of four trials miss": {"studies": 5, "trials": 5, "miss": 0.75},
 }
 
@@ -188,13 +212,13 @@ def main(arguments: list[str]) -> None:
     """Print the table."""
     options = dict(argument.split("=", 1) for argument in arguments)
     repetitions = int(options.get("repetitions", "400"))
-    print(f"{'share of 95 % intervals that cover':34}  score   time  speed-up   plain percentiles: score   time")
+    print(f"{'share of 95 % intervals that cover':38}  score   time  speed-up   plain percentiles: score   time")
     for name, design in DESIGNS.items():
         world = make_world(**design)
         ours = coverage(world, repetitions=repetitions)
         plain = plain_coverage(world, repetitions=repetitions)
         numbers = f"{ours.score:.3f}  {ours.time:.3f}     {ours.speedup:.3f}"
-        print(f"{name:34}  {numbers}                      {plain.score:.3f}  {plain.time:.3f}", flush=True)
+        print(f"{name:38}  {numbers}                      {plain.score:.3f}  {plain.time:.3f}", flush=True)
     for name, shared in {"apart": 0.0, "common seeds": 0.5}.items():
         world = make_world(submissions=2, equal=True, shared=shared)
         speeds = false_speeds(world, comparisons=5 * repetitions)

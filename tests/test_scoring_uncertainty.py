@@ -12,6 +12,7 @@ from scipy import stats
 from benchmarks.coverage import coverage, false_speeds, false_tiers, make_world, scored, times_table
 from harness.api import ConfigError
 from harness.scoring.comparison import compare, compare_all
+from harness.scoring.resampling import cells_of
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import score_times
 from harness.scoring.uncertainty import bootstrap
@@ -172,8 +173,14 @@ def test_a_difference_is_declared_at_half_of_the_usual_level():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "design",
-    [{"studies": 3}, {"studies": 5}, {"studies": 3, "trials": 1}, {"studies": 3, "shared": 0.5}],
-    ids=["3x5", "5x5", "3x1", "common seeds"],
+    [
+        {"studies": 3},
+        {"studies": 5},
+        {"studies": 3, "trials": 1},
+        {"studies": 3, "shared": 0.5},
+        {"studies": 3, "pruned": True},
+    ],
+    ids=["3x5", "5x5", "3x1", "common seeds", "pruned"],
 )
 def test_nominal_95_percent_intervals_cover_the_truth_in_93_to_97_percent(design):
     found = coverage(make_world(**design), repetitions=400)
@@ -196,3 +203,18 @@ def test_of_200_comparisons_of_a_submission_with_itself_the_board_separates_at_m
 def test_of_200_comparisons_of_a_submission_with_itself_at_most_5_percent_find_another_speed(shared, seed):
     world = make_world(submissions=2, equal=True, shared=shared)
     assert false_speeds(world, comparisons=200, seed=seed) <= 10
+
+
+def test_a_trial_that_was_stopped_early_is_not_taken_for_a_miss():
+    world = make_world(submissions=1, workloads=1, pruned=True)
+    seconds = np.array([[[[2.0, 3.0, 1.5], [2.5, 2.6, 2.7], [2.2, 4.0, 5.0]]]])
+    table = times_table(world, seconds)
+    assert table["status"].tolist() == ["reached", "pruned", "reached", *["reached", "pruned", "pruned"] * 2]
+    assert cells_of(score_times(table, RULES)).miss.tolist() == [[0.0]]
+
+
+def test_the_probability_of_a_miss_under_pruning_is_that_of_kaplan_and_meier():
+    world = make_world(submissions=1, workloads=1, pruned=True)
+    table = times_table(world, np.array([[[[2.0, 3.0], [math.inf, 2.5], [math.inf, math.inf]]]]))
+    # At 2.0 six trials are at risk and one hits; at 2.5, with one stopped at 2.0, four are and one hits.
+    assert cells_of(score_times(table, RULES)).miss[0, 0] == pytest.approx((5 / 6 * 3 / 4) ** 2)

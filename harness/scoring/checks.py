@@ -20,6 +20,7 @@ TRIAL_COLUMNS = [
     "target_goal",
     "target_validation",
     "max_runtime",
+    "charged_seconds",
 ]
 """What scoring reads of the trials table."""
 

@@ -181,9 +181,37 @@ def _miss_probability(times: pd.DataFrame, *, row_names: list[str], column_names
     """Probability that all trials of a study miss: the product over trial numbers of the share that missed.
 
     Trials of one number are repetitions in both ways of tuning (a fixed list, or points dealt at random), so this sees
-    that a study was lucky where the study times alone could not.
+    that a study was lucky where the study times alone could not. In cells with pruned trials it is that of one trial to
+    the power of the trials of a study.
     """
     missed = ~np.isfinite(times["time_to_target"])
+    pruned = times["status"] == "pruned"
     slots = times.assign(missed=missed).groupby(["submission", "workload", "trial"], observed=True)["missed"].mean()
     product = slots.groupby(["submission", "workload"], observed=True).prod().unstack("workload")
-    return product.reindex(index=row_names, columns=column_names).fillna(1.0).to_numpy()
+    table = product.reindex(index=row_names, columns=column_names).fillna(1.0)
+    for (submission, workload), cell in times[_in_cells_of(times, pruned)].groupby(
+        ["submission", "workload"], observed=True
+    ):
+        trials = cell.groupby("study", observed=True).size().max()
+        table.loc[str(submission), str(workload)] = _miss_of_a_trial(cell) ** trials
+    return table.to_numpy(dtype=float)
+
+
+def _in_cells_of(times: pd.DataFrame, wanted: pd.Series) -> pd.Series:
+    """True for every trial of a cell that has a wanted one."""
+    return wanted.groupby([times["submission"], times["workload"]], observed=True).transform("any")
+
+
+def _miss_of_a_trial(cell: pd.DataFrame) -> float:
+    """Probability that a trial of a cell misses, where some were stopped before that was seen: Kaplan and Meier (1958).
+
+    A trial that was pruned at some moment says only that it had not hit by then. What stopped it, the luck of others,
+    does not depend on its own, and the points of trials are draws of one kind, so that all trials of a cell count.
+    """
+    seconds = np.where(np.isfinite(cell["time_to_target"]), cell["time_to_target"], np.inf)
+    seen_until = np.where(cell["status"] == "pruned", cell["charged_seconds"], np.inf)
+    survival = 1.0
+    for moment in np.unique(seconds[np.isfinite(seconds)]):
+        at_risk = (np.minimum(seconds, seen_until) >= moment).sum()
+        survival *= 1.0 - (seconds == moment).sum() / at_risk
+    return float(survival)
