@@ -207,14 +207,18 @@ def test_of_200_comparisons_of_a_submission_with_itself_at_most_5_percent_find_a
 
 def test_a_trial_that_was_stopped_early_is_not_taken_for_a_miss():
     world = make_world(submissions=1, workloads=1, pruned=True)
-    seconds = np.array([[[[2.0, 3.0, 1.5], [2.5, 2.6, 2.7], [2.2, 4.0, 5.0]]]])
+    seconds = np.array([[[[2.0, 3.0, 1.5], [math.inf, 2.6, 2.7], [math.inf, 2.5, 5.0]]]])
     table = times_table(world, seconds)
-    assert table["status"].tolist() == ["reached", "pruned", "reached", *["reached", "pruned", "pruned"] * 2]
-    assert cells_of(score_times(table, RULES)).miss.tolist() == [[0.0]]
+    assert table["status"].tolist() == [
+        *("reached", "pruned", "reached"), *("out_of_budget", "reached", "pruned"),
+        *("out_of_budget", "reached", "pruned"),
+    ]  # fmt: skip
+    # Hits at 1.5, 2.0, 2.5 and 2.6, when 9, 8, 6 and 4 trials were still at risk.
+    trial = 8 / 9 * 7 / 8 * 5 / 6 * 3 / 4
+    assert cells_of(score_times(table, RULES)).miss[0, 0] == pytest.approx(min(trial**3, 2 / 3 * 1 / 3 * 2 / 3))
 
 
-def test_the_probability_of_a_miss_under_pruning_is_that_of_kaplan_and_meier():
+def test_where_the_first_trial_always_hits_no_study_misses():
     world = make_world(submissions=1, workloads=1, pruned=True)
-    table = times_table(world, np.array([[[[2.0, 3.0], [math.inf, 2.5], [math.inf, math.inf]]]]))
-    # At 2.0 six trials are at risk and one hits; at 2.5, with one stopped at 2.0, four are and one hits.
-    assert cells_of(score_times(table, RULES)).miss[0, 0] == pytest.approx((5 / 6 * 3 / 4) ** 2)
+    table = times_table(world, np.array([[[[2.0, 3.0], [2.1, 2.5], [1.9, 2.2]]]]))
+    assert cells_of(score_times(table, RULES)).miss[0, 0] == 0.0

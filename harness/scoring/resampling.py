@@ -181,20 +181,20 @@ def _miss_probability(times: pd.DataFrame, *, row_names: list[str], column_names
     """Probability that all trials of a study miss: the product over trial numbers of the share that missed.
 
     Trials of one number are repetitions in both ways of tuning (a fixed list, or points dealt at random), so this sees
-    that a study was lucky where the study times alone could not. In cells with pruned trials it is that of one trial to
-    the power of the trials of a study.
+    that a study was lucky where the study times alone could not. Where trials were pruned,
+    which that counts as missed, it is that of one trial to the power of the trials of a study, if that is less.
     """
     missed = ~np.isfinite(times["time_to_target"])
     pruned = times["status"] == "pruned"
     slots = times.assign(missed=missed).groupby(["submission", "workload", "trial"], observed=True)["missed"].mean()
     product = slots.groupby(["submission", "workload"], observed=True).prod().unstack("workload")
-    table = product.reindex(index=row_names, columns=column_names).fillna(1.0)
-    for (submission, workload), cell in times[_in_cells_of(times, pruned)].groupby(
-        ["submission", "workload"], observed=True
-    ):
-        trials = cell.groupby("study", observed=True).size().max()
-        table.loc[str(submission), str(workload)] = _miss_of_a_trial(cell) ** trials
-    return table.to_numpy(dtype=float)
+    table: Floats = product.reindex(index=row_names, columns=column_names).fillna(1.0).to_numpy(dtype=float, copy=True)
+    cells = times[_in_cells_of(times, pruned)].groupby(["submission", "workload"], observed=True)
+    for (submission, workload), cell in cells:
+        place = row_names.index(str(submission)), column_names.index(str(workload))
+        trials = int(cell.groupby("study", observed=True).size().max())
+        table[place] = min(table[place], _miss_of_a_trial(cell) ** trials)
+    return table
 
 
 def _in_cells_of(times: pd.DataFrame, wanted: pd.Series) -> pd.Series:
