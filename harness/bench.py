@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -58,9 +58,10 @@ def studies_of(request: Request) -> list[StudyConfig]:
     """The configuration of every study that was asked for. Raises ConfigError."""
     first = compose(request.overrides, request.workloads[0], request.submissions[0], 0)
     return [
-        compose(request.overrides, workload, submission, study)
+        replace(composed, study=study)
         for workload in request.workloads
         for submission in request.submissions
+        for composed in [compose(request.overrides, workload, submission, 0)]
         for study in range(first.ruleset.studies)
     ]
 
