@@ -92,8 +92,7 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
         if here:
             described = [describe(config) for config in studies]
             _warn({reason for study in described for reason in study.unofficial}, studies[0].hardware.name, console)
-            if is_parallel:
-                _calibrate([study.config for study in described if _report(study).missing], console)
+            _say_cost(described, console)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         with JobsDisplay(console, folder, len(studies)) if is_parallel else nullcontext():
@@ -138,10 +137,30 @@ def _sweep(studies: list[StudyConfig]) -> list[str]:
     ]
 
 
-def _calibrate(studies: list[StudyConfig], console: Console) -> None:
-    """Measure the reference before the jobs load the machine that they share with this process."""
-    for config in {config.workload.name: config for config in studies}.values():
-        seconds_per_step(config, describe(config).machine, console)
+def _say_cost(studies: list[Study], console: Console) -> None:
+    """What is to run and how long it may take. The reference is measured before jobs load the machine."""
+    missing = {study: count for study in range(len(studies)) if (count := _report(studies[study]).missing)}
+    seconds = 0.0
+    for number, count in missing.items():
+        config = studies[number].config
+        per_step = seconds_per_step(config, studies[number].machine, console)
+        seconds += count * config.workload.budget.steps * per_step * config.ruleset.budget_factor
+    trials = sum(missing.values())
+    if trials:
+        there = sum(study.config.ruleset.trials for study in studies) - trials
+        known = f", {there} {'has' if there == 1 else 'have'} a row" if there else ""
+        many = "1 trial" if trials == 1 else f"{trials} trials"
+        console.print(f"{many} to run{known}: at most {_duration(seconds)} of racing, one after the other, here")
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def job(composed: Any) -> StudyReport:

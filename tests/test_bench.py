@@ -155,3 +155,12 @@ def test_killing_the_referee_at_any_moment_and_running_again_gives_the_same_rows
     for row in trials.itertuples():
         assert evaluations[evaluations["trial_id"] == row.trial_id]["step"].max() == row.steps
     assert list((tmp_path / "runs" / "journal").iterdir()) == []
+
+
+def test_the_cost_is_said_before_anything_runs(tmp_path, capfd):
+    arguments = ["workload=digits_mlp", "submission=adamw", f"results={tmp_path}", *FAST]
+    assert bench.main(arguments) == 0
+    # 2,400 steps of 0.6 ms, rounded.
+    assert capfd.readouterr().out.startswith("1 trial to run: at most 1 s of racing")
+    assert bench.main([*arguments[:-3], *FAST, "submission=adamw,muon"]) == 0
+    assert "1 trial to run, 1 has a row: at most 1 s of racing" in capfd.readouterr().out
