@@ -58,6 +58,7 @@ def trial_spec(
         max_runtime=max_runtime,
         eval_period=eval_period,
         evaluate_every_steps=config.evaluate_every_steps,
+        checkpoint_evaluations=workload.checkpoint_evaluations,
         prune_at=prune_at,
         pruned_by=pruned_by,
     )

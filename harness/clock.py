@@ -6,10 +6,13 @@ import time
 
 
 class ChargedClock:
-    """A stop watch on the monotonic clock of the machine: changes of the wall clock do not reach it."""
+    """A stop watch on the monotonic clock of the machine: changes of the wall clock do not reach it.
 
-    def __init__(self) -> None:
-        self._charged = 0.0
+    `charged`: seconds that it starts from, for a trial that goes on.
+    """
+
+    def __init__(self, charged: float = 0.0) -> None:
+        self._charged = charged
         self._started_at: float | None = None
 
     def start(self) -> None:

@@ -24,7 +24,10 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True)
 class WorkloadConfig:
-    """One file of `conf/workload`."""
+    """One file of `conf/workload`. `checkpoint_evaluations`: from one checkpoint to the next; null: restart if killed.
+
+    Raises ConfigError where it is below 1.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -37,6 +40,13 @@ class WorkloadConfig:
     target: Target
     budget: Budget
     data: dict[Literal["train", "validation", "test"], str]
+    checkpoint_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_evaluations is not None and self.checkpoint_evaluations < 1:
+            raise ConfigError(
+                f"checkpoint_evaluations is {self.checkpoint_evaluations}. Use at least 1, or null for no checkpoints."
+            )
 
     def content_hash(self) -> str:
         """SHA-256 over what makes the workload what it is: this configuration and the source of its module."""

@@ -32,6 +32,17 @@ class Order:
             raise ConfigError(f"batch size is {count}. Use at least 1.")
         return self._redraw(count)
 
+    def state(self) -> dict[str, Tensor]:
+        """Where the order stands: the indices of this epoch that are left, and the generator of later epochs."""
+        left = torch.cat([*reversed(self._chunks), self._left])
+        return {"left": left.cpu(), "generator": self._generator.get_state()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on where `state` was taken. The next batches are the same, whatever size is drawn."""
+        self._chunks = []
+        self._left = state["left"].to(self._device)
+        self._generator.set_state(state["generator"])
+
     def _redraw(self, count: int) -> Tensor:
         if self._chunks:  # the batch size has changed in the middle of an epoch
             self._left = torch.cat([*reversed(self._chunks), self._left])

@@ -181,6 +181,8 @@ class Records:
     def journal(self, key: TrialKey) -> Iterator[Journal]:
         """The journal of one trial, held by this process alone; removed once the trial has its row.
 
+        A line that a crash cut short is cut off.
+
         Raises DataError where another live process runs the same trial.
         """
         path = self._journal_path(key)
@@ -194,7 +196,9 @@ class Records:
                 raise DataError(
                     f"{path}: another process is running this trial. Wait for it, or stop it and run again."
                 ) from None
-            yield Journal(path, handle)
+            journal = Journal(path, handle)
+            journal.mend()
+            yield journal
             if self.is_done(key):
                 path.unlink(missing_ok=True)
 
@@ -247,17 +251,23 @@ class Journal:
 
     def lines(self) -> list[Row]:
         """All whole lines; a line that a crash cut short ends the list."""
+        return [json.loads(line) for line in self._whole_lines()]
+
+    def mend(self) -> None:
+        """Cut off what no longer is a whole line, so that the next one does not run on from it."""
+        whole = sum(len(line) for line in self._whole_lines())
+        with disk_errors(self.path):
+            self._handle.truncate(whole)
+
+    def _whole_lines(self) -> list[bytes]:
         self._handle.seek(0)
-        rows = []
+        whole = []
         for line in self._handle.read().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or not _is_json(line):
                 break
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+            whole.append(line)
         self._handle.seek(0, os.SEEK_END)
-        return rows
+        return whole
 
     def clear(self) -> None:
         """Forget what an earlier, cut-off run of this trial wrote."""
@@ -346,6 +356,14 @@ def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 def versioned(schema: pa.Schema) -> pa.Schema:
     """The schema with the version that this project writes in its metadata."""
     return schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _jsonable(value: Any) -> Any:

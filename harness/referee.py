@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ _READY_SECONDS = 300.0
 _GRACE_SECONDS = 2.0
 # The trainer measures an eval_period from the moment that it hears *go*; the referee from just before it is said.
 _EARLY = 0.999
+# What a trial that goes on may take to stand where it stood, for nothing: twice what it paid before its first
+# evaluation, which holds the same import, construction and first step, and so many seconds for the state itself.
+_RESTORE_FACTOR = 2.0
+_RESTORE_SECONDS = 10.0
 # A development run by steps is not stopped by the clock unless it hangs.
 _HANG_FACTOR = 10.0
 
@@ -42,6 +47,8 @@ class TrialSpec:
     max_runtime: float
     eval_period: float
     evaluate_every_steps: int | None = None
+    checkpoint_evaluations: int | None = None
+    """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None
     pruned_by: str | None = None
 
@@ -56,6 +63,35 @@ class Observation:
     validation: dict[str, float]
     test: dict[str, float] | None
     reported: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the referee knew when the trainer had written its state; times in seconds."""
+
+    step: int
+    evaluations: int
+    charged_seconds: float
+    period_began: float
+    """Charged seconds at the last evaluation, from which the next one is due."""
+    evaluation_seconds: float
+    total_seconds: float
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Where a killed trial goes on: its last checkpoint, a state of each trainer in `folder`, evaluations before it."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    observations: list[Observation]
+    resumes: int
+    """How often the trial has been continued, this time included."""
+
+
+class NotContinued(Exception):  # noqa: N818 - not a fault of the trial, which can start again from the beginning
+    """The trainer did not come back to the checkpoint. The message says why."""
 
 
 @dataclass
@@ -102,22 +138,36 @@ class Referee:
         *,
         on_evaluation: Callable[[Observation], object] = lambda _: None,
         on_tick: Callable[[float], object] = lambda _: None,
+        on_checkpoint: Callable[[Checkpoint, Path], object] | None = None,
+        continuation: Continuation | None = None,
+        on_continued: Callable[[], object] = lambda: None,
     ) -> Outcome:
-        """One trial from start to end. Whatever the submission does ends in an Outcome with a status and a reason.
+        """One trial from start to end, or on from `continuation`. Whatever the submission does ends in an Outcome.
 
-        `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second.
-        Raises DataError where no trainer can be started, and whatever the callbacks raise; no process is left then.
+        `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second,
+        `on_checkpoint` with the folder that the trainer has written, to take it over before the trainer runs on (None:
+        no checkpoints), `on_continued` when a continued trial stands at its checkpoint.
+        Raises DataError where no trainer can be started, NotContinued where the trainer cannot go on from the
+        checkpoint, and whatever the callbacks raise; no process is left then.
         """
         weights = self._judge.shared_weights()
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             trainer = self._sandbox.start(spec.workload, weights, scratch)
-            trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, on_evaluation, on_tick)
-            outcome = trial.run()
+            callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
+            written = scratch.resolve() / "checkpoint"
+            trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)
+            return trial.run(began)
         finally:
             weights.close()
-        outcome.total_seconds = time.monotonic() - started
-        return outcome
+
+
+@dataclass(frozen=True)
+class _Callbacks:
+    evaluation: Callable[[Observation], object]
+    tick: Callable[[float], object]
+    checkpoint: Callable[[Checkpoint, Path], object] | None
+    continued: Callable[[], object]
 
 
 class _Trial:
@@ -130,8 +180,9 @@ class _Trial:
         trainer: Trainer,
         weights: SharedWeights,
         sandbox: Sandbox,
-        on_evaluation: Callable[[Observation], object],
-        on_tick: Callable[[float], object],
+        checkpoint_folder: Path,
+        continuation: Continuation | None,
+        callbacks: _Callbacks,
     ) -> None:
         self._spec = spec
         self._judge = judge
@@ -140,21 +191,41 @@ class _Trial:
         self._device = sandbox.device
         self._threads = sandbox.threads
         self._devices = sandbox.devices
-        self._on_evaluation = on_evaluation
-        self._on_tick = on_tick
-        self._clock = ChargedClock()
+        self._checkpoint_folder = checkpoint_folder
+        self._continuation = continuation
+        self._callbacks = callbacks
+        self._clock = ChargedClock(continuation.checkpoint.charged_seconds if continuation else 0.0)
         self._energy = devices.EnergyMeter(*devices.of_ranks(sandbox.device, sandbox.devices))
         self._freezes = devices.freezes(sandbox.device)
         self._outcome = Outcome(TrialStatus.CRASHED, "")
         self._best: float | None = None
         self._last_go = 0.0
+        self._awaits_checkpoint = False
+        self._began = 0.0
+        if continuation is not None:
+            self._take_up(continuation)
 
-    def run(self) -> Outcome:
+    def _take_up(self, past: Continuation) -> None:
+        outcome = self._outcome
+        outcome.resumes = past.resumes
+        outcome.observations.extend(past.observations)
+        outcome.evaluation_seconds = past.checkpoint.evaluation_seconds
+        for seen in past.observations:
+            value = seen.validation[self._spec.target.metric]
+            self._best = value if self._spec.target.is_better(value, self._best) else self._best
+
+    def run(self, began: float) -> Outcome:
+        """`began`: when the start of the trainer was asked for, on the monotonic clock."""
+        self._began = began
         patience = 0.0
         try:
             self._start()
             while True:
-                self._evaluate(self._next_snapshot())
+                message = self._next_message()
+                if message.get("type") == "checkpoint" and self._awaits_checkpoint:
+                    self._keep_checkpoint()
+                else:
+                    self._evaluate(_checked_snapshot(message, self._outcome.observations))
         except _TrialEnded as end:
             self._outcome.status, self._outcome.reason, patience = end.status, end.reason, end.patience
             if end.status is TrialStatus.PRUNED:
@@ -165,7 +236,8 @@ class _Trial:
             self._trainer.end(patience=patience)
         outcome = self._outcome
         outcome.charged_seconds = self._clock.seconds
-        outcome.energy_joules = self._energy.joules
+        outcome.energy_joules = self._joules()
+        outcome.total_seconds = self._total_seconds()
         outcome.peak_host_bytes = self._trainer.peak_host_bytes
         outcome.frozen = self._freezes
         outcome.log = self._trainer.log
@@ -182,6 +254,8 @@ class _Trial:
                 "threads": self._threads,
                 "device": str(self._device),
                 "devices": self._devices,
+                "checkpoint": str(self._checkpoint_folder),
+                "continue_from": str(self._continuation.folder.resolve()) if self._continuation else None,
                 "conditions": {
                     "seed": spec.seed,
                     "batch_size_hint": spec.batch_size,
@@ -198,24 +272,57 @@ class _Trial:
                 },
             }
         )
+        if self._continuation is not None:
+            self._catch_up(self._continuation.checkpoint)
+            return
+        self._await_ready()
+        self._go({"type": "go"})
+
+    def _await_ready(self) -> None:
         message = self._receive(time.monotonic() + _READY_SECONDS)
         if message is None:
             raise _TrialEnded(TrialStatus.CRASHED, f"the trainer was not ready after {_READY_SECONDS:.0f} s")
         if message.get("type") != "ready":
             raise _TrialEnded(TrialStatus.REFUSED, f"the trainer said {message.get('type')!r} before it was ready")
-        self._go({"type": "go"})
+
+    def _catch_up(self, checkpoint: Checkpoint) -> None:
+        """Let the submission build what it had built, and load its state; then say *go* where the clock stood.
+
+        What this takes has been paid before, so the clock stands still, but no longer than it may reasonably take.
+        """
+        assert self._continuation is not None
+        allowance = _RESTORE_FACTOR * self._continuation.observations[0].charged_seconds + _RESTORE_SECONDS
+        try:
+            self._await_ready()
+            self._trainer.send({"type": "go", "charged_seconds": 0.0})
+            message = self._receive(time.monotonic() + allowance)
+        except _TrialEnded as end:
+            raise NotContinued(end.reason) from None
+        if message is None:
+            raise NotContinued(f"it did not stand at step {checkpoint.step} again after {allowance:.0f} s")
+        if message.get("type") != "restored" or message.get("step") != checkpoint.step:
+            raise NotContinued(f"the trainer said {str(message)[:80]} instead of standing at step {checkpoint.step}")
+        if self._freezes:
+            self._trainer.freeze()
+        self._callbacks.continued()
+        self._last_go = checkpoint.period_began
+        self._run_on({"type": "go"})
 
     def _go(self, word: Message) -> None:
-        # The clock first: nothing may run before it does.
         self._last_go = self._clock.seconds
+        self._run_on(word)
+
+    def _run_on(self, word: Message) -> None:
+        charged_seconds = self._clock.seconds
+        # The clock first: nothing may run before it does.
         self._energy.start()
         self._clock.start()
         if self._freezes:
             self._trainer.thaw()
-        self._trainer.send({**word, "charged_seconds": self._last_go})
+        self._trainer.send({**word, "charged_seconds": charged_seconds})
 
-    def _next_snapshot(self) -> Message:
-        """Wait for the next snapshot with the clock running; it has stopped when this returns."""
+    def _next_message(self) -> Message:
+        """Wait for the next snapshot or checkpoint with the clock running; it has stopped when this returns."""
         limit = self._limit()
         message = self._receive(time.monotonic() + limit - self._clock.seconds)
         self._clock.stop()
@@ -225,7 +332,38 @@ class _Trial:
         if message is None or self._clock.seconds > limit:
             self._end_at_limit(limit)
             raise AssertionError("unreachable")
-        return _checked_snapshot(message, self._outcome.observations)
+        return message
+
+    def _keep_checkpoint(self) -> None:
+        """Have the file taken over that the trainer has written, and let it run on."""
+        assert self._callbacks.checkpoint is not None
+        self._awaits_checkpoint = False
+        folder = self._checkpoint_folder
+        expected = {f"{rank}.pt" for rank in range(self._devices)}
+        found = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+        if {file.name for file in found} != expected or not all(stat.S_ISREG(file.lstat().st_mode) for file in found):
+            raise _TrialEnded(TrialStatus.REFUSED, "the trainer announced a checkpoint that it has not written")
+        seen, outcome = self._outcome.observations, self._outcome
+        checkpoint = Checkpoint(
+            step=seen[-1].step,
+            evaluations=len(seen),
+            charged_seconds=self._clock.seconds,
+            period_began=self._last_go,
+            evaluation_seconds=outcome.evaluation_seconds,
+            total_seconds=self._total_seconds(),
+            energy_joules=self._joules(),
+        )
+        self._callbacks.checkpoint(checkpoint, self._checkpoint_folder)
+        self._run_on({"type": "go"})
+
+    def _total_seconds(self) -> float:
+        earlier = self._continuation.checkpoint.total_seconds if self._continuation else 0.0
+        return earlier + time.monotonic() - self._began
+
+    def _joules(self) -> float | None:
+        earlier = self._continuation.checkpoint.energy_joules if self._continuation else None
+        now = self._energy.joules
+        return now if now is None else now + (earlier or 0.0)
 
     def _limit(self) -> float:
         if self._spec.evaluate_every_steps is not None:
@@ -245,7 +383,7 @@ class _Trial:
     def _receive(self, deadline: float) -> Message | None:
         """The next message; None at the deadline. Raises _TrialEnded for every other end."""
         try:
-            message = self._trainer.receive(deadline, lambda: self._on_tick(self._clock.seconds))
+            message = self._trainer.receive(deadline, lambda: self._callbacks.tick(self._clock.seconds))
         except TimeoutError:
             return None
         except TrainerGone as error:
@@ -256,7 +394,13 @@ class _Trial:
             status = TrialStatus(message["type"])
             reason = " ".join(str(message.get("reason", "")).split())[:400]
             raise _TrialEnded(status, reason, patience=_GRACE_SECONDS)
+        if message.get("type") == "not_continued" and self._stands_at_checkpoint():
+            raise NotContinued(" ".join(str(message.get("reason", "")).split())[:400])
         return message
+
+    def _stands_at_checkpoint(self) -> bool:
+        past = self._continuation
+        return past is not None and len(self._outcome.observations) == len(past.observations)
 
     def _evaluate(self, snapshot: Message) -> None:
         """Judge the weights that lie in shared memory, and say *go* again or end the trial."""
@@ -291,7 +435,7 @@ class _Trial:
             snapshot["step"], snapshot["examples"], self._clock.seconds, validation, test, snapshot["reported"]
         )
         outcome.observations.append(observation)
-        self._on_evaluation(observation)
+        self._callbacks.evaluation(observation)
         self._after(observation, reached=reached, finished=finished)
 
     def _note(self, snapshot: Message) -> None:
@@ -317,7 +461,13 @@ class _Trial:
             "charged_seconds": observation.charged_seconds,
             "validation": observation.validation,
         }
-        self._go({"type": "go", "evaluation": evaluation})
+        every = spec.checkpoint_evaluations
+        self._awaits_checkpoint = (
+            every is not None
+            and self._callbacks.checkpoint is not None
+            and len(self._outcome.observations) % every == 0
+        )
+        self._go({"type": "go", "evaluation": evaluation, "checkpoint": self._awaits_checkpoint})
 
     def _stop(self, status: TrialStatus, reason: str) -> None:
         """Let the submission's loop end by itself, on nobody's time."""

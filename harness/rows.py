@@ -35,6 +35,24 @@ def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -
     }
 
 
+def observation_of(row: Row, metric: str) -> Observation:
+    """The evaluation that `evaluation_row` made this row of."""
+    others = json.loads(row["other_metrics"])
+    validation, test = (
+        {metric: row[split], "loss": row[f"{split}_loss"]}
+        | {name.removeprefix(f"{split}_"): value for name, value in others.items() if name.startswith(f"{split}_")}
+        for split in ("validation", "test")
+    )
+    return Observation(
+        step=row["step"],
+        examples=row["examples"],
+        charged_seconds=row["charged_seconds"],
+        validation=validation,
+        test=None if row["test"] is None else test,
+        reported=json.loads(row["reported"]),
+    )
+
+
 def trial_row(
     study: Study, trial: int, key: TrialKey, spec: TrialSpec, outcome: Outcome, started_at: datetime.datetime
 ) -> Row:

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from rich.console import Console
 
 from harness.api import TrialStatus
 from harness.budget import seconds_per_step, trial_spec
-from harness.config import StudyConfig, WorkloadConfig
+from harness.config import ROOT, StudyConfig, WorkloadConfig
+from harness.continuation import TrialJournal
 from harness.data import data_folder, load_verified
+from harness.hardware import git_revision
 from harness.identity import Study, describe, trial_key, trial_seed
 from harness.judge import Judge
 from harness.plugins import create_workload
 from harness.progress import TrialProgress
 from harness.pruning import Limit, board_limit_of, trial_limit
 from harness.records import Journal, Records, Row, TrialKey
-from harness.referee import Observation, Outcome, Referee, TrialSpec
+from harness.referee import Continuation, NotContinued, Observation, Outcome, Referee, TrialSpec
 from harness.rows import evaluation_row, trial_row
 from harness.sandbox import shared_sandbox
 from harness.tracking import WandbMirror
@@ -48,12 +50,13 @@ def run_study(config: StudyConfig, console: Console) -> None:
         if not records.is_done(key):
             limit = trial_limit(study, records, board)
             _run_trial(study, trial, key, records, max_runtime=max_runtime, limit=limit, console=console)
+            for folder in (_scratch(config, key), _checkpoints(config, key)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_trial(
     study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, limit: Limit, console: Console
 ) -> None:
-    config = study.config
     with records.journal(key) as journal:
         if records.is_done(key):  # by another job, between the question and the lock
             return
@@ -62,7 +65,6 @@ def _run_trial(
             # The trial was over when something stopped its rows from being written: they are written now.
             records.finish(key, _revived(lines[-1]["trial"]), lines[-1]["evaluations"])
             return
-        journal.clear()
         spec = _spec(study, trial, max_runtime, limit)
         if limit.seconds == 0.0:
             outcome = Outcome(TrialStatus.PRUNED, f"not run: {limit.reason}", pruned_by=limit.reason)
@@ -70,7 +72,6 @@ def _run_trial(
             console.print(f"{_title(study, trial, key)}  not run: {limit.reason}", soft_wrap=True)
             return
         _race(study, trial, key, records, journal, spec, console)
-    shutil.rmtree(_scratch(config, key), ignore_errors=True)
 
 
 def _race(
@@ -84,32 +85,62 @@ def _race(
 ) -> None:
     config = study.config
     judge = judge_of(config.workload, study.machine.device)
-    started_at = _now()
+    title = _title(study, trial, key)
     mirror = WandbMirror(
         config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
     )
-    journal.append("start", {"trial_id": key.trial_id, "started_at": started_at})
     mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, spec))
+    metric = config.workload.target.metric
+    conditions = {"max_runtime": spec.max_runtime, "git_revision": git_revision(ROOT)}
+    notes = TrialJournal(journal, _checkpoints(config, key), metric=metric, conditions=conditions)
     rows: list[Row] = []
-    with TrialProgress(console, _title(study, trial, key), config.workload.target, spec.max_runtime) as progress:
+    with TrialProgress(console, title, config.workload.target, spec.max_runtime) as progress:
 
-        def on_evaluation(observation: Observation) -> None:
-            row = evaluation_row(key, len(rows), observation, config.workload.target.metric)
+        def show(observation: Observation) -> Row:
+            row = evaluation_row(key, len(rows), observation, metric)
             rows.append(row)
-            journal.append("evaluation", row)
             mirror.evaluation(row)
             progress.evaluation(observation)
+            return row
 
-        machine = study.machine
-        sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
-        referee = Referee(judge, sandbox)
-        outcome = referee.run(spec, _scratch(config, key), on_evaluation=on_evaluation, on_tick=progress.tick)
-        row = trial_row(study, trial, key, spec, outcome, started_at)
+        def race(past: Continuation | None) -> Outcome:
+            rows.clear()
+            if past is None:
+                notes.start({"trial_id": key.trial_id, "started_at": _now()})
+            machine = study.machine
+            sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+            return Referee(judge, sandbox).run(
+                spec,
+                _scratch(config, key),
+                on_evaluation=lambda observation: notes.evaluation(show(observation)),
+                on_tick=progress.tick,
+                on_checkpoint=notes.checkpoint,
+                continuation=past,
+                on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
+            )
+
+        outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
+        row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
         _keep_log(config, key, outcome)
         journal.append("end", {"trial": row, "evaluations": rows})
         records.finish(key, row, rows)
         progress.end(row)
     mirror.finish(row)
+
+
+def _continued_or_anew(
+    race: Callable[[Continuation | None], Outcome], notes: TrialJournal, say: Callable[[str], object]
+) -> Outcome:
+    """The outcome of a trial that goes on from its last checkpoint, if it can, or starts at the beginning."""
+    past = notes.resume()
+    if past is not None:
+        step, seconds = past.checkpoint.step, past.checkpoint.charged_seconds
+        say(f"goes on from its checkpoint at step {step}, {seconds:.1f} s")
+        try:
+            return race(past)
+        except NotContinued as error:
+            say(f"cannot go on from its checkpoint at step {step} and starts again at the beginning: {error}")
+    return race(None)
 
 
 def _spec(study: Study, trial: int, max_runtime: float, limit: Limit) -> TrialSpec:
@@ -150,6 +181,11 @@ def _described(study: Study, spec: TrialSpec) -> dict[str, Any]:
 
 def _scratch(config: StudyConfig, key: TrialKey) -> Path:
     return config.results / "runs" / "scratch" / key.trial_id
+
+
+def _checkpoints(config: StudyConfig, key: TrialKey) -> Path:
+    """Where the referee keeps what a trial goes on from: the trainer's own folder is emptied when it starts."""
+    return config.results / "runs" / "checkpoints" / key.trial_id
 
 
 def _keep_log(config: StudyConfig, key: TrialKey, outcome: Outcome) -> None:

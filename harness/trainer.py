@@ -9,6 +9,7 @@ import array
 import contextlib
 import functools
 import os
+import random
 import socket
 import sys
 import traceback
@@ -22,6 +23,7 @@ from harness import device as devices
 from harness import torchrun
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
 from harness.channel import Channel, ChannelClosed, Message, SharedWeights
+from harness.checkpoint import CannotContinue, State, read_state, write_state
 from harness.data import load_verified
 from harness.order import stream_seed
 from harness.plugins import create_workload
@@ -86,9 +88,13 @@ def _run(task: Message, prepared: Prepared, device: torch.device, referee: _Hand
     # Masks on the examples of one rank must not be those of another.
     of_rank = f" {ranks.rank}" if ranks is not None and ranks.rank > 0 else ""
     torch.manual_seed(stream_seed(conditions.seed, f"dropout{of_rank}"))
+    random.seed(stream_seed(conditions.seed, f"python{of_rank}"))
+    np.random.seed(stream_seed(conditions.seed, f"numpy{of_rank}") % 2**32)
     hand_over = _JointHandOver(ranks, referee, device) if ranks is not None else referee
     assert hand_over is not None
-    trial = Trial(prepared.workload, model, prepared.train_set.to(device), conditions, hand_over, ranks)
+    train_set = prepared.train_set.to(device)
+    checkpoints = _Checkpoints(task, ranks, referee, device)
+    trial = Trial(prepared.workload, model, train_set, conditions, hand_over, ranks, checkpoints)
     if referee is not None:
         referee.step_ends = trial.step_ends
     trial.go(hand_over.wait_for_go())
@@ -141,7 +147,13 @@ class _HandOver:
 
     def wait_for_go(self) -> Go:
         """Say that the trial is built; return when the clock runs."""
-        self._channel.send({"type": "ready"})
+        return self.ask({"type": "ready"})
+
+    def ask(self, message: Message) -> Go:
+        """Say that something is done; return when the trial goes on."""
+        if os.getpid() != self._process:  # a fork of the submission must not write over its parent's weights
+            raise ChannelClosed
+        self._channel.send(message)
         return Go(self._channel.receive(None)["charged_seconds"])
 
     def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
@@ -167,7 +179,55 @@ class _HandOver:
         word = self._channel.receive(None)
         if word["type"] == "stop":
             return None
-        return Go(word["charged_seconds"], Evaluation(**word["evaluation"]))
+        return Go(word["charged_seconds"], Evaluation(**word["evaluation"]), word["checkpoint"])
+
+
+class _Checkpoints:
+    """Writes the state of a trial where the referee takes it over; reads that of a trial that goes on after a kill.
+
+    With several ranks each has a file of its own, and all have written, or read, before the referee hears of it.
+    """
+
+    def __init__(self, task: Message, ranks: Ranks | None, referee: _HandOver | None, device: torch.device) -> None:
+        self.is_continued = task["continue_from"] is not None
+        name = f"{ranks.rank if ranks is not None else 0}.pt"
+        self._write_to = Path(task["checkpoint"]) / name
+        self._continue_from = Path(task["continue_from"] or "") / name
+        self._ranks = ranks
+        self._referee = referee
+        self._device = device
+        self._process = os.getpid()
+
+    def write(self, state: State) -> Go | None:
+        if os.getpid() != self._process:  # as for the weights
+            raise ChannelClosed
+        failed = 0
+        try:
+            self._write_to.parent.mkdir(exist_ok=True)
+            write_state(self._write_to, state)
+        except Exception:
+            # A state that cannot be pickled, or a full disk: a checkpoint is no result, so the trial goes on without.
+            print("this checkpoint cannot be written; killed now, the trial starts again or from an earlier one:")
+            traceback.print_exc()
+            failed = 1
+        if self._ranks is not None:
+            failed = self._ranks.total(failed) or 0
+        return None if failed else self._ask({"type": "checkpoint"})
+
+    def read(self) -> State:
+        return read_state(self._continue_from, self._device)
+
+    def restored(self, step: int) -> Go:
+        if self._ranks is not None:
+            self._ranks.wait_for_all()
+        return self._ask({"type": "restored", "step": step})
+
+    def _ask(self, message: Message) -> Go:
+        word = self._referee.ask(message) if self._referee is not None else None
+        if self._ranks is not None:
+            word = self._ranks.of_first(word)
+        assert word is not None
+        return word
 
 
 class _JointHandOver:
@@ -206,7 +266,12 @@ def _step_seconds(ends: array.array[float]) -> dict[str, float | None]:
 def _failure(error: BaseException) -> Message:
     """What tells the referee in one line why the trial ends here; the whole story goes to the log."""
     traceback.print_exception(error)
-    return {"type": "refused" if isinstance(error, SnapshotError) else "crashed", "reason": one_line(error)}
+    kind = "crashed"
+    if isinstance(error, SnapshotError):
+        kind = "refused"
+    elif isinstance(error, CannotContinue):
+        kind = "not_continued"
+    return {"type": kind, "reason": one_line(error)}
 
 
 def one_line(error: BaseException) -> str:

@@ -25,6 +25,14 @@ from harness.api import (
     Workload,
     mean_loss,
 )
+from harness.checkpoint import (
+    CannotContinue,
+    State,
+    load_model_state,
+    load_random_state,
+    model_state,
+    random_state,
+)
 from harness.order import Order, stream_seed
 from harness.parameter_kinds import kinds_of
 from harness.ranks import Ranks, Turn
@@ -63,6 +71,8 @@ class Go:
 
     charged_seconds: float
     evaluation: Evaluation | None = None
+    checkpoint: bool = False
+    """Whether a checkpoint is due."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,22 @@ class HandOver(Protocol):
         """Hand over; return when the trial goes on (Go) or is over (None)."""
 
 
+class Checkpoints(Protocol):
+    """Keeps the state of a trial, and gives a trial that goes on after a kill the state that it goes on from."""
+
+    is_continued: bool
+    """Whether there is such a state."""
+
+    def write(self, state: State) -> Go | None:
+        """Keep `state`; return when the trial goes on. None: it could not be kept, and the clock has not stopped."""
+
+    def read(self) -> State:
+        """The state to go on from."""
+
+    def restored(self, step: int) -> Go:
+        """Say that the trial stands at `step` again; return when it goes on."""
+
+
 class Trial:
     """One training run, as its submission sees it.
 
@@ -96,6 +122,7 @@ class Trial:
         conditions: Conditions,
         hand_over: HandOver,
         ranks: Ranks | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.model = model
         """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
@@ -130,6 +157,10 @@ class Trial:
         self._conditions = conditions
         self._hand_over = hand_over
         self._ranks = ranks
+        self._checkpoints = checkpoints
+        self._is_behind = checkpoints is not None and checkpoints.is_continued
+        self._unclaimed: State = {}
+        self._has_named_state = False
         self._order = Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
@@ -141,6 +172,7 @@ class Trial:
         self._charged_at_go = 0.0
         self._seconds_of_first = 0.0
         self._went_at = time.perf_counter()
+        self._evaluation_due = 0.0
         self._next_evaluation_at = 0.0
         self._next_evaluation_step = 0
         self._batch_norm_draws = 0
@@ -172,6 +204,13 @@ class Trial:
 
     def end_step(self) -> None:
         """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
+        if self._is_behind:
+            # The checkpoint was written at this place of the loop. The first step of a trial that goes on has built,
+            # and compiled, what the state is loaded into; nothing else of that step stays.
+            self._catch_up()
+            return
+        if self._unclaimed:
+            raise CannotContinue(f"the submission does not name {', '.join(self._unclaimed)} as resumable any more")
         self._step += 1
         now = time.perf_counter()
         self.step_ends.append(self._charged_at_go + now - self._went_at)
@@ -311,8 +350,11 @@ class Trial:
     def resumable(self, **objects: object) -> None:
         """Name what a checkpoint must hold beside the model: objects with `state_dict` and `load_state_dict`.
 
+        A trial that never calls this has no checkpoints and starts again after a kill; without objects it says that
+        the model is all. States are loaded at the end of the first step, or here for what is named later.
         Raises ConfigError for an object without them, or a name given twice.
         """
+        self._has_named_state = True
         for name, thing in objects.items():
             if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
                 raise ConfigError(
@@ -322,6 +364,8 @@ class Trial:
             if name in self._resumable:
                 raise ConfigError(f"resumable({name}=...) was named twice. Use another name.")
             self._resumable[name] = thing
+            if name in self._unclaimed:
+                self._load_named(name, self._unclaimed.pop(name))
 
     # --- data-parallel trainers ---
 
@@ -366,12 +410,11 @@ class Trial:
     # --- for the trainer and the debugger ---
 
     def go(self, word: Go) -> None:
-        """Start, or go on, from the referee's word. Called by the harness."""
-        self._charged_at_go = self._seconds_of_first = word.charged_seconds
-        self._went_at = time.perf_counter()
-        self._next_evaluation_at = self._went_at + self._conditions.eval_period
+        """Start, or go on after an evaluation, from the referee's word. Called by the harness."""
+        self._evaluation_due = word.charged_seconds + self._conditions.eval_period
         if self._conditions.evaluate_every_steps is not None:
             self._next_evaluation_step = self._step + self._conditions.evaluate_every_steps
+        self._run_on(word)
 
     @property
     def is_over(self) -> bool:
@@ -381,6 +424,8 @@ class Trial:
     def _evaluate(self, *, is_finished: bool) -> None:
         if self._is_over:
             raise TrialOver
+        if self._is_behind:
+            raise CannotContinue("the submission finished within its first step, where it had not before")
         for function in self._before:
             function()
         numbers = {name: float(value) for name, value in self._reported.items()}
@@ -395,3 +440,73 @@ class Trial:
             self.evaluations.append(word.evaluation)
         for function in self._after:
             function()
+        if word.checkpoint and self._checkpoints is not None and self._has_named_state:
+            # Only now are the weights those of training again.
+            kept = self._checkpoints.write(self._state())
+            if kept is not None:
+                self._run_on(kept)
+
+    def _run_on(self, word: Go) -> None:
+        self._charged_at_go = self._seconds_of_first = word.charged_seconds
+        self._went_at = time.perf_counter()
+        self._next_evaluation_at = self._went_at + self._evaluation_due - word.charged_seconds
+
+    # --- going on after a kill ---
+
+    def _state(self) -> State:
+        """Everything that later steps depend on; tensors are those of the running trial."""
+        return {
+            "model": model_state(self.model),
+            "resumable": {name: thing.state_dict() for name, thing in self._resumable.items()},  # type: ignore[attr-defined]
+            "random": random_state(self.device),
+            "generator": self.generator.get_state(),
+            "order": self._order.state(),
+            "batch_norm_draws": self._batch_norm_draws,
+            "step": self._step,
+            "examples": self._examples,
+            "reported": {name: float(value) for name, value in self._reported.items()},
+            "evaluations": [(seen.step, seen.charged_seconds, seen.validation) for seen in self.evaluations],
+            "evaluation_due": self._evaluation_due,
+            "next_evaluation_step": self._next_evaluation_step,
+            "step_ends": self.step_ends.tobytes(),
+        }
+
+    def _catch_up(self) -> None:
+        """Load the state of the checkpoint, say so, go on from there. Raises CannotContinue where it does not fit."""
+        assert self._checkpoints is not None
+        try:
+            self._load(self._checkpoints.read())
+        except CannotContinue:
+            raise
+        except Exception as error:  # a file of another version of the harness, too
+            raise CannotContinue(f"the checkpoint cannot be loaded ({type(error).__name__}: {error})") from error
+        self._is_behind = False
+        self._run_on(self._checkpoints.restored(self._step))
+
+    def _load(self, state: State) -> None:
+        load_model_state(self.model, state["model"])
+        self._unclaimed = dict(state["resumable"])
+        for name in self._resumable:
+            if name not in self._unclaimed:
+                raise CannotContinue(f"resumable({name}=...) was not named when the checkpoint was written")
+            self._load_named(name, self._unclaimed.pop(name))
+        self._order.load(state["order"])
+        self._batch_norm_draws = state["batch_norm_draws"]
+        self._step, self._examples = state["step"], state["examples"]
+        self._reported = dict(state["reported"])
+        self.evaluations[:] = [Evaluation(*seen) for seen in state["evaluations"]]
+        self._evaluation_due = state["evaluation_due"]
+        self._next_evaluation_step = state["next_evaluation_step"]
+        del self.step_ends[:]
+        self.step_ends.frombytes(state["step_ends"])
+        # Last, because loading may draw.
+        self.generator.set_state(state["generator"])
+        load_random_state(state["random"], self.device)
+
+    def _load_named(self, name: str, state: State) -> None:
+        try:
+            self._resumable[name].load_state_dict(state)  # type: ignore[attr-defined]
+        except Exception as error:
+            raise CannotContinue(
+                f"resumable({name}=...) cannot load its state ({type(error).__name__}: {error})"
+            ) from error

@@ -23,6 +23,7 @@ from harness.api import (
     TensorExamples,
     Workload,
 )
+from harness.checkpoint import State, read_state, write_state
 from harness.submission import SUBMISSIONS, TrainFunction, load_submission, train_function
 from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 
@@ -71,7 +72,7 @@ class Stripes(Workload):
 class Race:
     """One trial on Stripes in this process: its validation losses, and what was handed over and named."""
 
-    def __init__(self, *, seed: int = 1) -> None:
+    def __init__(self, *, seed: int = 1, checkpoints: "Kept | None" = None) -> None:
         self.losses: list[float] = []
         self.weights: list[dict[str, Tensor]] = []
         self.resumable: dict[str, object] = {}
@@ -84,6 +85,7 @@ class Race:
             self._workload.load("train", Path()),
             Conditions(seed, torch.device("cpu"), 32, STEPS, Target("loss", "min", 0.0), 60.0, 60.0, STEPS // 4),
             self._judge,
+            checkpoints,
             self.resumable,
         )
 
@@ -100,7 +102,7 @@ class Race:
         self.losses.append(self._validation_loss(model))
         if progress.step >= STEPS:
             return None
-        return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}))
+        return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
 
     def _validation_loss(self, model: nn.Module) -> float:
         batch = self._validation.gather(torch.arange(len(self._validation)))
@@ -110,6 +112,28 @@ class Race:
             loss = self._workload.metrics(self._workload.statistics(model(batch["inputs"]), batch))["loss"]
         model.train(was_training)
         return loss
+
+
+class Kept:
+    """Keeps the checkpoints of a race in a folder; goes on from one of them."""
+
+    def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
+        self.is_continued = go_on_from is not None
+        self.count = 0
+        self._folder = folder
+        self._go_on_from = go_on_from
+
+    def write(self, state: State) -> None:
+        if not self.is_continued:
+            self.count += 1
+            write_state(self._folder / f"{self.count}.pt", state)
+
+    def read(self) -> State:
+        return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
+
+    def restored(self, step: int) -> Go:
+        assert step == self._go_on_from * STEPS // 4
+        return Go(0.0)
 
 
 class _NamingTrial(Trial):
@@ -124,10 +148,10 @@ class _NamingTrial(Trial):
         self._named.update(objects)  # type: ignore[attr-defined]
 
 
-def race_of(name: str, seed: int = 1) -> Race:
+def race_of(name: str, seed: int = 1, checkpoints: Kept | None = None) -> Race:
     submission = load_submission(name)
     train = train_function(submission.folder, submission.entry, submission.schedule)
-    return Race(seed=seed).run(train, submission.hyperparameters)
+    return Race(seed=seed, checkpoints=checkpoints).run(train, submission.hyperparameters)
 
 
 def test_there_are_submissions():
@@ -171,6 +195,18 @@ def test_what_a_submission_names_as_resumable_survives_the_disk(name: str):
         torch.save(thing.state_dict(), buffer)  # type: ignore[attr-defined]
         buffer.seek(0)
         thing.load_state_dict(torch.load(buffer))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_submission_goes_on_from_any_checkpoint_as_if_it_had_not_been_killed(name: str, tmp_path: Path):
+    kept = Kept(tmp_path)
+    whole = race_of(name, checkpoints=kept)
+    assert kept.count == 3, "a submission without trial.resumable(...) has no checkpoints"
+    for number in range(1, 4):
+        rest = race_of(name, checkpoints=Kept(tmp_path, go_on_from=number))
+        assert rest.losses[1:] == whole.losses[1 + number :]
+        for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
+            assert all(torch.equal(weights[key], again[key]) for key in weights)
 
 
 # --- entry: an optimizer class ---

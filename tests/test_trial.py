@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness.api import Batch, ConfigError, LossKind, ParameterKind, Target, TensorExamples
-from harness.order import stream_seed
+from harness.order import Order, stream_seed
 from harness.parameter_kinds import kinds_of
 from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
 from tests.blobs import Blobs
@@ -90,6 +92,16 @@ def test_batches_of_any_size_use_all_examples_equally(batch_size):
     _, counts = torch.unique(rows(draw(trial, count, batch_size)), dim=0, return_counts=True)
     assert set(counts.tolist()) <= {3, 4, 5}
     assert len(counts) == 512
+
+
+@given(st.lists(st.integers(1, 70), max_size=12), st.lists(st.integers(1, 70), min_size=1, max_size=12))
+def test_an_order_goes_on_from_its_state_whatever_is_drawn(before, after):
+    order, again = (Order(50, 1, torch.device("cpu")) for _ in range(2))
+    for count in before:
+        order.draw(count)
+    again.load(order.state())
+    for count in after:
+        assert torch.equal(order.draw(count), again.draw(count))
 
 
 def test_the_batch_size_may_change_within_an_epoch():

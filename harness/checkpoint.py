@@ -1,0 +1,115 @@
+"""The state that a trial goes on from after a kill: model and random streams, and the file that holds them.
+
+For the trainer alone. The referee knows that there is a file, at which step and charged seconds, and never opens it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+State = dict[str, Any]
+
+
+class CannotContinue(Exception):  # noqa: N818 - not a fault of the trial, which starts again from the beginning
+    """The state of a checkpoint does not fit what the submission has built. The message says what does not."""
+
+
+def write_state(path: Path, state: State) -> None:
+    """Write `state` beside `path` and move it there whole."""
+    beside = path.with_suffix(".tmp")
+    torch.save(state, beside)
+    beside.replace(path)
+
+
+def read_state(path: Path, device: torch.device) -> State:
+    """The state in `path`, with what was on a CUDA device on `device`."""
+
+    def place(storage: Any, location: str) -> Any:
+        return storage if location == "cpu" else storage.cuda(device.index)
+
+    # A full unpickling, so that optimizers may keep more than tensors: what the file holds was written by this
+    # submission's own process, and its code runs in this one already. The referee has checked the file's hash.
+    state: State = torch.load(path, map_location=place, weights_only=False)
+    return state
+
+
+def model_state(model: nn.Module) -> State:
+    """Tensors, gradients and flags of a model. The tensors are the model's own: write them before they change."""
+    return {
+        "tensors": {name: tensor.detach() for name, tensor in _tensors(model)},
+        # Most loops throw them away; one that adds to them for several steps does not.
+        "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+        "trainable": {name: p.requires_grad for name, p in model.named_parameters()},
+        "training": {name: module.training for name, module in model.named_modules()},
+        "dropout": {name: module.p for name, module in _dropouts(model)},
+    }
+
+
+def load_model_state(model: nn.Module, state: State) -> None:
+    """Put a `model_state` into `model`, in place. Raises CannotContinue where it is of another model."""
+    tensors, parameters = dict(_tensors(model)), dict(model.named_parameters())
+    _same_names("tensors", tensors, state["tensors"])
+    _same_names("modules", dict(model.named_modules()), state["training"])
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            saved = state["tensors"][name]
+            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+                raise CannotContinue(f"{name} is {_kind(tensor)} in the model and {_kind(saved)} in the checkpoint")
+            tensor.copy_(saved)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(state["trainable"][name])
+        parameter.grad = state["gradients"].get(name)
+    for name, module in model.named_modules():
+        module.training = state["training"][name]
+    for name, dropout in _dropouts(model):
+        dropout.p = state["dropout"][name]
+
+
+def random_state(device: torch.device) -> State:
+    """Every global random stream that a loop may draw from: torch's on host and device, Python's, NumPy's."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+    }
+
+
+def load_random_state(state: State, device: torch.device) -> None:
+    """Go on drawing where `random_state` was taken."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and all buffers, those too that no `state_dict` holds."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[str, _DropoutNd]]:
+    for name, module in model.named_modules():
+        if isinstance(module, _DropoutNd):
+            yield name, module
+
+
+def _same_names(what: str, found: Mapping[str, object], saved: Mapping[str, object]) -> None:
+    different = sorted(found.keys() ^ saved.keys())
+    if different:
+        place = "the model" if different[0] in found else "the checkpoint"
+        raise CannotContinue(f"the {what} of model and checkpoint differ: only {place} has {different[0]!r}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
