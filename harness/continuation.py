@@ -1,7 +1,7 @@
 """How a killed trial goes on: its checkpoints, taken over from the trainer, and what the journal says of them.
 
-A checkpoint counts when its line is in the journal and its files have the hashes that the line names: a kill between the
-two leaves the one before it, which goes only once the line is written.
+A checkpoint counts when its line is in the journal and its files have the hashes that the line names: a kill between
+the two leaves the one before it, which goes only once the line is written.
 """
 
 from __future__ import annotations

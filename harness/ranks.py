@@ -44,7 +44,8 @@ class Ranks:
         self._model = model
         self._reducer: DistributedDataParallel | None = None
         self._reduced: list[nn.Parameter] = []
-        self._may_differ = False
+        self.may_differ = False
+        """True once a submission has used `local_gradients`: weights are not compared between the ranks any more."""
         # Every forward pass, by whatever road, announces a backward pass. A copy of the model keeps its hooks.
         arm = torch.compiler.disable(self._arm)
         model.register_forward_pre_hook(lambda module, _: arm() if module is model else None)
@@ -85,7 +86,7 @@ class Ranks:
     @contextlib.contextmanager
     def local_gradients(self) -> Iterator[None]:
         """Average nothing inside; weights may differ between the ranks from here on."""
-        before, self.averages, self._may_differ = self.averages, False, True
+        before, self.averages, self.may_differ = self.averages, False, True
         try:
             yield
         finally:
@@ -163,7 +164,7 @@ class Ranks:
                     for statistic in (module.running_mean, module.running_var):
                         if statistic is not None:
                             statistic.copy_(self.all_reduce_mean(statistic))
-            if not self._may_differ:
+            if not self.may_differ:
                 self._check_weights(step)
 
     def _check_weights(self, step: int) -> None:

@@ -462,6 +462,7 @@ class Trial:
             "generator": self.generator.get_state(),
             "order": self._order.state(),
             "batch_norm_draws": self._batch_norm_draws,
+            "ranks_may_differ": self._ranks is not None and self._ranks.may_differ,
             "step": self._step,
             "examples": self._examples,
             "reported": {name: float(value) for name, value in self._reported.items()},
@@ -492,6 +493,8 @@ class Trial:
             self._load_named(name, self._unclaimed.pop(name))
         self._order.load(state["order"])
         self._batch_norm_draws = state["batch_norm_draws"]
+        if self._ranks is not None:
+            self._ranks.may_differ = state["ranks_may_differ"]
         self._step, self._examples = state["step"], state["examples"]
         self._reported = dict(state["reported"])
         self.evaluations[:] = [Evaluation(*seen) for seen in state["evaluations"]]

@@ -158,7 +158,7 @@ def cut(config: StudyConfig, kind: str = "checkpoint", count: int = 1) -> None:
 
 def checkpoint_file(config: StudyConfig) -> Path:
     """The one file that the trial would go on from."""
-    (file,) = (config.results / "runs" / "checkpoints").rglob("*.pt")
+    (file,) = (config.results / "runs" / "checkpoints").rglob("0.pt")
     return file
 
 
@@ -359,6 +359,18 @@ def test_a_trainer_that_is_killed_is_a_crash_and_goes_nowhere(config):
     assert (row["status"], row["resumes"]) == ("crashed", 0)
     assert "SIGKILL" in row["reason"]
     assert run(parts) == ""
+
+
+def test_a_trial_on_two_devices_goes_on_with_the_state_of_each(config):
+    whole, parts = (
+        dataclasses.replace(made, hardware=dataclasses.replace(made.hardware, devices=2))
+        for made in (config(name, STATEFUL.replace("16 + count.value % 5", "16")) for name in ("whole", "parts"))
+    )
+    run(whole)
+    cut(parts)
+    run(parts)
+    assert tables(parts)[0]["resumes"] == 1
+    assert curve(parts) == curve(whole)
 
 
 def test_wandb_gets_the_whole_curve_of_a_trial_that_went_on(config):

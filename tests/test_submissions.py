@@ -85,6 +85,7 @@ class Race:
             self._workload.load("train", Path()),
             Conditions(seed, torch.device("cpu"), 32, STEPS, Target("loss", "min", 0.0), 60.0, 60.0, STEPS // 4),
             self._judge,
+            None,
             checkpoints,
             self.resumable,
         )
