@@ -85,7 +85,9 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
     everything = [*overrides, *_places(studies[0], folder)]
     with initialize_config_dir(str(CONF), job_name="timetrial", version_base="1.3"):
         try:
-            launcher = compose("bench", everything, return_hydra_config=True).hydra.launcher
+            # An override of a key of the workload needs one to be chosen.
+            chosen = [*everything, f"workload={studies[0].workload.name}"]
+            launcher = compose("bench", chosen, return_hydra_config=True).hydra.launcher
         except HydraException as error:
             raise ConfigError(f"{' '.join(str(error).split())}. See conf/ for what can be set.") from None
         is_parallel, here = _where(launcher)

@@ -62,6 +62,13 @@ def test_a_submission_anywhere_on_disk_and_a_hyperparameter_can_be_given(tmp_pat
     assert row["status"] == "out_of_budget"
 
 
+def test_a_key_of_the_workload_can_be_given(tmp_path):
+    arguments = ["workload=digits_mlp", "submission=adamw", f"results={tmp_path}", "workload.budget.steps=100", *FAST]
+    assert bench.main(arguments) == 0
+    row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
+    assert row["max_runtime"] == pytest.approx(100 * 0.0006)
+
+
 def test_a_crash_does_not_stop_the_bench_and_its_exit_code_is_one(tmp_path):
     bad = write(tmp_path / "bad", "def train(trial, hp):\n    raise ValueError('no')\n")
     assert bench.main(["workload=digits_mlp", f"submission={bad},adamw", f"results={tmp_path}", *FAST]) == 1

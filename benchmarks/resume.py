@@ -1,0 +1,222 @@
+"""Kills one checkpointed trial again and again, and compares its curve and its charge with those of untouched runs.
+
+By `make resume-check`. The trial is evaluated by steps on one CPU thread, so every loss must be the same bit for bit.
+Each step is stretched by sleep to the same length: on a machine that others use, the charge of two untouched runs
+otherwise differs by far more than the 1 % that is looked for. What is killed by SIGKILL, at a random moment after the
+trainer was started or said to go on, is either the referee alone or all processes at once. Printed: kills, resumes,
+and the charge of the killed trial over that of an untouched one, beside the same ratio of two untouched ones.
+Exit code 1 where a loss differs or the charge is off by more than 1 %. Arguments: `kills=20 seed=0 workload=digits_mlp
+submission=schedule_free_adamw pace=0.02` (seconds per step), `steps=1200`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from harness import command
+from harness.api import ConfigError
+from harness.config import ROOT, WorkloadConfig, load
+from harness.records import read_table
+from harness.submission import load_submission
+
+SAME = ["evaluation", "step", "examples", "validation", "validation_loss", "test", "test_loss", "other_metrics"]
+"""What a kill must not change of an evaluation."""
+TOLERANCE = 0.01
+EVALUATIONS = 40
+CHECKPOINT_EVALUATIONS = 2
+_PACED = """
+import time
+
+from plain import train as plain_train
+
+
+def train(trial, hp):
+    batches = trial.batches
+
+    def paced(batch_size=None):
+        for batch in batches(batch_size):
+            began = time.perf_counter()
+            yield batch
+            time.sleep(max(0.0, {pace} - (time.perf_counter() - began)))
+
+    trial.batches = paced
+    plain_train(trial, hp)
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is killed, and how often."""
+
+    workload: str
+    submission: str
+    steps: int
+    pace: float
+    kills: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came out."""
+
+    kills: int
+    resumes: int
+    different: list[str]
+    """Columns of the evaluations that differ; empty: bit-equal."""
+    ratio: float
+    """Charge of the killed trial over that of the untouched one."""
+    noise: float
+    """The same of two untouched ones."""
+
+
+def measure(setting: Setting, folder: Path) -> Findings:
+    """Two untouched runs and the killed one, in `folder`.
+
+    Raises RuntimeError where the trial was over before all kills, a bench fails, or a process is left behind.
+    """
+    paced = _paced(setting, folder)
+    bench = _bench(setting, paced)
+    for name in ("untouched", "again"):
+        _finish([*bench, f"results={folder / name}"])
+        print(f"{name}: {_trial(folder / name)['charged_seconds']:.2f} s charged", flush=True)
+    chance = random.Random(setting.seed)
+    killed = [*bench, f"results={folder / 'killed'}"]
+    interval = setting.steps / EVALUATIONS * CHECKPOINT_EVALUATIONS * setting.pace
+    for number in range(setting.kills):
+        _kill(killed, folder / "killed", chance.uniform(0.0, 1.5 * interval), everything=chance.random() < 0.5)
+        steps = [json.loads(line)["step"] for line in _lines(folder / "killed") if '"kind": "checkpoint"' in line]
+        print(f"killed {number + 1} times; the last checkpoint is at step {max(steps, default=0)}", flush=True)
+    _finish(killed)
+    trial, whole, again = (_trial(folder / name) for name in ("killed", "untouched", "again"))
+    return Findings(
+        kills=setting.kills,
+        resumes=int(trial["resumes"]),
+        different=_differences(folder / "untouched", folder / "killed"),
+        ratio=trial["charged_seconds"] / whole["charged_seconds"],
+        noise=again["charged_seconds"] / whole["charged_seconds"],
+    )
+
+
+def _paced(setting: Setting, folder: Path) -> Path:
+    """A copy of the submission whose steps take at least `pace` seconds."""
+    submission = load_submission(setting.submission)
+    if submission.entry is not None:
+        raise ConfigError(f"{setting.submission} has no submission.py to be paced. Use one that has.")
+    paced = folder / f"paced_{submission.name}"
+    shutil.copytree(submission.folder, paced, ignore=shutil.ignore_patterns("__pycache__"))
+    (paced / "submission.py").rename(paced / "plain.py")
+    (paced / "submission.py").write_text(_PACED.format(pace=setting.pace))
+    return paced
+
+
+def _bench(setting: Setting, submission: Path) -> list[str]:
+    unreachable = {"min": -1e9, "max": 1e9}[load("workload", setting.workload, WorkloadConfig).target.goal]
+    every = setting.steps // EVALUATIONS
+    return [
+        *(sys.executable, "-m", "harness.bench", f"workload={setting.workload}", f"submission={submission}"),
+        *("tracking=off", f"evaluate_every_steps={every}", f"workload.budget.steps={setting.steps}"),
+        f"workload.target.validation={unreachable}",
+        f"++workload.checkpoint_evaluations={CHECKPOINT_EVALUATIONS}",
+        # The clock is no limit here; a fixed number saves each start the look for a measured one.
+        f"++hardware.seconds_per_step.{setting.workload}={max(setting.pace, 0.01)}",
+    ]
+
+
+def _finish(bench: list[str]) -> None:
+    done = subprocess.run(bench, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(bench)} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+
+
+def _kill(bench: list[str], results: Path, seconds: float, *, everything: bool) -> None:
+    """Start the bench, and kill it so many seconds after its trial was begun or taken up."""
+    before = _begun(results)
+    process = subprocess.Popen(bench, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL)
+    while _begun(results) in (before, []):
+        if process.poll() is not None:
+            raise RuntimeError("the trial was over before all kills. Use fewer kills or more steps.")
+        time.sleep(0.005)
+    time.sleep(seconds)
+    if process.poll() is not None:
+        raise RuntimeError("the trial was over before all kills. Use fewer kills or more steps.")
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    for each in below if everything else []:
+        each.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(below, timeout=30.0)
+    if alive:
+        raise RuntimeError(f"a killed referee left {len(alive)} processes behind: {alive}")
+
+
+def _lines(results: Path) -> list[str]:
+    return [line for path in (results / "runs" / "journal").glob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def _begun(results: Path) -> list[str]:
+    """The lines of the beginning, which holds its time, and of each resume: others as soon as the trial runs again."""
+    return [line for line in _lines(results) if '"kind": "start"' in line or '"kind": "resume"' in line]
+
+
+def _trial(results: Path) -> pd.Series[float]:
+    trials = read_table(results / "runs", "trials", columns=["status", "charged_seconds", "resumes"])
+    row: pd.Series[float] = trials.iloc[0]
+    return row
+
+
+def _differences(one: Path, other: Path) -> list[str]:
+    left, right = (
+        read_table(results / "runs", "evaluations", columns=SAME).sort_values("evaluation", ignore_index=True)
+        for results in (one, other)
+    )
+    if len(left) != len(right):
+        return [f"{len(left)} and {len(right)} rows"]
+    return [name for name in SAME if not left[name].equals(right[name])]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def main(arguments: list[str]) -> int:
+    chosen = {
+        "kills": "20",
+        "seed": "0",
+        "workload": "digits_mlp",
+        "submission": "schedule_free_adamw",
+        "pace": "0.02",
+        "steps": "1200",
+    }
+    chosen |= command.options(arguments, tuple(chosen))
+    setting = Setting(
+        workload=chosen["workload"],
+        submission=chosen["submission"],
+        steps=int(chosen["steps"]),
+        pace=float(chosen["pace"]),
+        kills=int(chosen["kills"]),
+        seed=int(chosen["seed"]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(setting, Path(folder))
+    print(f"{found.kills} kills, {found.resumes} resumes")
+    print(f"losses: {'the same bit for bit' if not found.different else 'differ in ' + ', '.join(found.different)}")
+    print(f"charge: {found.ratio:.4f} of an untouched run; two untouched runs: {found.noise:.4f}")
+    return 1 if found.different or abs(found.ratio - 1.0) > TOLERANCE else 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda given: main(list(given))))
