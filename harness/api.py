@@ -309,7 +309,15 @@ class Workload(ABC):
 
     @abstractmethod
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Metrics of a whole split from its rows, among them the one that the target names."""
+        """Metrics of a whole split from its rows; the target names one of these or of `decoded_metrics`."""
+
+    def decoded_metrics(self, model: nn.Module, examples: Examples) -> dict[str, float]:  # noqa: ARG002
+        """Metrics of what the model writes by itself, symbol after symbol, such as BLEU. Default: none.
+
+        No forward pass on the true targets can tell them. The model is in eval mode and makes no gradients. The split
+        is given whole, so a metric cannot depend on the batch size of the evaluation.
+        """
+        return {}
 
 
 def mean_loss(losses: Tensor, weights: Tensor | None) -> Tensor:

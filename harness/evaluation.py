@@ -27,7 +27,8 @@ def evaluate(workload: Workload, model: nn.Module, examples: Examples, batch_siz
                 rows.setdefault(name, []).append(values)
         statistics = {name: torch.cat(parts) for name, parts in rows.items()}
         total, count = totals.tolist()
-        return {"loss": total / count if count else float("nan"), **workload.metrics(statistics)}
+        metrics = {**workload.metrics(statistics), **workload.decoded_metrics(model, examples)}
+        return {"loss": total / count if count else float("nan"), **metrics}
 
 
 def _loss_and_count(workload: Workload, outputs: Tensor, batch: Batch) -> Tensor:

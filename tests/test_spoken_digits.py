@@ -19,8 +19,9 @@ from harness.plugins import create_workload
 from tests import librispeech
 from tests.algoperf_weights import set_parity_weights
 from workloads.conformer import Conformer, ConformerSizes
-from workloads.ctc import ctc_losses, edit_distances, greedy_errors
+from workloads.ctc import ctc_losses, greedy_errors
 from workloads.deepspeech import DeepSpeech, DeepSpeechSizes
+from workloads.edit_distance import edit_distances
 from workloads.speech_features import Frontend
 from workloads.speech_layers import MaskedBatchNorm, OffsetLayerNorm, SpecAugment, mask_of, subsampled
 from workloads.spoken_digits import SpokenDigits

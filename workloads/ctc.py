@@ -1,10 +1,12 @@
-"""Connectionist temporal classification: losses, and the edit distance of greedy decodings. Symbol 0 is the blank."""
+"""Connectionist temporal classification: losses, and the errors of greedy decodings. Symbol 0 is the blank."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from workloads.edit_distance import edit_distances
 
 BLANK = 0
 
@@ -33,22 +35,3 @@ def greedy_errors(scores: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
     previous = F.pad(best, (1, 0), value=BLANK)[:, :-1]
     is_read = (best != BLANK) & (best != previous)
     return edit_distances(best, is_read, targets)
-
-
-def edit_distances(symbols: Tensor, is_read: Tensor, targets: Tensor) -> Tensor:
-    """Insertions, deletions and substitutions between the read symbols of each row and its target, padded with 0.
-
-    One step of Wagner and Fischer's recursion for each place, over all rows and symbols of the targets at once.
-    Shapes: symbols and is_read [batch, places], targets [batch, symbols] -> int64 [batch].
-    """
-    lengths = (targets != BLANK).sum(dim=1, keepdim=True)
-    order = torch.arange(targets.shape[1] + 1, device=targets.device)
-    # distances[:, n]: between what was read so far and the first n symbols of the target.
-    distances = order.expand(len(targets), -1)
-    for place in range(symbols.shape[1]):
-        replaced = distances[:, :-1] + (symbols[:, place, None] != targets)
-        best = torch.cat([distances[:, :1] + 1, torch.minimum(distances[:, 1:] + 1, replaced)], dim=1)
-        # Symbols of the target that were left out cost one each: the smallest value so far plus the way from there.
-        best = (best - order).cummin(dim=1).values + order
-        distances = torch.where(is_read[:, place, None], best, distances)
-    return distances.gather(1, lengths).squeeze(1)
