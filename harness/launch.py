@@ -104,11 +104,13 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
 
 def _where(launcher: Any) -> tuple[bool, bool]:
     """Whether jobs run side by side, and whether on this machine. Raises ConfigError for options that do not fit."""
+    from hydra.core.plugins import Plugins
     from hydra.utils import get_class
     from omegaconf import OmegaConf
 
     options: dict[str, Any] = OmegaConf.to_container(launcher, resolve=True)  # type: ignore[assignment]
     kind = get_class(options.pop("_target_"))
+    Plugins.instance().register(kind)  # Hydra's own search does not see into editable installs
     return (False, True) if kind.__name__ == "BasicLauncher" else (True, kind(**options).runs_here)
 
 
