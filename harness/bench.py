@@ -176,7 +176,7 @@ def _check_keys(overrides: list[str], workload: str) -> None:
             known |= {f"{group.replace('/', '.')}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(path)))}
     for override in overrides:
         key = override.partition("=")[0]
-        if key.startswith(("+", "~")) or (key.startswith("hydra") and not key.startswith(("hydra/la", "hydra.la"))):
+        if key.startswith(("+", "~", "hydra")) and not key.startswith((_LAUNCHER, "hydra.launcher")):
             continue
         if key not in known:
             raise ConfigError(f"there is no setting {key!r}. {near_matches(key, known)}")
