@@ -100,8 +100,9 @@ class Ranks:
         if not trainable:
             return
         if self._reducer is None or not _are_same(trainable, self._reduced):
-            # Made anew where a submission has frozen or thawed parameters: DDP fixes them when it is made.
-            self._reducer, self._reduced = DistributedDataParallel(_Parameters(trainable)), trainable
+            # Made anew where a submission has frozen or thawed parameters: DDP fixes them when it is made. Weights are
+            # equal by their seed; DDP must not hide where they have come apart.
+            self._reducer, self._reduced = DistributedDataParallel(_Parameters(trainable), init_sync=False), trainable
         # A forward pass of DDP arms its hooks on the parameters. It wraps these alone, so that the model, its names,
         # its copies and its own forward pass stay what they are with one device.
         self._reducer()

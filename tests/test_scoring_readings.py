@@ -111,7 +111,7 @@ def test_the_shipped_rules_say_what_algoperf_says():
 def test_rules_with_a_mistake_say_which():
     with pytest.raises(ConfigError, match=r"no reading 'as_told'\. Use one of as_published, as_written"):
         load_rules("algoperf_v0_5", reading="as_told")
-    with pytest.raises(ConfigError, match="Did you mean timetrial_v1"):
+    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v1'"):
         load_rules("timetrial")
     with pytest.raises(ConfigError, match="unknown key 'tau'"):
         parse_rules({"name": "mine", "tau": 4})
