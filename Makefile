@@ -41,8 +41,8 @@ leaderboard: .venv/installed ## rank what has been recorded
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
 	@$(PY) -m harness.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
 
-replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board
-	@$(PY) -m harness.replay $(OVERRIDES)
+replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board: FUTILITY=1 for predictions
+	@$(PY) -m harness.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 
 import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
 	@$(PY) -m harness.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)

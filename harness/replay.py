@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness import command
-from harness.leaderboard import Choice, bad_tables_named, chosen_rules, parse_choice, read_evaluations, wide_console
+from harness.leaderboard import Choice, bad_tables_named, chosen_rules, read_evaluations, wide_console
 from harness.records import read_table
 from harness.scoring.checks import TRIAL_COLUMNS
 from harness.scoring.replay import Replayed, replay
@@ -31,6 +31,7 @@ from harness.scoring.stops import (
 )
 
 _ORDERS = {"in_order": "one after another", "fast_points_first": "fast points first", "side_by_side": "side by side"}
+_FRONTIER_ORDERS = {order: _ORDERS[order] for order in ("in_order", "side_by_side")}
 _EXACT = {
     "(a) best of study": Pruning(),
     "(a), (b) lost median": Pruning(lost_median=True),
@@ -126,10 +127,51 @@ def _notes(rows: Recorded, objections: dict[str, str]) -> list[str]:
     return notes
 
 
+def show_frontier(rows: Recorded, console: Console) -> None:
+    """Print what stopping by prediction would save and cost. Takes minutes: it learns from every pair of submissions.
+
+    Raises DataError where the rows are too few to learn from.
+    """
+    from harness.scoring.futility import frontier  # its library takes seconds to import, which the rest need not
+
+    exact = [replay(rows, stops(rows, Pruning(lost_median=True, order=order))).saved for order in _FRONTIER_ORDERS]
+    table = Table(title="Stopping by prediction, cross-validated by submission. Not a rule in use.")
+    headers = (
+        "method",
+        "stated",
+        "false stops",
+        "worst",
+        "alone",
+        *_FRONTIER_ORDERS.values(),
+        "tau",
+        "studies",
+        "scores",
+    )
+    for header in (*headers, "by up to"):
+        table.add_column(header, justify="left" if header == "method" else "right", no_wrap=header == "method")
+    table.add_row("(a) and (b) alone", "", "", "", "", *[f"-{share:.1%}" for share in exact], "1.00", "0", "0", "")
+    for line in frontier(rows).to_dict("records"):
+        shares = [f"{line['stated']:.1%}", f"{line['false_stops']:.2%}", f"{line['worst']:.1%}"]
+        saved = [f"-{share:.1%}" for share in (line["alone"], line["in_order"], line["side_by_side"])]
+        changed = [str(line["studies_changed"]), str(line["scores_changed"]), f"{line['largest_change']:.3f}"]
+        table.add_row(line["method"], *shares, *saved, f"{line['tau']:.2f}", *changed)
+    console.print(table)
+    for note in (
+        "stated: the share of trials that would reach the target and may be stopped; worst: in one submission",
+        "alone: without (a) and (b), the next two columns with them; studies, scores: how many change, and by up to",
+    ):
+        console.print(Text(note, style="dim"))
+
+
 def main(arguments: Sequence[str]) -> int:
-    """`python -m harness.replay [key=value ...]`. Raises HarnessError where there is nothing to rank."""
-    rows, notes = read_recorded(parse_choice(arguments))
-    show(rows, notes, wide_console())
+    """`python -m harness.replay [futility=1] [key=value ...]`. Raises HarnessError where there is nothing to rank."""
+    values = command.options(arguments, (*(choice.name for choice in fields(Choice)), "futility"))
+    is_predicting = values.pop("futility", "0") not in ("", "0")
+    rows, notes = read_recorded(Choice(**values))
+    if is_predicting:
+        show_frontier(rows, wide_console())
+    else:
+        show(rows, notes, wide_console())
     return 0
 
 

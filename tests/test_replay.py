@@ -104,6 +104,20 @@ def test_the_board_is_not_used_where_a_variant_hangs_on_the_workload():
     assert seconds_spent(rows, board="full") == [10.0] * 3 + [90.0] * 3
 
 
+def test_a_limit_on_a_workload_with_a_variant_would_change_a_score():
+    """Why it is refused: `odd` beyond the limit takes its variant along, the fastest, and `good` passes the variant."""
+    seconds = {"odd": (50.0, 5.0), "good": (10.0, 21.0), "fine": (12.0, 6.0)}
+    times = {
+        (name, workload): [[value]] * 3
+        for name, pair in seconds.items()
+        for workload, value in zip(("base", "variant"), pair, strict=True)
+    }
+    rows = table_of(times, held_out={"variant": "base"})
+    on_base = (rows.trials["workload"] == "base").map({True: 4 * 10.0, False: INF})
+    assert replay(rows, on_base).scores_changed > 0
+    assert replay(rows, stops(rows, Pruning(board="full"))).scores_changed == 0
+
+
 def test_a_variant_counts_those_alone_who_reach_its_base():
     times = {
         ("fast", "base"): [[INF]] * 3,
