@@ -22,7 +22,7 @@ from harness.scoring.score import Scoring, score_tables
 from harness.scoring.times import CELL, STUDY, study_times
 
 NOT_RUN = -math.inf
-REPLAY_COLUMNS = ["charged_seconds", "hyperparameters"]
+REPLAY_COLUMNS = ["hyperparameters"]
 """What replay reads of the trials table, beside what scoring and selection read."""
 
 
