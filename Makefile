@@ -71,7 +71,7 @@ overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min
 	@$(PY) benchmarks/interruptions.py $(ARGS)
 
-resume-check: .venv/installed ## kill one checkpointed trial 20 times and compare losses and charge with an untouched run: 5 min
+resume-check: .venv/installed ## kill one checkpointed trial 20 times and compare losses and charge with an untouched run: 10 min
 	@$(PY) -m benchmarks.resume $(ARGS)
 
 scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
