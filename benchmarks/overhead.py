@@ -22,8 +22,9 @@ from harness.api import Target, TensorExamples
 from harness.config import WorkloadConfig, load
 from harness.hardware import step_seconds
 from harness.judge import Judge
+from harness.outcome import TrialSpec
 from harness.plugins import create_workload
-from harness.referee import Referee, TrialSpec
+from harness.referee import Referee
 from harness.sandbox import Sandbox
 
 WINDOWS = 6

@@ -14,8 +14,9 @@ from harness.config import StudyConfig
 from harness.data import data_folder
 from harness.hardware import Calibration, Machine, step_seconds
 from harness.judge import Judge
+from harness.outcome import TrialSpec
 from harness.plugins import create_workload
-from harness.referee import Referee, TrialSpec
+from harness.referee import Referee
 from harness.sandbox import shared_sandbox
 from harness.submission import Submission, load_submission
 

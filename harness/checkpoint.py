@@ -15,11 +15,63 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from harness.api import ConfigError
+
 State = dict[str, Any]
 
 
 class CannotContinue(Exception):  # noqa: N818 - not a fault of the trial, which starts again from the beginning
     """The state of a checkpoint does not fit what the submission has built. The message says what does not."""
+
+
+class Named:
+    """What a submission has named as resumable."""
+
+    def __init__(self) -> None:
+        self.is_said = False
+        """Whether anything was said: a submission that says nothing may keep state that no checkpoint would hold."""
+        self._unclaimed: State = {}  # states of a checkpoint whose names have not been given again yet
+        self._things: dict[str, Any] = {}
+
+    def add(self, things: Mapping[str, object]) -> None:
+        """Name more, and load what a checkpoint holds for it. Raises ConfigError for a name twice, or without state."""
+        self.is_said = True
+        for name, thing in things.items():
+            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+                raise ConfigError(
+                    f"resumable({name}=...) got a {type(thing).__name__}, which has no state_dict and load_state_dict. "
+                    "Wrap the state in an object that has both."
+                )
+            if name in self._things:
+                raise ConfigError(f"resumable({name}=...) was named twice. Use another name.")
+            self._things[name] = thing
+            if name in self._unclaimed:
+                self._load(name)
+
+    def states(self) -> State:
+        """The state of each thing, by its name."""
+        return {name: thing.state_dict() for name, thing in self._things.items()}
+
+    def load(self, states: State) -> None:
+        """Put `states` into the things of these names. Raises CannotContinue where there is none for one of them."""
+        self._unclaimed = dict(states)
+        for name in self._things:
+            if name not in self._unclaimed:
+                raise CannotContinue(f"resumable({name}=...) was not named when the checkpoint was written")
+            self._load(name)
+
+    def check_claimed(self) -> None:
+        """Raise CannotContinue where the checkpoint holds what nobody has named again."""
+        if self._unclaimed:
+            raise CannotContinue(f"the submission does not name {', '.join(self._unclaimed)} as resumable any more")
+
+    def _load(self, name: str) -> None:
+        try:
+            self._things[name].load_state_dict(self._unclaimed.pop(name))
+        except Exception as error:
+            raise CannotContinue(
+                f"resumable({name}=...) cannot load its state ({type(error).__name__}: {error})"
+            ) from error
 
 
 def write_state(path: Path, state: State) -> None:

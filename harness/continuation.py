@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.outcome import Checkpoint, Continuation, Observation
 from harness.records import Journal, Row, disk_errors
-from harness.referee import Checkpoint, Continuation, Observation
 from harness.rows import observation_of
 
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from harness.api import Target
 from harness.jobs import JobConsole
+from harness.outcome import Observation
 from harness.records import Row
-from harness.referee import Observation
 
 _PLAIN_EVERY_SECONDS = 15.0
 _BAR_WIDTH = 20

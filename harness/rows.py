@@ -10,8 +10,8 @@ from harness.api import Target
 from harness.config import ROOT
 from harness.hardware import git_revision
 from harness.identity import Study
+from harness.outcome import Observation, Outcome, TrialSpec
 from harness.records import Row, TrialKey, finite_or_none
-from harness.referee import Observation, Outcome, TrialSpec
 
 
 def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -> Row:

@@ -23,11 +23,12 @@ from harness.data import data_folder, load_verified
 from harness.hardware import git_revision
 from harness.identity import Study, describe, trial_key, trial_seed
 from harness.judge import Judge
+from harness.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
 from harness.plugins import create_workload
 from harness.progress import TrialProgress
 from harness.pruning import Limit, board_limit_of, trial_limit
 from harness.records import Journal, Records, Row, TrialKey
-from harness.referee import Continuation, NotContinued, Observation, Outcome, Referee, TrialSpec
+from harness.referee import Referee
 from harness.rows import evaluation_row, trial_row
 from harness.sandbox import shared_sandbox
 from harness.tracking import WandbMirror

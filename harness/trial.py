@@ -27,6 +27,7 @@ from harness.api import (
 )
 from harness.checkpoint import (
     CannotContinue,
+    Named,
     State,
     load_model_state,
     load_random_state,
@@ -159,12 +160,10 @@ class Trial:
         self._ranks = ranks
         self._checkpoints = checkpoints
         self._is_behind = checkpoints is not None and checkpoints.is_continued
-        self._unclaimed: State = {}
-        self._has_named_state = False
+        self._named = Named()
         self._order = Order(len(train_set), stream_seed(conditions.seed, "data"), conditions.device)
         self._before: list[Callable[[], object]] = []
         self._after: list[Callable[[], object]] = []
-        self._resumable: dict[str, object] = {}
         self._reported: dict[str, float | Tensor] = {}
         self._step = 0
         self._examples = 0
@@ -209,8 +208,7 @@ class Trial:
             # and compiled, what the state is loaded into; nothing else of that step stays.
             self._catch_up()
             return
-        if self._unclaimed:
-            raise CannotContinue(f"the submission does not name {', '.join(self._unclaimed)} as resumable any more")
+        self._named.check_claimed()
         self._step += 1
         now = time.perf_counter()
         self.step_ends.append(self._charged_at_go + now - self._went_at)
@@ -354,18 +352,7 @@ class Trial:
         the model is all. States are loaded at the end of the first step, or here for what is named later.
         Raises ConfigError for an object without them, or a name given twice.
         """
-        self._has_named_state = True
-        for name, thing in objects.items():
-            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
-                raise ConfigError(
-                    f"resumable({name}=...) got a {type(thing).__name__}, which has no state_dict and load_state_dict. "
-                    "Wrap the state in an object that has both."
-                )
-            if name in self._resumable:
-                raise ConfigError(f"resumable({name}=...) was named twice. Use another name.")
-            self._resumable[name] = thing
-            if name in self._unclaimed:
-                self._load_named(name, self._unclaimed.pop(name))
+        self._named.add(objects)
 
     # --- data-parallel trainers ---
 
@@ -440,7 +427,7 @@ class Trial:
             self.evaluations.append(word.evaluation)
         for function in self._after:
             function()
-        if word.checkpoint and self._checkpoints is not None and self._has_named_state:
+        if word.checkpoint and self._checkpoints is not None and self._named.is_said:
             # Only now are the weights those of training again.
             kept = self._checkpoints.write(self._state())
             if kept is not None:
@@ -457,7 +444,7 @@ class Trial:
         """Everything that later steps depend on; tensors are those of the running trial."""
         return {
             "model": model_state(self.model),
-            "resumable": {name: thing.state_dict() for name, thing in self._resumable.items()},  # type: ignore[attr-defined]
+            "resumable": self._named.states(),
             "random": random_state(self.device),
             "generator": self.generator.get_state(),
             "order": self._order.state(),
@@ -486,11 +473,7 @@ class Trial:
 
     def _load(self, state: State) -> None:
         load_model_state(self.model, state["model"])
-        self._unclaimed = dict(state["resumable"])
-        for name in self._resumable:
-            if name not in self._unclaimed:
-                raise CannotContinue(f"resumable({name}=...) was not named when the checkpoint was written")
-            self._load_named(name, self._unclaimed.pop(name))
+        self._named.load(state["resumable"])
         self._order.load(state["order"])
         self._batch_norm_draws = state["batch_norm_draws"]
         if self._ranks is not None:
@@ -505,11 +488,3 @@ class Trial:
         # Last, because loading may draw.
         self.generator.set_state(state["generator"])
         load_random_state(state["random"], self.device)
-
-    def _load_named(self, name: str, state: State) -> None:
-        try:
-            self._resumable[name].load_state_dict(state)  # type: ignore[attr-defined]
-        except Exception as error:
-            raise CannotContinue(
-                f"resumable({name}=...) cannot load its state ({type(error).__name__}: {error})"
-            ) from error

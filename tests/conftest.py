@@ -15,8 +15,9 @@ from hypothesis import settings
 from harness.api import Target
 from harness.import_algoperf import Import, run_import
 from harness.judge import Judge
+from harness.outcome import Outcome, TrialSpec
 from harness.plugins import create_workload
-from harness.referee import Outcome, Referee, TrialSpec
+from harness.referee import Referee
 from harness.sandbox import Sandbox
 
 # How long an example takes depends on who else uses the machine.
@@ -73,6 +74,7 @@ def race_on(
     source: str,
     *,
     on_evaluation: Callable[..., object] = lambda _: None,
+    on_checkpoint: Callable[..., object] | None = None,
     **changes: Any,
 ) -> Outcome:
     """One trial of a submission with this source in `sandbox`; `changes` are of the trial's specification."""
@@ -83,7 +85,8 @@ def race_on(
     workload = create_workload(BLOBS, options)
     validation, test = (workload.load(split, folder) for split in ("validation", "test"))
     judge = Judge(workload, sandbox.device, validation, test, batch_size=256)
-    return Referee(judge, sandbox).run(spec, folder / "scratch", on_evaluation=on_evaluation)
+    referee = Referee(judge, sandbox)
+    return referee.run(spec, folder / "scratch", on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
 
 
 def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch
 
 from harness import device as devices
 from harness.api import Target
-from harness.referee import Outcome
+from harness.outcome import Outcome
 from harness.sandbox import Sandbox
 from tests.conftest import SGD, race_on
 

@@ -13,7 +13,7 @@ import torch
 from harness import device as devices
 from harness.api import ConfigError
 from harness.hardware import departures, this_machine
-from harness.referee import Outcome
+from harness.outcome import Outcome
 from harness.sandbox import Sandbox
 from harness.submission import SUBMISSIONS, load_submission
 from tests.conftest import SGD, race_on

@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.resume import Setting, measure
 from harness.config import StudyConfig, TrackingConfig
 from harness.identity import describe, trial_key
+from harness.outcome import Observation
 from harness.records import TrialKey
-from harness.referee import Observation
 from harness.rows import evaluation_row, observation_of
 from tests.test_study import run, study_config, write_submission
 
@@ -379,6 +380,15 @@ def test_wandb_gets_the_whole_curve_of_a_trial_that_went_on(config):
     assert "W&B" not in run(parts)
     assert tables(parts)[0]["resumes"] == 1
     assert len(list((parts.results / "wandb").glob("offline-run-*"))) >= 2
+
+
+@pytest.mark.slow
+def test_killing_referee_and_trainer_at_random_moments_changes_no_loss_and_no_charge(tmp_path):
+    # Six kills of a shorter trial than by make resume-check; its 1 % is more than a busy machine can show in a test.
+    setting = Setting("digits_mlp", "schedule_free_adamw", steps=180, pace=0.05, kills=6, seed=1)
+    found = measure(setting, tmp_path)
+    assert found.different == []
+    assert found.ratio == pytest.approx(1.0, abs=0.1)
 
 
 NUMBERS = st.floats(allow_nan=False, width=64)

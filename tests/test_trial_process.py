@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.api import Target
-from harness.referee import Outcome
+from harness.outcome import Outcome
 from harness.sandbox import Sandbox
 from tests.conftest import SGD, race_on
 
@@ -229,7 +229,15 @@ def test_a_snapshot_before_its_time_is_refused(race):
 
 
 @pytest.mark.parametrize(
-    "message", [b"nonsense\n", b"[1]\n", b'{"type":"snapshot","step":"many"}\n', b'{"type":"win"}\n', b"x" * (2 << 20)]
+    "message",
+    [
+        b"nonsense\n",
+        b"[1]\n",
+        b'{"type":"snapshot","step":"many"}\n',
+        b'{"type":"win"}\n',
+        b'{"type":"checkpoint"}\n',
+        b"x" * (2 << 20),
+    ],
 )
 def test_nonsense_on_the_channel_is_refused(race, message):
     source = f"""
@@ -250,6 +258,65 @@ def test_nonsense_on_the_channel_is_refused(race, message):
     outcome = race(source)
     assert outcome.status == "refused"
     assert outcome.reason.startswith("the trainer sent")
+
+
+@pytest.mark.parametrize("way", ["pass", "os.mkdir('checkpoint')", "os.symlink('/', 'checkpoint')", "link()"])
+def test_a_checkpoint_that_was_announced_and_not_written_is_refused(race, way):
+    source = f"""
+        import os, socket
+
+        def link():
+            os.mkdir("checkpoint")
+            os.symlink("/etc/hostname", "checkpoint/0.pt")
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                if trial.step == 25:
+                    {way}
+                    for descriptor in range(3, 64):
+                        try:
+                            channel = socket.socket(fileno=os.dup(descriptor))
+                            channel.getpeername()
+                        except OSError:
+                            continue
+                        channel.sendall(b'{{"type":"checkpoint"}}\\n')
+                        break
+    """
+    kept: list[object] = []
+    outcome = race(
+        source, evaluate_every_steps=20, checkpoint_evaluations=1, on_checkpoint=lambda *seen: kept.append(seen)
+    )
+    assert outcome.status == "refused"
+    assert "announced a checkpoint that it has not written" in outcome.reason
+    assert kept == []
+
+
+def test_taking_a_checkpoint_over_is_not_charged_and_writing_it_is(race):
+    named = SGD.replace("for batch", "trial.resumable(optimizer=optimizer, slow=Slow())\n        for batch")
+    source = named.replace(
+        "    def train(",
+        """    import time
+
+    class Slow:
+        def state_dict(self):
+            time.sleep(0.3)
+
+        def load_state_dict(self, state): ...
+
+    def train(""",
+    )
+    spent = []
+
+    def take_over(checkpoint, folder):
+        assert (folder / "0.pt").exists()
+        spent.append(checkpoint)
+        time.sleep(0.5)
+
+    outcome = race(source, evaluate_every_steps=100, checkpoint_evaluations=2, on_checkpoint=take_over)
+    assert [checkpoint.step for checkpoint in spent] == [200]
+    assert spent[0].charged_seconds - outcome.observations[1].charged_seconds == pytest.approx(0.3, abs=0.15)
+    assert outcome.observations[2].charged_seconds - spent[0].charged_seconds < 0.4
+    assert outcome.total_seconds > outcome.charged_seconds + 0.5
 
 
 def test_a_trial_is_pruned_when_it_passes_the_best_time_of_its_study(race):
