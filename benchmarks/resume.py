@@ -95,10 +95,12 @@ def measure(setting: Setting, folder: Path) -> Findings:
         print(f"{name}: {_trial(folder / name)['charged_seconds']:.2f} s charged", flush=True)
     chance = random.Random(setting.seed)
     killed = [*bench, f"results={folder / 'killed'}"]
-    interval = setting.steps / EVALUATIONS * CHECKPOINT_EVALUATIONS * setting.pace
     for number in range(setting.kills):
-        _kill(killed, folder / "killed", chance.uniform(0.0, 3.0 * interval), everything=chance.random() < 0.5)
-        steps = [json.loads(line)["step"] for line in _lines(folder / "killed") if '"kind": "checkpoint"' in line]
+        # A machine that others use may take long to start: from then on, moments are counted in evaluations.
+        evaluations = chance.choice([None, 0, 1, 2, 3])
+        seconds = chance.uniform(0.0, 2.0 if evaluations is None else setting.steps / EVALUATIONS * setting.pace)
+        _kill(killed, folder / "killed", evaluations, seconds, everything=chance.random() < 0.5)
+        steps = [json.loads(line)["step"] for line in _lines(folder / "killed", "checkpoint")]
         print(f"killed {number + 1} times; the last checkpoint is at step {max(steps, default=0)}", flush=True)
     _finish(killed)
     trial, whole, again = (_trial(folder / name) for name in ("killed", "untouched", "again"))
@@ -142,17 +144,20 @@ def _finish(bench: list[str]) -> None:
         raise RuntimeError(f"{' '.join(bench)} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
-def _kill(bench: list[str], results: Path, seconds: float, *, everything: bool) -> None:
-    """Start the bench, and kill it so many seconds after its trial was begun or taken up."""
-    before = _begun(results)
+def _kill(bench: list[str], results: Path, evaluations: int | None, seconds: float, *, everything: bool) -> None:
+    """Start the bench, and kill it so many seconds after that many evaluations more are in its journal.
+
+    None: after the trial has been begun or taken up, while the trainer starts.
+    """
     process = subprocess.Popen(bench, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL)
-    while _begun(results) in (before, []):
-        if process.poll() is not None:
-            raise RuntimeError("the trial was over before all kills. Use fewer kills or more steps.")
-        time.sleep(0.005)
-    time.sleep(seconds)
-    if process.poll() is not None:
-        raise RuntimeError("the trial was over before all kills. Use fewer kills or more steps.")
+    before = _lines(results, "start", "resume")
+    while _lines(results, "start", "resume") in (before, []):
+        _sleep(0.005, process)
+    if evaluations is not None:
+        wanted = len(_lines(results, "evaluation")) + evaluations
+        while len(_lines(results, "evaluation")) < wanted:
+            _sleep(0.005, process)
+    _sleep(seconds, process)
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     for each in below if everything else []:
@@ -163,13 +168,16 @@ def _kill(bench: list[str], results: Path, seconds: float, *, everything: bool) 
         raise RuntimeError(f"a killed referee left {len(alive)} processes behind: {alive}")
 
 
-def _lines(results: Path) -> list[str]:
-    return [line for path in (results / "runs" / "journal").glob("*.jsonl") for line in path.read_text().splitlines()]
+def _sleep(seconds: float, process: subprocess.Popen[bytes]) -> None:
+    time.sleep(seconds)
+    if process.poll() is not None:
+        raise RuntimeError("the trial was over before all kills. Use fewer kills or more steps.")
 
 
-def _begun(results: Path) -> list[str]:
-    """The lines of the beginning, which holds its time, and of each resume: others as soon as the trial runs again."""
-    return [line for line in _lines(results) if '"kind": "start"' in line or '"kind": "resume"' in line]
+def _lines(results: Path, *kinds: str) -> list[str]:
+    """The lines of these kinds in the journal."""
+    lines = [line for path in (results / "runs" / "journal").glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [line for line in lines if any(f'"kind": "{kind}"' in line for kind in kinds)]
 
 
 def _trial(results: Path) -> pd.Series[float]:

@@ -141,12 +141,12 @@ class _NamingTrial(Trial):
     """A trial that keeps what the submission names as resumable where a test can see it."""
 
     def __init__(self, *arguments: object) -> None:
-        *usual, self._named = arguments
+        *usual, self._seen = arguments
         super().__init__(*usual)  # type: ignore[arg-type]
 
     def resumable(self, **objects: object) -> None:
         super().resumable(**objects)
-        self._named.update(objects)  # type: ignore[attr-defined]
+        self._seen.update(objects)  # type: ignore[attr-defined]
 
 
 def race_of(name: str, seed: int = 1, checkpoints: Kept | None = None) -> Race:
