@@ -32,7 +32,7 @@ ALGOPERF: dict[str, Any] = {
     "bins": 80, "vocabulary": 1024, "channels": 512, "width": 512, "dropout": 0.0, "norm_momentum": 0.001,
     "time_masks": 0, "time_mask_share": 0.05, "frequency_masks": 0, "frequency_mask_bins": 27,
 }  # fmt: skip
-NAMES = ["spoken_digits_conformer"]
+NAMES = ["spoken_digits_conformer", "spoken_digits_deepspeech"]
 each_model = pytest.mark.parametrize("name", NAMES)
 
 
