@@ -54,7 +54,7 @@ def _table() -> str:
                 f"{sign} {target.test:g}" if target.test is not None else "",
                 f"{settings.budget.steps:,} steps, {settings.budget.evaluations} evaluations",
                 f"{sum(source.size_megabytes for source in sources):.1f} MB" if sources else "nothing",
-                "; ".join(source.licence for source in sources) or "with a package",
+                "; ".join(source.licence for source in sources) or "with a package, or generated",
                 *_power_cells(name),
             ]
         )

@@ -81,7 +81,7 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
 def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str]) -> None:
     folder = data_folder()
     if not workload.sources():
-        print("  nothing to fetch: the data arrive with the installed packages")
+        print("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
     fetch(workload, folder)
     for split in SPLITS:
         examples = load_verified(workload, split, folder, sha256[split])
