@@ -1,7 +1,10 @@
-"""The loss of workloads whose answers are yes or no: sigmoid cross-entropy, with smoothing of the labels."""
+"""Loss and metric of workloads whose answers are yes or no: cross-entropy with smoothed labels, average precision."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,3 +16,20 @@ def binary_losses(outputs: Tensor, targets: Tensor, *, label_smoothing: float, s
     """
     labels = targets * (1 - label_smoothing) + smoothed_to * label_smoothing
     return F.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
+
+
+def average_precision(scores: Tensor, is_positive: Tensor) -> float:
+    """Mean precision at the positives when examples are sorted by score, equal scores taken together.
+
+    NaN where a score is not finite or one class is missing. Shapes: float [n], bool [n].
+    Source: scikit-learn's average_precision_score, whose definition this is.
+    """
+    positives = int(is_positive.sum())
+    if not 0 < positives < len(is_positive) or not bool(torch.isfinite(scores).all()):
+        return math.nan
+    ordered, order = scores.double().sort(descending=True)
+    is_last_of_equals = torch.cat([ordered[1:] != ordered[:-1], torch.ones_like(is_positive[:1])])
+    found = is_positive[order].cumsum(0)[is_last_of_equals].double()
+    seen = is_last_of_equals.nonzero().squeeze(1) + 1
+    gained = torch.diff(found, prepend=found.new_zeros(1)) / positives
+    return float((gained * found / seen).sum())
