@@ -118,7 +118,7 @@ class RayLauncher(StudyLauncher):
             ray.init(**self.options.init)
             task = ray.remote(**self.options.remote)(_called)
             waiting = {task.remote(job): job.number for job in jobs}
-        except (ConnectionError, TypeError, ValueError, RuntimeError) as error:
+        except (ConnectionError, TypeError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             ray.shutdown()
             raise ConfigError(f"{self.group_file}: Ray does not start: {first_line(error)}. Correct it.") from None
         try:
