@@ -30,8 +30,6 @@ class JobConsole(Console):
         self._folder = folder
         self._lines = _Lines(folder / "said.txt")
         self._shown_at = -_NOW_SECONDS
-        with contextlib.suppress(OSError):
-            (folder / "ended").unlink(missing_ok=True)  # of a job that a scheduler has put back into its queue
         super().__init__(file=self._lines, width=_WIDTH, highlight=False)
 
     @property
@@ -47,10 +45,15 @@ class JobConsole(Console):
         with contextlib.suppress(OSError):
             (self._folder / "now.txt").write_text(line.plain + "\n")
 
-    def end(self) -> None:
-        """Nothing more comes from this job."""
+    def pause(self) -> None:
+        """The job is nowhere now; a scheduler may put it back into its queue."""
         with contextlib.suppress(OSError):
             (self._folder / "now.txt").unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """Nothing more comes from this job."""
+        self.pause()
+        with contextlib.suppress(OSError):
             (self._folder / "ended").touch()
 
 

@@ -187,9 +187,11 @@ def job(composed: Any) -> StudyReport:
             report = _run(config, console, warn=not _where(hydra.launcher)[1])
     except Exception:
         console.print_exception()
+        console.end()
         raise
     finally:
-        console.end()
+        console.pause()
+    console.end()
     return dataclasses.replace(report, unsaid=console.unsaid)
 
 

@@ -264,7 +264,7 @@ BAD = [
     ),
     pytest.param(
         ["hydra/launcher=ray", "hydra.launcher.init.address=127.0.0.1:9"], ["launcher/ray.yaml", "127.0.0.1"],
-        marks=[needs("ray"), pytest.mark.slow],
+        marks=needs("ray"),
     ),
     pytest.param(
         ["hydra/launcher=submitit_slurm"], ["conf/hydra/launcher/submitit_slurm.yaml", "srun"],

@@ -8,6 +8,7 @@ Each engine is imported when it is used, since Hydra imports this module at ever
 from __future__ import annotations
 
 import os
+import socket
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -30,6 +31,8 @@ from hydra_plugins.timetrial_launchers._options import (
 )
 
 Options = TypeVar("Options")
+
+_CONNECT_SECONDS = 10.0
 
 
 class StudyLauncher(Launcher):
@@ -107,7 +110,8 @@ class RayLauncher(StudyLauncher):
 
     def __init__(self, **options: Any) -> None:
         self.options = self.checked(RayOptions, options)
-        self.runs_here = not (self.options.init.get("address") or os.environ.get("RAY_ADDRESS"))
+        self._address = str(self.options.init.get("address") or os.environ.get("RAY_ADDRESS") or "")
+        self.runs_here = not self._address
 
     def results(self, jobs: list[Job]) -> Iterator[tuple[int, Any]]:
         """See StudyLauncher. Ray itself runs a task again whose process died, `remote.max_retries` times."""
@@ -115,12 +119,18 @@ class RayLauncher(StudyLauncher):
         # Else Ray reports each start to its makers, for which nodes without a network wait.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
+            host, _, port = self._address.rpartition(":")
+            if host and port.isdecimal():  # Ray itself would try for many minutes
+                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
             ray.init(**self.options.init)
             task = ray.remote(**self.options.remote)(_called)
             waiting = {task.remote(job): job.number for job in jobs}
-        except (ConnectionError, TypeError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except (OSError, TypeError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             ray.shutdown()
-            raise ConfigError(f"{self.group_file}: Ray does not start: {first_line(error)}. Correct it.") from None
+            where = f" at {self._address}" if self._address else ""
+            raise ConfigError(
+                f"{self.group_file}: Ray does not start{where}: {first_line(error)}. Correct it."
+            ) from None
         try:
             while waiting:
                 done, _ = ray.wait(list(waiting))
