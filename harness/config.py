@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.api import Budget, ConfigError, Target, near_matches
-from harness.plugins import load_entry
+from harness.plugins import source_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -49,8 +48,8 @@ class WorkloadConfig:
             )
 
     def content_hash(self) -> str:
-        """SHA-256 over what makes the workload what it is: this configuration and the source of its module."""
-        source = inspect.getsource(inspect.getmodule(load_entry(self.entry)))  # type: ignore[arg-type]
+        """SHA-256 over what makes the workload what it is: this configuration and the source of its modules."""
+        source = source_of(self.entry)
         values = TypeAdapter(WorkloadConfig).dump_python(self)
         return hashlib.sha256((json.dumps(values, sort_keys=True) + source).encode()).hexdigest()
 
