@@ -142,5 +142,5 @@ def test_the_command_prints_the_frontier(tmp_path, capsys):
     write(tmp_path / "runs", board())
     assert main([f"results={tmp_path}", "futility=1"]) == 0
     printed = capsys.readouterr().out
-    assert "curves and history" in printed
+    assert "with history" in printed
     assert "Not a rule in use" in printed

@@ -20,7 +20,7 @@ from harness.scoring.curves import STEPS, Curves, Floats, Positions, curves, his
 from harness.scoring.replay import replay
 from harness.scoring.stops import Pruning, Recorded, stops
 
-METHODS = ("power law", "envelope", "curves", "curves and history")
+METHODS = ("power law", "envelope", "curves", "with history")
 STATED = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 """Stated false-stop probabilities: the share of trials that would reach the target and may be stopped."""
 _LEAST_SUBMISSIONS = 4  # two are left out at a time, and each of the rest is compared with another one
@@ -130,14 +130,21 @@ def _doubt(method: str, table: pd.DataFrame, found: Curves, past: pd.DataFrame, 
     known = ~np.isin(of, unseen)
     if method == "envelope":
         return lambda at, _: _relative(table, found, at, known)["envelope"].to_numpy()
+    # Early stopping would hold out a random tenth of rows that hang together by trial, and make the tail depend on luck.
     model = HistGradientBoostingClassifier(
-        max_iter=120, learning_rate=0.08, max_leaf_nodes=15, min_samples_leaf=50, l2_regularization=1.0, random_state=0
+        max_iter=120,
+        learning_rate=0.08,
+        max_leaf_nodes=15,
+        min_samples_leaf=50,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=0,
     )
     # A row is compared with the curves of others alone, as it will be when its submission is new.
     parts = [np.flatnonzero(of == name) for name in np.unique(of[known])]
     relative = pd.concat([_relative(table, found, at, known & (of != of[at[0]])) for at in parts])
     learned_from = np.concatenate(parts)
-    with_history = method == "curves and history"
+    with_history = method == "with history"
     features = _features(relative, past.iloc[learned_from], with_history)
     features[:, np.isnan(features).all(axis=0)] = 0.0  # the library cannot bin a column without a value
     model.fit(features, table["hit"].to_numpy()[learned_from])
