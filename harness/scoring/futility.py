@@ -130,7 +130,7 @@ def _doubt(method: str, table: pd.DataFrame, found: Curves, past: pd.DataFrame, 
     known = ~np.isin(of, unseen)
     if method == "envelope":
         return lambda at, _: _relative(table, found, at, known)["envelope"].to_numpy()
-    # Early stopping would hold out a random tenth of rows that hang together by trial, and make the tail depend on luck.
+    # Early stopping would hold out a random tenth of rows, which hang together by trial: the tail would hang on luck.
     model = HistGradientBoostingClassifier(
         max_iter=120,
         learning_rate=0.08,
