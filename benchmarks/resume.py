@@ -175,9 +175,13 @@ def _sleep(seconds: float, process: subprocess.Popen[bytes]) -> None:
 
 
 def _lines(results: Path, *kinds: str) -> list[str]:
-    """The lines of these kinds in the journal."""
-    lines = [line for path in (results / "runs" / "journal").glob("*.jsonl") for line in path.read_text().splitlines()]
-    return [line for line in lines if any(f'"kind": "{kind}"' in line for kind in kinds)]
+    """The lines of these kinds in the journal, without one that is still being written."""
+    found = []
+    for path in (results / "runs" / "journal").glob("*.jsonl"):
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n") and any(f'"kind": "{kind}"' in line for kind in kinds):
+                found.append(line)
+    return found
 
 
 def _trial(results: Path) -> pd.Series[float]:
