@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.serialization  # torch.save imports it when it is first called, which would be charged
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 

@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import numpy.ma  # np.percentile imports it when it is first called, which would be charged
 import torch
 from torch import nn
 
