@@ -5,6 +5,7 @@ Reads and prints; what is computed is in `harness.scoring`. The rules are explai
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -103,7 +104,11 @@ def _board(outcomes: Sequence[Replayed]) -> list[str]:
     """What became of the board, at worst over the ways of taking turns."""
     tau = min(outcome.tau for outcome in outcomes)
     changed = max(outcome.scores_changed for outcome in outcomes)
-    return [f"{tau:.2f}", str(changed), f"{max(outcome.largest_change for outcome in outcomes):.4f}"]
+    return [
+        "-" if math.isnan(tau) else f"{tau:.2f}",
+        str(changed),
+        f"{max(outcome.largest_change for outcome in outcomes):.4f}",
+    ]
 
 
 def _notes(rows: Recorded, objections: dict[str, str]) -> list[str]:
