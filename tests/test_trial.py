@@ -154,8 +154,8 @@ def test_masked_examples_do_not_count():
     weights = torch.ones(32)
     weights[10:] = 0.0
     masked, shorter = {**batch, "weights": weights}, {name: values[:10] for name, values in batch.items()}
-    assert float(trial.loss(masked)) == pytest.approx(float(trial.loss(shorter)))
-    assert float(trial.loss(masked, reduction="sum")) == pytest.approx(float(trial.loss(shorter, reduction="sum")))
+    assert trial.loss(masked).item() == pytest.approx(trial.loss(shorter).item())
+    assert trial.loss(masked, reduction="sum").item() == pytest.approx(trial.loss(shorter, reduction="sum").item())
     assert float(trial.loss({**batch, "weights": torch.zeros(32)})) == 0.0
 
 
