@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -129,27 +130,35 @@ def _variance_of_rounding(runs: Sequence[Run], logs: Mapping[str, Sequence[float
 
 
 def measured(name: str) -> Power | None:
-    """What the recorded runs of a workload say; None where there are none."""
+    """What the recorded runs of a workload say; None where there are none. Raises ConfigError for an unknown name."""
+    settings = config.load("workload", name, WorkloadConfig)
     runs = read_runs(REFERENCE / f"{name}.jsonl")
-    return power_of(config.load("workload", name, WorkloadConfig), runs) if runs else None
+    return power_of(settings, runs) if runs else None
 
 
 def main(arguments: Sequence[str]) -> int:
     """`make power [WORKLOAD=a,b]`: a table; without names, of every workload. Raises ConfigError for anything else."""
     given = command.options(arguments, ["workload"]).get("workload")
     names = given.split(",") if given else config.names_in("workload")
-    table = Table("workload", "reach it", "between", "within", "ratio", "n paired", "n unpaired", "10 % in 10")
+    table, unmeasured = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False), []
+    for heading in ("workload", "reach it", "between", "within", "ratio", "paired", "unpaired", "10 %"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "workload" else "right")
     for name in names:
         power = measured(name)
         if power is None and given:
             raise ConfigError(f"{name} has no recorded runs that reach its target. Run make targets WORKLOAD={name}.")
-        table.add_row(name, *(_cells(power) if power else ["not measured"]))
-    table.columns[0].no_wrap = True
-    console = Console()
+        if power is None:
+            unmeasured.append(name)
+        else:
+            table.add_row(name, *_cells(power))
+    console = Console(highlight=False)
     console.print(table)
+    if unmeasured:
+        console.print(f"Without recorded runs: {', '.join(unmeasured)}. make targets makes them.")
     console.print(
-        "between, within: deviation of log steps to target over methods, and over seeds of one method; "
-        f"n: seeds for a speed-up of {SPEED_UP - 1:.0%}, two-sided {LEVEL:.0%}, power {POWER:.0%}"
+        "between, within: deviation of log steps to target over methods, and over seeds of one method. "
+        f"paired, unpaired: seeds that separate {SPEED_UP - 1:.0%} of speed, two-sided {LEVEL:.0%}, power {POWER:.0%}. "
+        "10 %: whether 10 seeds do."
     )
     return 0
 

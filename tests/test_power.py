@@ -11,6 +11,7 @@ from scipy import stats
 from benchmarks import power
 from benchmarks.target_runs import Run
 from harness import config
+from harness.api import ConfigError
 from harness.config import WorkloadConfig
 
 SETTINGS = config.load("workload", "digits_mlp", WorkloadConfig)
@@ -80,3 +81,16 @@ def test_seeds_that_meet_at_one_evaluation_are_not_without_spread():
 
 def test_a_target_that_nobody_reaches_says_nothing():
     assert power.power_of(SETTINGS, runs(a=[None, None], b=[None, 100])) is None
+
+
+def test_the_table_has_a_row_for_what_was_measured_and_names_the_rest(capsys):
+    assert power.main([]) == 0
+    table, _, rest = capsys.readouterr().out.partition("Without recorded runs")
+    for name in config.names_in("workload"):
+        is_measured = power.measured(name) is not None
+        assert (name in table, name in rest.replace("\n", "")) == (is_measured, not is_measured), name
+
+
+def test_a_workload_that_is_not_there_is_answered():
+    with pytest.raises(ConfigError, match="Did you mean 'digits_mlp'"):
+        power.main(["workload=digits_mpl"])
