@@ -4,8 +4,8 @@ By `make resume-check`, in about ten minutes. Evaluated by steps on one CPU thre
 bit. Each step is stretched by sleep to the same length: on a machine that others use, the charge of two untouched runs
 otherwise differs by far more than the 1 % that is looked for. What is killed by SIGKILL, at a random moment after the
 trial was begun or taken up, is either the referee alone or all processes at once. Printed: kills, resumes, and the
-charge of the killed trial over that of an untouched one, beside the same ratio of two untouched ones.
-Exit code 1 where a loss differs or the charge is off by more than 1 %. Arguments: `kills=20 seed=0 workload=digits_mlp
+charge of the killed trial over the mean of two untouched ones, beside the ratio of these two.
+Exit code 1 where a loss differs, or the charge by more than 1 % and more than between the untouched ones. Arguments: `kills=20 seed=0 workload=digits_mlp
 submission=schedule_free_adamw pace=0.1` (seconds per step), `steps=600`.
 """
 
@@ -78,9 +78,14 @@ class Findings:
     different: list[str]
     """Columns of the evaluations that differ; empty: bit-equal."""
     ratio: float
-    """Charge of the killed trial over that of the untouched one."""
+    """Charge of the killed trial over the mean of two untouched ones."""
     noise: float
-    """The same of two untouched ones."""
+    """Charge of one untouched trial over that of the other."""
+
+    @property
+    def is_as_untouched(self) -> bool:
+        """No loss differs, and the charge by no more than TOLERANCE, or than that of untouched trials where it is more."""
+        return not self.different and abs(self.ratio - 1.0) <= max(TOLERANCE, abs(self.noise - 1.0))
 
 
 def measure(setting: Setting, folder: Path) -> Findings:
@@ -108,7 +113,7 @@ def measure(setting: Setting, folder: Path) -> Findings:
         kills=setting.kills,
         resumes=int(trial["resumes"]),
         different=_differences(folder / "untouched", folder / "killed"),
-        ratio=trial["charged_seconds"] / whole["charged_seconds"],
+        ratio=2 * trial["charged_seconds"] / (whole["charged_seconds"] + again["charged_seconds"]),
         noise=again["charged_seconds"] / whole["charged_seconds"],
     )
 
@@ -226,8 +231,8 @@ def main(arguments: list[str]) -> int:
         found = measure(setting, Path(folder))
     print(f"{found.kills} kills, {found.resumes} resumes")
     print(f"losses: {'the same bit for bit' if not found.different else 'differ in ' + ', '.join(found.different)}")
-    print(f"charge: {found.ratio:.4f} of an untouched run; two untouched runs: {found.noise:.4f}")
-    return 1 if found.different or abs(found.ratio - 1.0) > TOLERANCE else 0
+    print(f"charge: {found.ratio:.4f} of the mean of two untouched runs, which are at {found.noise:.4f} to each other")
+    return 0 if found.is_as_untouched else 1
 
 
 if __name__ == "__main__":
