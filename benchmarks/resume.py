@@ -5,8 +5,8 @@ bit. Each step is stretched by sleep to the same length: on a machine that other
 otherwise differs by far more than the 1 % that is looked for. What is killed by SIGKILL, at a random moment after the
 trial was begun or taken up, is either the referee alone or all processes at once. Printed: kills, resumes, and the
 charge of the killed trial over the mean of two untouched ones, beside the ratio of these two.
-Exit code 1 where a loss differs, or the charge by more than 1 % and more than between the untouched ones. Arguments: `kills=20 seed=0 workload=digits_mlp
-submission=schedule_free_adamw pace=0.1` (seconds per step), `steps=600`.
+Exit code 1 where a loss differs, or the charge by more than 1 % and more than between the untouched ones.
+Arguments: `kills=20 seed=0 workload=digits_mlp submission=schedule_free_adamw steps=600`, `pace=0.1` (seconds a step).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Findings:
 
     @property
     def is_as_untouched(self) -> bool:
-        """No loss differs, and the charge by no more than TOLERANCE, or than that of untouched trials where it is more."""
+        """No loss differs, and the charge by no more than TOLERANCE or than untouched trials do among themselves."""
         return not self.different and abs(self.ratio - 1.0) <= max(TOLERANCE, abs(self.noise - 1.0))
 
 
