@@ -6,7 +6,8 @@ otherwise differs by far more than the 1 % that is looked for. What is killed by
 trial was begun or taken up, is either the referee alone or all processes at once. Printed: kills, resumes, and the
 charge of the killed trial over the mean of two untouched ones, beside the ratio of these two.
 Exit code 1 where a loss differs, or the charge by more than 1 % and more than between the untouched ones.
-Arguments: `kills=20 seed=0 workload=digits_mlp submission=schedule_free_adamw steps=600`, `pace=0.1` (seconds a step).
+Arguments: `kills=20 seed=0 workload=digits_mlp submission=schedule_free_adamw steps=600`, `pace=0.1` (seconds a step),
+`folder=` (where to keep the runs).
 """
 
 from __future__ import annotations
@@ -217,6 +218,7 @@ def main(arguments: list[str]) -> int:
         "submission": "schedule_free_adamw",
         "pace": "0.1",
         "steps": "600",
+        "folder": "",
     }
     chosen |= command.options(arguments, tuple(chosen))
     setting = Setting(
@@ -227,8 +229,8 @@ def main(arguments: list[str]) -> int:
         kills=int(chosen["kills"]),
         seed=int(chosen["seed"]),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(setting, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        found = measure(setting, Path(chosen["folder"] or temporary).resolve())
     print(f"{found.kills} kills, {found.resumes} resumes")
     print(f"losses: {'the same bit for bit' if not found.different else 'differ in ' + ', '.join(found.different)}")
     print(f"charge: {found.ratio:.4f} of the mean of two untouched runs, which are at {found.noise:.4f} to each other")
