@@ -68,11 +68,10 @@ class GraphNetwork(nn.Module):
         Shapes: nodes float [nodes, features], edges float [edges, features]; senders, receivers int64 [edges]: nodes of
         each edge; node_graphs int64 [nodes]: graph of each node -> [graphs, outputs].
         """
-        edge_graphs = node_graphs.index_select(0, senders)
         nodes, edges = self.node_embedder(nodes), self.edge_embedder(edges)
         whole = nodes.new_zeros(graphs, self.outputs)
         for round_ in self.rounds:
-            nodes, edges, whole = round_(nodes, edges, whole, senders, receivers, node_graphs, edge_graphs)
+            nodes, edges, whole = round_(nodes, edges, whole, senders, receivers, node_graphs)
         scores: Tensor = self.decoder(whole)
         return scores
 
@@ -95,24 +94,23 @@ class _Round(nn.Module):
         self.graph = _Update([after, after, graph], hidden, activation, dropout)
 
     def forward(
-        self,
-        nodes: Tensor,
-        edges: Tensor,
-        whole: Tensor,
-        senders: Tensor,
-        receivers: Tensor,
-        node_graphs: Tensor,
-        edge_graphs: Tensor,
+        self, nodes: Tensor, edges: Tensor, whole: Tensor, senders: Tensor, receivers: Tensor, node_graphs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        edges = self.edge([(edges, None), (nodes, senders), (nodes, receivers), (whole, edge_graphs)])
+        # There are twice as many edges as nodes and far fewer graphs: what is worked out for nodes and graphs first,
+        # and taken by index or summed afterwards, is the same and cheaper.
+        edge, sender, receiver, graph = self.edge.products(edges, nodes, nodes, whole)
+        sender = sender + graph.index_select(0, node_graphs)
+        edges = self.edge.rest(edge + sender.index_select(0, senders) + receiver.index_select(0, receivers))
         outgoing, incoming = (_sums(edges, by, len(nodes)) for by in (senders, receivers))
-        nodes = self.node([(nodes, None), (outgoing, None), (incoming, None), (whole, node_graphs)])
-        node_sums, edge_sums = _sums(nodes, node_graphs, len(whole)), _sums(edges, edge_graphs, len(whole))
-        return nodes, edges, self.graph([(node_sums, None), (edge_sums, None), (whole, None)])
+        node, sent, received, graph = self.node.products(nodes, outgoing, incoming, whole)
+        nodes = self.node.rest(node + sent + received + graph.index_select(0, node_graphs))
+        node_sums, edge_sums = (_sums(values, node_graphs, len(whole)) for values in (nodes, outgoing))
+        node, edge, graph = self.graph.products(node_sums, edge_sums, whole)
+        return nodes, edges, self.graph.rest(node + edge + graph)
 
 
 class _Update(nn.Module):
-    """MLP on several inputs side by side, each of which may be taken from a smaller table by index."""
+    """MLP on several inputs side by side: `products` of its first layer with each of them, then `rest` of their sum."""
 
     def __init__(self, widths: Sequence[int], hidden: Sequence[int], activation: str, dropout: float) -> None:
         super().__init__()
@@ -125,18 +123,11 @@ class _Update(nn.Module):
             layers += [nn.LayerNorm(width, eps=_NORM_EPSILON), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
         self.rest = nn.Sequential(*layers)
 
-    def forward(self, inputs: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
-        # The same as one product with everything side by side; but there are twice as many edges as nodes and far fewer
-        # graphs, so that it is cheaper to multiply first and take by index afterwards.
-        total: Tensor | None = None
-        for (values, index), weight in zip(inputs, self.first.weight.split(self.widths, dim=1), strict=True):
-            if total is None:
-                total = F.linear(values, weight, self.first.bias)
-                continue
-            product = F.linear(values, weight)
-            total = total + (product if index is None else product.index_select(0, index))
-        hidden: Tensor = self.rest(total)
-        return hidden
+    def products(self, *inputs: Tensor) -> list[Tensor]:
+        """The first layer on each input alone; the first one has the bias."""
+        weights = self.first.weight.split(self.widths, dim=1)
+        biases = [self.first.bias, *[None] * (len(inputs) - 1)]
+        return [F.linear(values, weight, bias) for values, weight, bias in zip(inputs, weights, biases, strict=True)]
 
 
 def _sums(values: Tensor, index: Tensor, count: int) -> Tensor:
