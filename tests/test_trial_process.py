@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -334,10 +335,13 @@ def test_a_submission_that_sleeps_a_second_per_step_is_charged_a_second_per_step
             for batch in trial.batches():
                 time.sleep(1.0)
     """
-    outcome = race(source, max_runtime=3.5, eval_period=0.9)
+    outcome = race(source, max_runtime=5.5, eval_period=0.9)
     steps = [seen.charged_seconds for seen in outcome.observations]
-    assert len(steps) == 3
-    assert steps[2] - steps[1] == pytest.approx(1.0, rel=0.01)
+    lengths = [after - before for before, after in itertools.pairwise(steps)]
+    assert len(lengths) >= 3
+    # Never less; and no more than the sleep, unless others keep the processor, which they do not do all the time.
+    assert min(lengths) == pytest.approx(1.0, rel=0.01)
+    assert all(length > 0.999 for length in lengths)
 
 
 def test_evaluation_is_not_charged(race):
