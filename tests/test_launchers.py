@@ -68,6 +68,10 @@ def needs(module: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not present, reason=f"{module} is not installed: .venv/bin/pip install '.[ray,slurm]'")
 
 
+def slurm_answers() -> bool:
+    return shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
 def write(folder: Path, source: str) -> Path:
     folder.mkdir(parents=True)
     (folder / "submission.py").write_text(textwrap.dedent(source))
@@ -122,7 +126,7 @@ def local_results(tmp_path_factory: pytest.TempPathFactory, submissions: str) ->
         pytest.param("joblib", marks=needs("joblib")),
         pytest.param("ray", marks=needs("ray")),
         pytest.param("submitit_local", marks=needs("submitit")),
-        pytest.param("submitit_slurm", marks=pytest.mark.skipif(not shutil.which("sbatch"), reason="no Slurm here")),
+        pytest.param("submitit_slurm", marks=pytest.mark.skipif(not slurm_answers(), reason="no Slurm here")),
     ],
 )
 def test_every_launcher_gives_the_table_of_the_local_one(tmp_path, submissions, local_results, launcher):
