@@ -23,10 +23,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.target_log import read_runs
+from benchmarks.target_log import REFERENCE, read_runs
 from benchmarks.target_rule import OFTEN
 from benchmarks.target_runs import Run
-from benchmarks.targets import REFERENCE
 from harness import command, config
 from harness.api import ConfigError
 from harness.config import WorkloadConfig

@@ -20,8 +20,10 @@ import torch
 
 from benchmarks.target_runs import Bench, Plan, Probe, Run
 from harness.api import Target
-from harness.config import WorkloadConfig
+from harness.config import ROOT, WorkloadConfig
 from harness.submission import load_submission
+
+REFERENCE = ROOT / "results" / "reference" / "targets"
 
 
 class Log:

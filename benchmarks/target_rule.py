@@ -31,6 +31,8 @@ class Chosen:
     """The method with the best median."""
     median: float
     """That median: the target before it was eased."""
+    often_reached: float
+    """The target that two methods reach OFTEN: before it was eased for the sake of telling methods apart."""
     reached: Mapping[str, int]
     """On how many seeds each method reaches the target."""
     runs: Mapping[str, Sequence[Run]]
@@ -56,15 +58,20 @@ def choose(target: Target, runs: Sequence[Run]) -> Chosen:
             f"{runs[0].workload}: fewer than two of {', '.join(names)} reach any finite {target.metric} on "
             f"{OFTEN:.0%} of the seeds. Give the search more points, or the workload a steadier model."
         )
-    eased = replace(target, validation=rounded(value, target.goal))
+    often_reached = rounded(value, target.goal)
+    found = Chosen(target, best, _median(of_best), often_reached, reached={}, runs=dict(ordered))
+    return with_value(found, often_reached)
+
+
+def with_value(chosen: Chosen, validation: float) -> Chosen:
+    """The same with another validation target, and what follows from it."""
+    target = replace(chosen.target, validation=validation)
     worst = max if target.goal == "min" else min
-    test = worst(run.test for run in of_best if eased.is_reached_by(run.validation))
-    return Chosen(
-        target=replace(eased, test=rounded(test, target.goal)),
-        best=best,
-        median=_median(of_best),
-        reached={name: sum(eased.is_reached_by(run.validation) for run in each) for name, each in ordered},
-        runs=dict(ordered),
+    test = worst(run.test for run in chosen.runs[chosen.best] if target.is_reached_by(run.validation))
+    return replace(
+        chosen,
+        target=replace(target, test=rounded(test, target.goal)),
+        reached={name: sum(target.is_reached_by(run.validation) for run in each) for name, each in chosen.runs.items()},
     )
 
 
@@ -93,7 +100,7 @@ def target_lines(chosen: Chosen, settings: WorkloadConfig, *, points: int) -> li
     target, seeds = chosen.target, [run.seed for run in chosen.runs[chosen.best]]
     said = [
         f"Set by make targets, {datetime.date.today()}, torch {torch.__version__}, Python {platform.python_version()}.",
-        f"Search: {points} points for each of {len(chosen.runs)} methods, {run_steps(settings)} steps. "
+        f"{_search(chosen, settings, points)}, {run_steps(settings)} steps.",
         f"Best {target.metric} of each method's best point on seeds {seeds[0]} to {seeds[-1]}:",
     ]
     for name, runs in chosen.runs.items():
@@ -105,19 +112,32 @@ def target_lines(chosen: Chosen, settings: WorkloadConfig, *, points: int) -> li
             f"    at {point}",
         ]
     reaching = chosen.reached[chosen.best]
+    easing = _easing(chosen)
     said += [
-        f"AlgoPerf's rule, the median of {chosen.best}, gives {chosen.median:.5g}; {_easing(chosen)}.",
+        f"AlgoPerf's rule, the median of {chosen.best}, gives {chosen.median:.5g}; {easing[0]}",
+        *easing[1:],
         f"Test: the worst of the {reaching} runs of {chosen.best} that reach the validation target.",
     ]
     written = f"metric: {target.metric}, goal: {target.goal}, validation: {target.validation}, test: {target.test}"
     return [*(f"# {line}" for line in said), f"target: {{{written}}}"]
 
 
-def _easing(chosen: Chosen) -> str:
-    target = chosen.target
-    if target.validation == rounded(chosen.median, target.goal):
-        return f"kept, as two methods reach it on {OFTEN:.0%} of the seeds"
-    return f"eased to {target.validation}, which two methods reach on {OFTEN:.0%} of the seeds"
+def _search(chosen: Chosen, settings: WorkloadConfig, points: int) -> str:
+    if settings.variant_of:
+        return f"Nothing searched: the best methods and points of {settings.variant_of}"
+    return f"Search: {points} points for each of {len(chosen.runs)} methods"
+
+
+def _easing(chosen: Chosen) -> list[str]:
+    if chosen.often_reached == rounded(chosen.median, chosen.target.goal):
+        lines = [f"kept, as two methods reach it on {OFTEN:.0%} of the seeds"]
+    else:
+        lines = [f"eased to {chosen.often_reached}, which two methods reach on {OFTEN:.0%} of the seeds"]
+    if chosen.target.validation != chosen.often_reached:
+        lines.append(
+            f"Eased to {chosen.target.validation}, the hardest target with which ten seeds tell a tenth of speed apart"
+        )
+    return [f"{line}." for line in lines]
 
 
 def budget_lines(settings: WorkloadConfig) -> list[str]:

@@ -4,6 +4,9 @@ Four methods, quasi-random points for each with one seed, the best point of each
 says what follows. The seeds on which two methods must reach the target are those that it is set with, and the runs have
 three quarters of the budget's steps: a trial, which has them all, has it easier.
 
+A variant asks whether what was tuned on the workload that it differs from carries over, so nothing is searched on it:
+the two methods that were best there run on it at the points that were best there.
+
 Each finished run is a line in results/targets/WORKLOAD.jsonl and is not run again; the first points of a longer search
 are those of a shorter one. The runs behind a target go to results/reference/targets, from which `make power` reads.
 """
@@ -16,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.target_log import Log, run_all, write_runs
+from benchmarks.target_easing import eased_to_separate
+from benchmarks.target_log import REFERENCE, Log, read_runs, run_all, write_runs
 from benchmarks.target_rule import Chosen, budget_lines, choose, target_lines, with_lines
 from benchmarks.target_runs import Bench, Plan, Probe, Run, run_steps
 from harness import command, config
@@ -28,7 +32,6 @@ from harness.submission import load_submission
 POINTS = 20
 SEED_OF_SEARCH = 0
 SEEDS = tuple(range(1, 11))
-REFERENCE = config.ROOT / "results" / "reference" / "targets"
 _ADAM = {
     "learning_rate": {"min": 3e-4, "max": 3e-2, "scaling": "log"},
     "one_minus_beta1": {"min": 2e-2, "max": 2e-1, "scaling": "log"},
@@ -86,24 +89,30 @@ def _count(given: dict[str, str], key: str, default: int) -> int:
 
 def set_target(settings: WorkloadConfig, extent: Extent) -> Chosen:
     """Run what is missing, print and write the target block of the workload's YAML and the runs behind it."""
+    known = _best_of_base(settings, extent) if settings.variant_of else []
     bench = Bench(settings)
-    searches = [_points(name, extent.points) for name in SPACES]
-    probe = bench.probe(searches[0][0])
+    searches = [] if known else [_points(name, extent.points) for name in SPACES]
+    probe = bench.probe(_points(next(iter(SPACES)), 1)[0])
     log = Log(extent.results / f"{settings.name}.jsonl", settings, probe)
-    print(_cost(settings, searches, log, probe, extent), flush=True)
+    search = [plan for plans in searches for plan in plans]
+    print(_cost(settings, search, len(known or SPACES), log, probe, extent), flush=True)
 
     def run(plans: Sequence[Plan]) -> list[Run]:
         return run_all(plans, bench, log, settings=settings, jobs=extent.jobs)
 
-    searched = run([plan for plans in searches for plan in plans])
-    best = [_best_point([each for each in searched if each.submission == name], settings.target) for name in SPACES]
+    searched = run(search)
+    best = known or [
+        _best_point([each for each in searched if each.submission == name], settings.target) for name in SPACES
+    ]
     again = run([Plan(plan.submission, plan.hyperparameters, seed) for plan in best for seed in extent.seeds])
-    chosen = choose(settings.target, again)
-    target, budget = target_lines(chosen, settings, points=extent.points), budget_lines(settings)
+    chosen = eased_to_separate(choose(settings.target, again), settings)
     path = extent.workloads / f"{settings.name}.yaml"
-    path.write_text(with_lines(with_lines(path.read_text(), "target", target), "budget", budget))
+    target = target_lines(chosen, settings, points=extent.points)
+    written = with_lines(path.read_text(), "target", target)
+    # A variant has the budget of its base.
+    path.write_text(written if settings.variant_of else with_lines(written, "budget", budget_lines(settings)))
     write_runs(extent.reference / f"{settings.name}.jsonl", [each for runs in chosen.runs.values() for each in runs])
-    print("\n".join([f"{path}:", *target, *budget, "Now: python -m benchmarks.workload_tables"]), flush=True)
+    print("\n".join([f"{path}:", *target, "Now: python -m benchmarks.workload_tables"]), flush=True)
     return chosen
 
 
@@ -113,6 +122,18 @@ def _points(submission: str, count: int) -> list[Plan]:
     return [Plan(submission, point, SEED_OF_SEARCH) for point in points]
 
 
+def _best_of_base(settings: WorkloadConfig, extent: Extent) -> list[Plan]:
+    """The best two methods, at their best points, of the workload that this one is a variant of. Raises ConfigError."""
+    base = settings.variant_of
+    runs = read_runs(extent.reference / f"{base}.jsonl")  # the best method's first
+    if not runs:
+        raise ConfigError(
+            f"{settings.name} is a variant of {base}, which has no target yet: make targets WORKLOAD={base}."
+        )
+    plans = {run.submission: Plan(run.submission, Hyperparameters(run.hyperparameters), run.seed) for run in runs}
+    return list(plans.values())[:2]
+
+
 def _best_point(runs: Sequence[Run], target: Target) -> Plan:
     """The point of the best validation value; equal values of a coarse metric are told apart by the loss."""
     sign = 1 if target.goal == "min" else -1
@@ -120,11 +141,12 @@ def _best_point(runs: Sequence[Run], target: Target) -> Plan:
     return Plan(best.submission, Hyperparameters(best.hyperparameters), best.seed)
 
 
-def _cost(settings: WorkloadConfig, searches: Sequence[Sequence[Plan]], log: Log, probe: Probe, extent: Extent) -> str:
+def _cost(
+    settings: WorkloadConfig, search: Sequence[Plan], methods: int, log: Log, probe: Probe, extent: Extent
+) -> str:
     """What is left to do, and about how long it takes, from measured seconds."""
-    search = [plan for plans in searches for plan in plans]
     # Which points go on to more seeds is not known before the search, so their runs count as missing here.
-    missing = sum(log.get(plan) is None for plan in search) + len(searches) * len(extent.seeds)
+    missing = sum(log.get(plan) is None for plan in search) + methods * len(extent.seeds)
     evaluations = settings.budget.evaluations * 3 / 4 + 1
     seconds = run_steps(settings) * probe.seconds_per_step + evaluations * probe.seconds_per_evaluation
     return (

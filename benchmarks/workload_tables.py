@@ -6,9 +6,11 @@ After a change there: python -m benchmarks.workload_tables
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from benchmarks.power import measured
 from harness import config
+from harness.api import Target
 from harness.config import WorkloadConfig
 from harness.plugins import create_workload
 
@@ -20,7 +22,7 @@ def with_tables(page: str) -> str:
     """`page` with the part between the two marks made anew."""
     before, rest = page.split(_BEGIN)
     _, after = rest.split(_END)
-    return f"{before}{_BEGIN}\n{_table()}\n{_END}{after}"
+    return f"{before}{_BEGIN}\n{_table()}\n{_variants()}\n{_END}{after}"
 
 
 def _table() -> str:
@@ -40,25 +42,49 @@ def _table() -> str:
         ],
         ["---", "---:", "---:", "---", "---:", "---:", "---:", "---:", "---", "---:", "---:"],
     ]
-    for name in config.names_in("workload"):
+    for name in config.base_workloads():
         settings = config.load("workload", name, WorkloadConfig)
         sources = create_workload(settings.entry, settings.options).sources()
-        target, sign = settings.target, "<=" if settings.target.goal == "min" else ">="
+        target = settings.target
         rows.append(
             [
                 f"`{name}`",
                 f"{settings.parameters:,}",
                 f"{settings.batch_size}",
                 target.metric,
-                f"{sign} {target.validation:g}",
-                f"{sign} {target.test:g}" if target.test is not None else "",
+                *_target_cells(target),
                 f"{settings.budget.steps:,} steps, {settings.budget.evaluations} evaluations",
                 f"{sum(source.size_megabytes for source in sources):.1f} MB" if sources else "nothing",
                 "; ".join(source.licence for source in sources) or "with a package, or generated",
                 *_power_cells(name),
             ]
         )
+    return _lines(rows)
+
+
+def _variants() -> str:
+    rows = [
+        ["variant", "options", "parameters", "validation target", "test target", "methods / seeds", "seeds for 10 %"],
+        ["---", "---", "---:", "---:", "---:", "---:", "---:"],
+    ]
+    for name in sorted(set(config.names_in("workload")) - set(config.base_workloads())):
+        settings = config.load("workload", name, WorkloadConfig)
+        base = config.load("workload", str(settings.variant_of), WorkloadConfig)
+        changed = {key: value for key, value in settings.options.items() if base.options.get(key) != value}
+        said = ", ".join(f"{key}: {str(value).lower()}" for key, value in changed.items())
+        rows.append(
+            [f"`{name}`", said, f"{settings.parameters:,}", *_target_cells(settings.target), *_power_cells(name)]
+        )
+    return _lines(rows)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _target_cells(target: Target) -> list[str]:
+    sign = "<=" if target.goal == "min" else ">="
+    return [f"{sign} {target.validation:g}", f"{sign} {target.test:g}" if target.test is not None else ""]
 
 
 def _power_cells(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from harness import data, leaderboard
 from harness.api import ConfigError, DataError, HarnessError, near_matches
 from harness.compose import quoted, study_config
-from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in
+from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
 from harness.launch import StudyReport, launch
 from harness.plugins import create_workload
 from harness.submission import SUBMISSIONS, load_submission
@@ -162,7 +162,8 @@ def _check_keys(overrides: list[str], workload: str) -> None:
     from omegaconf import OmegaConf
 
     known = {*_GROUPS, *_flat(OmegaConf.to_container(OmegaConf.load(CONF / "bench.yaml")))}
-    groups = {"ruleset": "quick", "hardware": "local", "tracking": "offline", "workload": workload, _LAUNCHER: "basic"}
+    known |= {f"workload.{key}" for key in _flat(values_of("workload", workload))}
+    groups = {"ruleset": "quick", "hardware": "local", "tracking": "offline", _LAUNCHER: "basic"}
     for override in overrides:
         key, _, value = override.partition("=")
         if key in groups:

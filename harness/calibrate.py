@@ -12,7 +12,7 @@ from rich.console import Console
 from harness import bench, command, data
 from harness.api import ConfigError
 from harness.budget import seconds_per_step
-from harness.config import CONF, HardwareConfig, WorkloadConfig, load, names_in
+from harness.config import CONF, HardwareConfig, WorkloadConfig, base_workloads, load
 from harness.hardware import Machine, departures
 from harness.identity import describe
 from harness.plugins import create_workload
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = any(argument.startswith("workload=") for argument in rest)
     measured = {}
     frozen = _Frozen(name) if name else None
-    for workload in request.workloads if chosen else names_in("workload"):
+    for workload in request.workloads if chosen else base_workloads():
         found = load("workload", workload, WorkloadConfig)
         if not data.is_present(create_workload(found.entry, found.options), data.data_folder()):
             console.print(f"{workload}: left out, its data are not here; make data WORKLOAD={workload} fetches them")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -25,7 +25,8 @@ _STRICT = ConfigDict(extra="forbid")
 class WorkloadConfig:
     """One file of `conf/workload`. `checkpoint_evaluations`: from one checkpoint to the next; null: restart if killed.
 
-    Raises ConfigError where it is below 1.
+    `variant_of`: the workload that this one differs from by an option or two; data are the same, the target is not.
+    Raises ConfigError where `checkpoint_evaluations` is below 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -40,6 +41,7 @@ class WorkloadConfig:
     budget: Budget
     data: dict[Literal["train", "validation", "test"], str]
     checkpoint_evaluations: int | None = None
+    variant_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_evaluations is not None and self.checkpoint_evaluations < 1:
@@ -161,7 +163,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or kind.__name__
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            known = list(getattr(kind, "__dataclass_fields__", {}))
+            known = [each.name for each in fields(kind)] if is_dataclass(kind) else []
             raise ConfigError(f"{where}: unknown key {key!r}. {near_matches(str(first['loc'][-1]), known)}") from None
         if first["type"] in ("missing", "missing_argument"):
             raise ConfigError(
@@ -172,24 +174,46 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def names_in(group: str) -> list[str]:
+def names_in(group: str, folder: Path = CONF) -> list[str]:
     """Names of the files of a configuration group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (folder / group).glob("*.yaml"))
+
+
+def base_workloads() -> list[str]:
+    """Names of the workloads that are no variants of others. Raises ConfigError for a file that cannot be read."""
+    return [name for name in names_in("workload") if values_of("workload", name).get("variant_of") is None]
 
 
 def load(group: str, name: str, kind: type[T]) -> T:
     """One file of a configuration group. Raises ConfigError for an unknown name or content that does not fit."""
-    path = CONF / group / f"{name}.yaml"
+    return build(kind, values_of(group, name), f"conf/{group}/{name}.yaml")
+
+
+def values_of(group: str, name: str, folder: Path = CONF) -> dict[str, Any]:
+    """What one file says, laid over what the file that its defaults list names says, as Hydra does. Raises ConfigError.
+
+    Such a list is a file of the same folder and `_self_`, in this order.
+    """
+    path = folder / group / f"{name}.yaml"
     if not path.exists():
-        raise ConfigError(f"there is no {group} {name!r}. {near_matches(name, names_in(group))}")
+        raise ConfigError(f"there is no {group} {name!r}. {near_matches(name, names_in(group, folder))}")
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
     where = f"conf/{group}/{name}.yaml"
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        read = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (YAMLError, OSError) as error:
         raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())}). Correct it.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: holds {type(values).__name__}, not keys and values. Correct it.")
-    return build(kind, {str(key): value for key, value in values.items()}, where)
+    if not isinstance(read, dict):
+        raise ConfigError(f"{where}: holds {type(read).__name__}, not keys and values. Correct it.")
+    values = {str(key): value for key, value in read.items()}
+    match values.pop("defaults", None):
+        case None:
+            return values
+        case [str(base), "_self_"] if base != name:
+            merged = OmegaConf.to_container(OmegaConf.merge(values_of(group, base, folder), values))
+            assert isinstance(merged, dict)
+            return {str(key): value for key, value in merged.items()}
+        case other:
+            raise ConfigError(f"{where}: defaults is {other!r}. Write one other file of the folder: [NAME, _self_].")

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
     failures = 0
     try:
-        names = _asked_for(arguments) or config.names_in("workload")
+        names = _asked_for(arguments) or config.base_workloads()
         found = [config.load("workload", name, config.WorkloadConfig) for name in names]
         made = [create_workload(each.entry, each.options) for each in found]
     except ConfigError as error:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from harness import command, data
 from harness.api import ConfigError
-from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
+from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, base_workloads, load, names_in
 from harness.hardware import Calibration, Machine, this_machine
 from harness.plugins import create_workload
 
@@ -57,7 +57,7 @@ def _workloads(console: Console, machine: Machine, results: Path) -> set[str]:
         table.add_column(column)
     calibration = Calibration(results / "calibration", machine)
     present = set()
-    for name in names_in("workload"):
+    for name in base_workloads():
         try:
             config = load("workload", name, WorkloadConfig)
             workload = create_workload(config.entry, config.options)
@@ -80,7 +80,9 @@ def _suites(console: Console, present: set[str]) -> bool:
     sound = True
     for name in names_in("suite"):
         suite = load("suite", name, SuiteConfig)
-        missing = [each for each in suite.workloads if each not in present and suite.fallbacks.get(each) not in present]
+        # A variant has the data of the workload that it differs from.
+        needed = dict.fromkeys(load("workload", each, WorkloadConfig).variant_of or each for each in suite.workloads)
+        missing = [each for each in needed if each not in present and suite.fallbacks.get(each) not in present]
         sound &= not missing
         verdict = "will run" if not missing else f"needs data first: make data WORKLOAD={','.join(missing)}"
         console.print(f"suite {name}: {verdict}")

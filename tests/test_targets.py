@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import target_rule, targets, workload_tables
+from benchmarks import target_easing, target_rule, targets, workload_tables
 from benchmarks.target_log import read_runs
 from benchmarks.target_runs import Run
 from harness import config
-from harness.api import ConfigError, Target
+from harness.api import Budget, ConfigError, Target
 from harness.config import WorkloadConfig
 from tests.blobs import Blobs
 
@@ -83,6 +83,43 @@ def test_a_workload_that_one_method_alone_learns_has_no_target(target: Target, n
 )
 def test_a_value_is_rounded_to_the_easier_side(value: float, goal: str, expected: float):
     assert target_rule.rounded(value, goal) == expected
+
+
+# --- easing until ten seeds separate ---
+
+
+def racing(submission: str, *, late: list[int]) -> list[Run]:
+    """Runs that are all at 0.3 at step 60 of 90, and at 0.1 at the steps of `late`."""
+    curves = [[(step, 0.1 if step >= hit else 0.3 if step >= 60 else 0.9) for step in range(10, 91, 2)] for hit in late]
+    return [
+        replace(run, curve=curve, step=hit)
+        for run, curve, hit in zip(runs(*[0.1] * len(late), submission=submission), curves, late, strict=True)
+    ]
+
+
+def test_a_target_that_chance_decides_is_eased_to_the_hardest_that_ten_seeds_can_time():
+    settings = replace(blobs(), budget=Budget(120, 12))
+    chance = [62, 90, 64, 88, 66, 86, 68, 84, 70, 82]
+    found = [*racing("adamw", late=chance), *racing("nadamw", late=chance[::-1])]
+    chosen = target_rule.choose(ERROR, found)
+    eased = target_easing.eased_to_separate(chosen, settings)
+    assert (chosen.target.validation, eased.target.validation) == (0.1, 0.3)
+    assert (eased.often_reached, eased.reached) == (0.1, {"adamw": 10, "nadamw": 10})
+    lines = target_rule.target_lines(eased, settings, points=2)
+    assert "# Eased to 0.3, the hardest target with which ten seeds tell a tenth of speed apart." in lines
+
+
+def test_a_target_that_ten_seeds_can_time_is_kept():
+    found = [*racing("adamw", late=[80] * 10), *racing("nadamw", late=[84] * 10)]
+    chosen = target_rule.choose(ERROR, found)
+    assert target_easing.eased_to_separate(chosen, replace(blobs(), budget=Budget(120, 12))) == chosen
+
+
+def test_no_target_is_eased_into_the_first_third_of_a_run():
+    chance = [62, 90, 64, 88, 66, 86, 68, 84, 70, 82]
+    found = [*racing("adamw", late=chance), *racing("nadamw", late=chance[::-1])]
+    chosen = target_rule.choose(ERROR, found)
+    assert target_easing.eased_to_separate(chosen, replace(blobs(), budget=Budget(400, 40))) == chosen
 
 
 # --- the YAML ---
@@ -191,6 +228,21 @@ def test_the_runs_behind_a_target_are_kept_with_their_curves(extent: targets.Ext
     assert [step for step, _ in kept[0].curve] == [8, 16, 24]
     reached = [run.step_to(chosen.target) is not None for run in kept]
     assert sum(reached) == sum(chosen.reached.values())
+
+
+def test_a_variant_is_run_by_the_best_two_methods_of_its_base_at_their_points(extent: targets.Extent, tmp_path: Path):
+    base = targets.set_target(blobs(), extent)
+    (tmp_path / "wide.yaml").write_text("defaults: [blobs, _self_]\nname: wide\ntarget: {validation: 0.5}\n")
+    variant = replace(blobs(), name="wide", options={"hidden": 16}, variant_of="blobs")
+    chosen = targets.set_target(variant, extent)
+    assert set(chosen.runs) == set(list(base.runs)[:2])
+    assert all(runs[0].hyperparameters == base.runs[name][0].hyperparameters for name, runs in chosen.runs.items())
+    assert "Nothing searched: the best methods and points of blobs" in (tmp_path / "wide.yaml").read_text()
+
+
+def test_a_variant_of_a_workload_without_a_target_gets_none(extent: targets.Extent):
+    with pytest.raises(ConfigError, match="make targets WORKLOAD=blobs"):
+        targets.set_target(replace(blobs(), name="wide", variant_of="blobs"), extent)
 
 
 @pytest.mark.slow

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Examples, LossKind, ParameterKind, SplitName, Workload, mean_loss
-from harness.config import WorkloadConfig, load, names_in
+from harness.api import SPLITS, ConfigError, Examples, LossKind, ParameterKind, SplitName, Workload, mean_loss
+from harness.config import CONF, WorkloadConfig, base_workloads, load, names_in, values_of
 from harness.data import data_folder, is_present
 from harness.evaluation import evaluate
 from harness.parameter_kinds import kinds_of
@@ -20,7 +22,9 @@ from workloads.decoder_transformer import DecoderTransformer
 from workloads.digits_mlp import DigitsMlp
 from workloads.residual_network import ResidualNetwork
 
-each_workload = pytest.mark.parametrize("name", names_in("workload"))
+each_workload = pytest.mark.parametrize("name", base_workloads())
+# A variant shares data, loss and metric with its base: what is to be tested is its model.
+each_model = pytest.mark.parametrize("name", names_in("workload"))
 
 
 @cache
@@ -53,24 +57,24 @@ def loss_on(name: str, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return mean_loss(*made(name).losses(made(name).outputs(model, batch), batch, 0.0))
 
 
-@each_workload
+@each_model
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str):
     first, again, other = (model_of(name, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-@each_workload
+@each_model
 def test_the_model_has_as_many_parameters_as_its_yaml_says(name: str):
     assert sum(parameter.numel() for parameter in model_of(name).parameters()) == config(name).parameters
 
 
-@each_workload
+@each_model
 def test_the_model_is_in_float32(name: str):
     assert {parameter.dtype for parameter in model_of(name).parameters()} == {torch.float32}
 
 
-@each_workload
+@each_model
 def test_every_parameter_has_a_kind_and_one_weight_is_the_output_layer(name: str):
     model = model_of(name)
     kinds = kinds_of(model)
@@ -129,7 +133,7 @@ def test_the_loss_at_the_start_is_that_of_a_guess(name: str):
     assert loss_on(name, model, batch).item() == pytest.approx(math.log(classes), rel=0.05)
 
 
-@each_workload
+@each_model
 def test_every_parameter_gets_a_gradient(name: str):
     model = model_of(name)
     # A step away from the start, where some weights are zero so that others have no gradient yet.
@@ -204,6 +208,31 @@ def test_an_evaluation_changes_no_weight_and_no_statistic(name: str):
     before: dict[str, Any] = {key: values.clone() for key, values in model.state_dict().items()}
     evaluate(made(name), model, split_of(name, "validation"), config(name).eval_batch_size)
     assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(set(names_in("workload")) - set(base_workloads())))
+def test_a_variant_has_the_data_and_the_budget_of_its_base_and_a_model_and_a_target_of_its_own(name: str):
+    base = config(str(config(name).variant_of))
+    assert base.variant_of is None
+    assert (config(name).data, config(name).budget, config(name).entry) == (base.data, base.budget, base.entry)
+    assert config(name).options != base.options
+    assert "target" in OmegaConf.load(CONF / "workload" / f"{name}.yaml"), "it would have the target of its base"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("defaults: [digits_mpl, _self_]", "there is no workload 'digits_mpl'"),
+        ("defaults: [mine, _self_]", "defaults is \\['mine', '_self_'\\]. Write one other file"),
+        ("defaults: [_self_, digits_mlp]", "Write one other file of the folder"),
+        ("defaults: digits_mlp", "Write one other file of the folder"),
+    ],
+)
+def test_a_variant_of_what_is_not_there_is_answered(tmp_path: Path, text: str, complaint: str):
+    (tmp_path / "workload").mkdir()
+    (tmp_path / "workload" / "mine.yaml").write_text(f"{text}\nname: mine\n")
+    with pytest.raises(ConfigError, match=complaint):
+        values_of("workload", "mine", folder=tmp_path)
 
 
 # --- what only some families promise ---
