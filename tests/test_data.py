@@ -25,7 +25,8 @@ from harness.api import (
 from harness.data import data_folder, fetch, is_present, load_verified, main
 from harness.plugins import create_workload
 from workloads.digits_mlp import read_digits
-from workloads.fashion_mnist_cnn import FashionMnistCnn, read_idx
+from workloads.fashion_mnist import read_idx
+from workloads.fashion_mnist_cnn import FashionMnistCnn
 from workloads.kjv_char_lm import Windows, read_text, symbols_of
 from workloads.sources import FashionMnistFiles, FileSource, StoredFile, Wheel
 

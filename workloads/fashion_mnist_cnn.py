@@ -1,33 +1,16 @@
-"""Fashion-MNIST, grey photographs of clothes of 28x28 pixels, and a small residual network with batch norm."""
+"""A small residual network with batch norm on Fashion-MNIST."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy
-import torch
 from torch import nn
 
-from harness.api import DataError, DataSource, Examples, SplitName
-from workloads.classification import Classification, Images
+from workloads.fashion_mnist import CLASSES, FashionMnist
 from workloads.residual_network import ResidualNetwork
-from workloads.sources import FashionMnistFiles
-
-_CLASSES = 10
-_MEAN, _DEVIATION = 0.286, 0.353  # of the training pixels in [0, 1]
-# Where each split begins and ends in the published training or test file. The training file is far larger than a run of
-# seconds can use, so a third of it trains and the next part validates.
-_PARTS: dict[SplitName, tuple[str, int, int]] = {
-    "train": ("train", 0, 20_000),
-    "validation": ("train", 20_000, 25_000),
-    "test": ("t10k", 0, 10_000),
-}
-_IDX_BYTES = 8  # the IDX format's code of unsigned bytes
 
 
-class FashionMnistCnn(Classification):
+class FashionMnistCnn(FashionMnist):
     """Residual network of the given sizes; see ResidualNetwork."""
 
     def __init__(
@@ -47,24 +30,11 @@ class FashionMnistCnn(Classification):
         self.stem_stride = stem_stride
         self.stem_pool = stem_pool
 
-    def sources(self) -> list[DataSource]:
-        """The four published files."""
-        return [FashionMnistFiles()]
-
-    def load(self, split: SplitName, folder: Path) -> Examples:
-        """Images in published order. Raises DataError where a file is missing or damaged."""
-        # Read here: importing torchvision for its reader would take a second and a half of every trial.
-        part, start, stop = _PARTS[split]
-        raw = folder / "FashionMNIST" / "raw"
-        pixels = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
-        labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
-        return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
-
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 1, 28, 28] -> [batch, 10]."""
         return ResidualNetwork(
             channels=1,
-            classes=_CLASSES,
+            classes=CLASSES,
             widths=self.widths,
             blocks=self.blocks,
             expansion=self.expansion,
@@ -72,25 +42,3 @@ class FashionMnistCnn(Classification):
             stem_stride=self.stem_stride,
             stem_pool=self.stem_pool,
         )
-
-
-def read_idx(path: Path) -> numpy.ndarray:
-    """The unsigned bytes of an IDX file, in its shape; mapped, so that only the used part is read.
-
-    Raises DataError where the file is missing, of another type, or not as long as its header says.
-    Source: the description of the format at yann.lecun.com/exdb/mnist.
-    """
-    mend = "Run: make data"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as handle:
-            header = handle.read(4)
-            if len(header) < 4 or header[:3] != bytes([0, 0, _IDX_BYTES]):
-                raise DataError(f"{path} is no IDX file of unsigned bytes: it begins with {header.hex()!r}. {mend}")
-            shape = [int.from_bytes(handle.read(4)) for _ in range(header[3])]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). {mend}") from error
-    offset = 4 + 4 * len(shape)
-    if size != offset + math.prod(shape):
-        raise DataError(f"{path} has {size} bytes; its header says {offset + math.prod(shape)}. {mend}")
-    return numpy.memmap(path, numpy.uint8, mode="r", offset=offset, shape=tuple(shape))

@@ -1,0 +1,54 @@
+"""A small vision transformer on Fashion-MNIST."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from workloads.fashion_mnist import CLASSES, FashionMnist
+from workloads.vision_transformer import VisionTransformer
+
+
+class FashionMnistVit(FashionMnist):
+    """Vision transformer of the given sizes; see VisionTransformer."""
+
+    def __init__(
+        self,
+        *,
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        gated: bool,
+        post_norm: bool,
+        pooling: Literal["mean", "attention"],
+        dropout: float,
+    ) -> None:
+        self.patch = patch
+        self.width = width
+        self.layers = layers
+        self.heads = heads
+        self.hidden = hidden
+        self.gated = gated
+        self.post_norm = post_norm
+        self.pooling: Literal["mean", "attention"] = pooling
+        self.dropout = dropout
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: [batch, 1, 28, 28] -> [batch, 10]."""
+        return VisionTransformer(
+            channels=1,
+            classes=CLASSES,
+            image=28,
+            patch=self.patch,
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            hidden=self.hidden,
+            gated=self.gated,
+            post_norm=self.post_norm,
+            pooling=self.pooling,
+            dropout=self.dropout,
+        )
