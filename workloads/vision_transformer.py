@@ -141,10 +141,11 @@ class _Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.is_post_norm:
             tokens = self.attention_norm(tokens + self.dropout(self.attention(tokens)))
-            out: Tensor = self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
-            return out
+            normed: Tensor = self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+            return normed
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
-        return tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
+        after: Tensor = tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
+        return after
 
 
 class _AttentionPooling(nn.Module):
