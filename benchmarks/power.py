@@ -1,8 +1,8 @@
 """What a workload can tell apart: spread of methods against spread of seeds, and seeds for 10 % of speed; `make power`.
 
-From the runs that its target was set with (results/reference/targets), four methods on the same ten seeds; nothing is
-trained. The time is the steps to the target. A miss counts as the whole budget, so a method that often misses looks
-nearer to the others and steadier than it is: it counts as a method, but no spread of seeds is taken from it.
+From the runs that its target was set with (results/reference/targets), two methods or more on the same ten seeds, the
+others on fewer; nothing is trained. The time is the steps to the target. A miss counts as the whole budget, so a method
+that often misses looks nearer to the others and steadier than it is: it counts as a method, but no spread of seeds is taken from it.
 
 Seeds needed: the fewest with which a two-sided t-test at 5 % finds a true ratio of 1.1 between two times with a
 probability of 80 %, when log times are normal. Paired by seed: power of t with n-1 degrees of freedom and
@@ -94,14 +94,14 @@ def _power(effect: float, seeds: int, *, is_paired: bool) -> float:
 
 
 def power_of(settings: WorkloadConfig, runs: Sequence[Run]) -> Power | None:
-    """What `runs`, all methods on the same seeds, say about the workload; None where no method reaches often."""
+    """What `runs` say about the workload; None where no method with the most seeds, the same for all, reaches often."""
     names = dict.fromkeys(run.submission for run in runs)
     steps = {name: [run.step_to(settings.target) for run in runs if run.submission == name] for name in names}
     logs = {name: [math.log(step or settings.budget.steps) for step in each] for name, each in steps.items()}
-    steady = tuple(name for name, each in steps.items() if sum(step is not None for step in each) >= OFTEN * len(each))
+    seeds = max(len(each) for each in steps.values())
+    steady = tuple(name for name, each in steps.items() if sum(step is not None for step in each) >= OFTEN * seeds)
     if not steady:
         return None
-    seeds = len(next(iter(steps.values())))
     rounding = _variance_of_rounding(runs, logs)
     within = statistics.mean(max(statistics.variance(logs[name]), rounding) for name in steady)
     pairs = [

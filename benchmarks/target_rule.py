@@ -40,26 +40,30 @@ class Chosen:
 
 
 def choose(target: Target, runs: Sequence[Run]) -> Chosen:
-    """The target that `runs`, all methods on the same seeds, give: metric and goal are those of `target`.
+    """The target that `runs` give: metric and goal are those of `target`.
 
+    What follows is about the methods with the most seeds, the contenders; of others it is only said how they did.
     AlgoPerf's: the median over seeds of the best validation value of the best method; the test target is the worst test
     value of that method's runs that reach it. Where no two methods reach that on four seeds of five, it is eased to the
     value that two methods do reach so often. Rounded to the easier side, by less than a hundredth.
     Raises ConfigError where fewer than two methods learn on so many seeds. Source: Dahl et al., arXiv 2306.07179.
     """
-    names = dict.fromkeys(run.submission for run in runs)
-    by_method = {name: [run for run in runs if run.submission == name] for name in names}
-    ordered = sorted(by_method.items(), key=lambda item: _median(item[1]), reverse=target.goal == "max")
-    best, of_best = ordered[0]
-    often = sorted((_reached_often(each, target.goal) for each in by_method.values()), reverse=target.goal == "max")
+    ordered = _by_method(runs, target.goal)
+    most = max(len(each) for each in ordered.values())
+    # The contenders first, which matters where another is lucky on its few seeds.
+    ordered = dict(sorted(ordered.items(), key=lambda item: len(item[1]) < most))
+    contenders = {name: each for name, each in ordered.items() if len(each) == most}
+    best, of_best = next(iter(contenders.items()))
+    often = sorted((_reached_often(each, target.goal) for each in contenders.values()), reverse=target.goal == "max")
+    often = [*often, math.inf if target.goal == "min" else -math.inf]
     value = (max if target.goal == "min" else min)(_median(of_best), often[1])
     if not math.isfinite(value):
         raise ConfigError(
-            f"{runs[0].workload}: fewer than two of {', '.join(names)} reach any finite {target.metric} on "
+            f"{runs[0].workload}: fewer than two of {', '.join(contenders)} reach any finite {target.metric} on "
             f"{OFTEN:.0%} of the seeds. Give the search more points, or the workload a steadier model."
         )
     often_reached = rounded(value, target.goal)
-    found = Chosen(target, best, _median(of_best), often_reached, reached={}, runs=dict(ordered))
+    found = Chosen(target, best, _median(of_best), often_reached, reached={}, runs=ordered)
     return with_value(found, often_reached)
 
 
@@ -73,6 +77,18 @@ def with_value(chosen: Chosen, validation: float) -> Chosen:
         target=replace(target, test=rounded(test, target.goal)),
         reached={name: sum(target.is_reached_by(run.validation) for run in each) for name, each in chosen.runs.items()},
     )
+
+
+def best_methods(runs: Sequence[Run], goal: str, count: int) -> list[str]:
+    """The `count` methods with the best medians."""
+    return list(_by_method(runs, goal))[:count]
+
+
+def _by_method(runs: Sequence[Run], goal: str) -> dict[str, list[Run]]:
+    """Runs of each method, the one with the best median first."""
+    names = dict.fromkeys(run.submission for run in runs)
+    by_method = {name: [run for run in runs if run.submission == name] for name in names}
+    return dict(sorted(by_method.items(), key=lambda item: _median(item[1]), reverse=goal == "max"))
 
 
 def _median(runs: Sequence[Run]) -> float:

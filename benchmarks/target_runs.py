@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ class Plan:
     submission: str
     hyperparameters: Hyperparameters
     seed: int
+
+    def with_seed(self, seed: int) -> Plan:
+        """The same with another seed."""
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,15 @@ def test_the_test_target_is_the_worst_of_the_best_methods_runs_that_reach_the_va
     assert target_rule.choose(ERROR, [*best, *second]).target.test == pytest.approx(0.12)
 
 
+def test_a_method_with_fewer_seeds_is_told_of_but_sets_no_target():
+    best, second = runs(0.12, 0.12, 0.13), runs(0.13, 0.13, 0.13, submission="nadamw")
+    lucky, unlucky = runs(0.1, submission="nesterov"), runs(0.5, submission="heavy_ball")
+    chosen = target_rule.choose(ERROR, [*lucky, *unlucky, *best, *second])
+    assert (chosen.target.validation, chosen.best) == (0.13, "adamw")
+    assert chosen.reached == {"adamw": 3, "nadamw": 3, "nesterov": 1, "heavy_ball": 0}
+    assert list(chosen.runs)[:2] == ["adamw", "nadamw"]
+
+
 @pytest.mark.parametrize(("target", "nothing"), [(ERROR, float("inf")), (ACCURACY, float("-inf"))])
 def test_a_workload_that_one_method_alone_learns_has_no_target(target: Target, nothing: float):
     with pytest.raises(ConfigError, match="fewer than two of adamw, nadamw"):
@@ -225,6 +234,8 @@ def test_the_runs_behind_a_target_are_kept_with_their_curves(extent: targets.Ext
     chosen = targets.set_target(blobs(), extent)
     kept = read_runs(tmp_path / "kept" / "blobs.jsonl")
     assert len(kept) == 4 * 3
+    five = targets.set_target(blobs(), replace(extent, seeds=(1, 2, 3, 4, 5)))
+    assert [len(each) for each in five.runs.values()] == [5, 5, 3, 3]
     assert [step for step, _ in kept[0].curve] == [8, 16, 24]
     reached = [run.step_to(chosen.target) is not None for run in kept]
     assert sum(reached) == sum(chosen.reached.values())
