@@ -2,7 +2,8 @@
 
 From the runs that its target was set with (results/reference/targets), two methods or more on the same ten seeds, the
 others on fewer; nothing is trained. The time is the steps to the target. A miss counts as the whole budget, so a method
-that often misses looks nearer to the others and steadier than it is: it counts as a method, but no spread of seeds is taken from it.
+that often misses looks nearer to the others and steadier than it is: it counts as a method, but no spread of seeds is
+taken from it.
 
 Seeds needed: the fewest with which a two-sided t-test at 5 % finds a true ratio of 1.1 between two times with a
 probability of 80 %, when log times are normal. Paired by seed: power of t with n-1 degrees of freedom and
