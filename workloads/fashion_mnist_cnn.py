@@ -22,6 +22,8 @@ class FashionMnistCnn(FashionMnist):
         stem_kernel: int,
         stem_stride: int,
         stem_pool: bool,
+        activation: str = "relu",
+        last_norm_scale: float = 0.0,
     ) -> None:
         self.widths = tuple(widths)
         self.blocks = tuple(blocks)
@@ -29,6 +31,8 @@ class FashionMnistCnn(FashionMnist):
         self.stem_kernel = stem_kernel
         self.stem_stride = stem_stride
         self.stem_pool = stem_pool
+        self.activation = activation
+        self.last_norm_scale = last_norm_scale
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 1, 28, 28] -> [batch, 10]."""
@@ -41,4 +45,6 @@ class FashionMnistCnn(FashionMnist):
             stem_kernel=self.stem_kernel,
             stem_stride=self.stem_stride,
             stem_pool=self.stem_pool,
+            activation=self.activation,
+            last_norm_scale=self.last_norm_scale,
         )

@@ -25,6 +25,7 @@ class FashionMnistVit(FashionMnist):
         post_norm: bool,
         pooling: Literal["mean", "attention"],
         dropout: float,
+        learned_positions: bool,
     ) -> None:
         self.patch = patch
         self.width = width
@@ -35,6 +36,7 @@ class FashionMnistVit(FashionMnist):
         self.post_norm = post_norm
         self.pooling: Literal["mean", "attention"] = pooling
         self.dropout = dropout
+        self.learned_positions = learned_positions
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 1, 28, 28] -> [batch, 10]."""
@@ -51,4 +53,5 @@ class FashionMnistVit(FashionMnist):
             post_norm=self.post_norm,
             pooling=self.pooling,
             dropout=self.dropout,
+            learned_positions=self.learned_positions,
         )

@@ -15,8 +15,9 @@ _LOWEST_FREQUENCY = 1e-4
 
 
 class VisionTransformer(nn.Module):
-    """Patches as tokens, fixed sines of row and column as positions, attention blocks, pooling, two linear layers.
+    """Patches as tokens, each with its position, attention blocks, pooling, two linear layers.
 
+    `learned_positions`: a vector for each place, drawn from N(0, 0.02), instead of fixed sines of row and column.
     `gated`: the hidden layer of each block is multiplied by a linear map of itself. `post_norm`: LayerNorms behind the
     residual sums instead of before the sublayers, and none at the end. `pooling`: `mean` of all tokens, or `attention`
     of a learned token. The output layer starts at zero, so that the first loss is that of a guess.
@@ -40,6 +41,7 @@ class VisionTransformer(nn.Module):
         post_norm: bool,
         pooling: Literal["mean", "attention"],
         dropout: float,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__()
         if width % 4 or width % heads or image % patch:
@@ -60,12 +62,16 @@ class VisionTransformer(nn.Module):
         self.output = nn.Linear(width, classes)
         self.pooling = _AttentionPooling(width, heads, hidden, dropout) if pooling == "attention" else None
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
-        self.register_buffer("positions", _sines(image // patch, width), persistent=False)
+        if learned_positions:
+            self.positions = nn.Parameter(0.02 * torch.randn((image // patch) ** 2, width))
+            self.parameter_kinds["positions"] = ParameterKind.EMBEDDING
+        else:
+            self.register_buffer("positions", _sines(image // patch, width), persistent=False)
         self._draw_weights()
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores before the softmax."""
-        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.get_buffer("positions")
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
         tokens = self.norm(self.blocks(self.dropout(tokens)))
         pooled = self.pooling(tokens) if self.pooling is not None else tokens.mean(dim=1)
         scores: Tensor = self.output(torch.tanh(self.last_hidden(pooled)))
