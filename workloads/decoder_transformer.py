@@ -38,13 +38,13 @@ class DecoderTransformer(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         self.dropout = nn.Dropout(0.0)
-        self.blocks = nn.ModuleList(_Block(context, width, heads, hidden) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(context, width, heads, hidden) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
         self.output = nn.Linear(width, vocabulary, bias=False)
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
         # Not in the state: it follows from the sizes.
-        self.register_buffer("rotations", _rotations(context, width // heads, rotary_base), persistent=False)
-        self._draw_weights()
+        self.register_buffer("rotations", rotation_table(context, width // heads, rotary_base), persistent=False)
+        draw_weights(self, deviation=_WEIGHT_DEVIATION)
         if tied:
             self.output.weight = self.embedding.weight
 
@@ -57,18 +57,13 @@ class DecoderTransformer(nn.Module):
         scores: Tensor = self.output(self.norm(hidden))
         return scores
 
-    def _draw_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=_WEIGHT_DEVIATION)
-        for module in self.blocks:
-            # What is added to the residual stream 2 * layers times should not grow with the depth.
-            if isinstance(module, _Block):
-                for layer in (module.attention.out, module.narrow):
-                    nn.init.normal_(layer.weight, std=_WEIGHT_DEVIATION / math.sqrt(2 * len(self.blocks)))
 
+class Block(nn.Module):
+    """One layer: attention to the positions before, then a gated feed-forward layer, each added to its input.
 
-class _Block(nn.Module):
+    Shapes: float [batch, length, width], `rotations` of at least that length -> [batch, length, width].
+    """
+
     def __init__(self, context: int, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
@@ -79,6 +74,7 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, hidden: Tensor, rotations: Tensor) -> Tensor:
+        """The residual stream after this layer."""
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotations))
         out: Tensor = hidden + self.dropout(self.narrow(F.glu(self.widen(self.feed_forward_norm(hidden)))))
         return out
@@ -109,7 +105,19 @@ class _Attention(nn.Module):
         return out
 
 
-def _rotations(context: int, head_width: int, base: float) -> Tensor:
+def draw_weights(decoder: nn.Module, *, deviation: float) -> None:
+    """New initial weights for a network of Blocks: all of one `deviation`, less where a block adds to its input."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=deviation)
+    blocks = [module for module in decoder.modules() if isinstance(module, Block)]
+    for block in blocks:
+        # What is added to the residual stream 2 * layers times should not grow with the depth.
+        for layer in (block.attention.out, block.narrow):
+            nn.init.normal_(layer.weight, std=deviation / math.sqrt(2 * len(blocks)))
+
+
+def rotation_table(context: int, head_width: int, base: float) -> Tensor:
     """Turn of each pair of a head's neighbours at each position. Shape: complex64 [context, 1, 1, head_width / 2]."""
     frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
     angles = torch.outer(torch.arange(context, dtype=torch.float64), frequencies)
