@@ -1,0 +1,155 @@
+"""Slices of a head from a quarter of their k-space, and a U-Net that takes the artefacts away."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from workloads.brain_volume import brain_wheel, read_brain
+from workloads.similarity import structural_similarity
+from workloads.u_net import UNet
+
+_SIDE = 192  # of a slice before pixels are joined by fours
+# Neighbouring slices are nearly alike, so parts are blocks of twelve, of which the last three are dropped.
+_BLOCK, _KEPT = 12, 9
+_PARTS: dict[SplitName, tuple[int, ...]] = {"train": (0, 2, 4), "validation": (1,), "test": (3,)}  # of five blocks
+# Each slice is seen through this many masks; the held-out parts are small, and more masks make their mean steadier.
+_MASKS: dict[SplitName, int] = {"train": 16, "validation": 4, "test": 4}
+_SEEDS: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}  # of the masks
+_ACCELERATION, _CENTRE = 4, 0.08
+_LIMIT = 6.0  # deviations at which images are cut, as fastMRI
+
+
+class MriUnet(Workload):
+    """Mean absolute error of standardised images; metric `ssim` of the images in their own units. See UNet for sizes."""
+
+    loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
+
+    def __init__(
+        self, *, channels: int, pools: int, activation: str, norm: str, dropout: float, output_gain: float
+    ) -> None:
+        self.channels = channels
+        self.pools = pools
+        self.activation = activation
+        self.norm = norm
+        self.dropout = dropout
+        self.output_gain = output_gain
+
+    def sources(self) -> list[DataSource]:
+        """One wheel."""
+        return [brain_wheel()]
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Slices through fixed masks; see Slices. Raises DataError where the wheel is missing, damaged or another."""
+        wheel = brain_wheel().path(folder)
+        slices = _slices(wheel, wheel.stat().st_mtime_ns)
+        block, within = numpy.divmod(numpy.arange(len(slices)), _BLOCK)
+        images = torch.from_numpy(slices[numpy.isin(block % 5, _PARTS[split]) & (within < _KEPT)])
+        masks = column_masks(len(images) * _MASKS[split], images.shape[-1], seed=_SEEDS[split])
+        return Slices(images.repeat(_MASKS[split], 1, 1), masks, maximum=int(slices.max()))
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: [batch, height, width] -> the same."""
+        return UNet(
+            channels=self.channels,
+            pools=self.pools,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            output_gain=self.output_gain,
+        )
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:  # noqa: ARG002
+        """Mean absolute error of each image, in deviations of its input. Shapes: [batch, height, width] -> [batch]."""
+        return (outputs - batch["targets"]).abs().mean(dim=(1, 2)), None
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`ssim` of each image in its own units, of which the volume's largest is the range. Shape: [batch], float64."""
+        mean, deviation = batch["mean"][:, None, None], batch["deviation"][:, None, None]
+        images, references = (values * deviation + mean for values in (outputs, batch["targets"]))
+        return {"ssim": structural_similarity(images, references, ranges=batch["maximum"])}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """`ssim`: mean over all images."""
+        return {"ssim": statistics["ssim"].mean().item()}
+
+
+class Slices(TensorExamples):
+    """Images with what is left of each where its k-space has the columns of a mask alone.
+
+    The split is defined by the whole numbers of `images` and `masks`: the Fourier transform's last digits may differ
+    from machine to machine, so that they are not part of the hash.
+    Shapes: images int16 [n, height, width], masks bool [n, width]. `maximum`: largest value of the volume.
+    """
+
+    def __init__(self, images: Tensor, masks: Tensor, *, maximum: int) -> None:
+        self._defining = {"images": images, "masks": masks}
+        self._maximum = maximum
+        super().__init__(undersampled(images.float() / maximum, masks))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`images` and `masks`."""
+        return dict(self._defining)
+
+    def to(self, device: torch.device) -> Slices:
+        """The same slices on another device."""
+        images, masks = (values.to(device) for values in self._defining.values())
+        return Slices(images, masks, maximum=self._maximum)
+
+
+def undersampled(images: Tensor, masks: Tensor) -> Batch:
+    """What the network sees and shall make, for images of values up to 1.
+
+    `inputs` and `targets` float32 [n, height, width], both by the `mean` and `deviation` [n] of the input and cut at six
+    deviations; `maximum` [n], the range for SSIM: 1. The input is the magnitude of the image whose k-space is zero where
+    the mask is false. Source: AlgoPerf's fastmri.
+    """
+    kspace = torch.fft.fftshift(torch.fft.fft2(images, norm="ortho"), dim=(-2, -1)) * masks.unsqueeze(1)
+    filled = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="ortho").abs()
+    mean, deviation = filled.mean(dim=(1, 2)), filled.std(dim=(1, 2), correction=0)
+    inputs, targets = (
+        ((values - mean[:, None, None]) / deviation[:, None, None]).clamp(-_LIMIT, _LIMIT) for values in (filled, images)
+    )
+    return {
+        "inputs": inputs,
+        "targets": targets,
+        "mean": mean,
+        "deviation": deviation,
+        "maximum": torch.ones_like(mean),
+    }
+
+
+def column_masks(count: int, width: int, *, seed: int) -> Tensor:
+    """Which columns of k-space are measured: those at the centre, and each other one at random; a quarter in all.
+
+    Shape: bool [count, width]. Source: fastMRI's random masks, as in AlgoPerf.
+    """
+    centre = int(_CENTRE * width)
+    first = (width - centre + 1) // 2
+    drawn = numpy.random.default_rng(seed).random((count, width))
+    masks = drawn < (width / _ACCELERATION - centre) / (width - centre)
+    masks[:, first : first + centre] = True
+    return torch.from_numpy(masks)
+
+
+@lru_cache(maxsize=1)
+def _slices(wheel: Path, modified: int) -> numpy.ndarray:  # noqa: ARG001 - another file under the same name is read
+    """Axial slices with enough of the head in them, from below. Shape: int16 [n, 96, 96], sums of four voxels.
+
+    Kept, as a process reads two splits.
+    """
+    brain = read_brain(wheel)
+    # Bright voxels are cut at the level that one in a thousand exceeds.
+    level = round(float(numpy.quantile(brain, 0.999)))
+    whole = numpy.minimum(brain, level).astype(numpy.int16).transpose(2, 0, 1)
+    first_row, first_column = ((size - _SIDE) // 2 for size in whole.shape[1:])
+    cut = whole[:, first_row : first_row + _SIDE, first_column : first_column + _SIDE]
+    holds_enough = (cut > 0.15 * level).mean(axis=(1, 2)) > 0.12
+    fours = cut[holds_enough].reshape(-1, _SIDE // 2, 2, _SIDE // 2, 2)
+    return fours.sum(axis=(2, 4), dtype=numpy.int16)
