@@ -12,10 +12,10 @@ from torch import nn
 def set_parity_weights(model: nn.Module) -> None:
     """Overwrite the k-th parameter by standard normal numbers of RandomState(1000 + k).
 
-    Matrices are multiplied by 1 / sqrt(fan-in), vectors by 0.1, and scales of LayerNorms are moved by 1, but not where
-    a class of our own has the offset from 1 as its parameter.
+    Matrices are multiplied by 1 / sqrt(fan-in), vectors by 0.1, and scales of LayerNorms and GroupNorms are moved by 1,
+    but not where a class of our own has the offset from 1 as its parameter.
     """
-    scales = {id(module.weight) for module in model.modules() if type(module) is nn.LayerNorm}
+    scales = {id(module.weight) for module in model.modules() if type(module) in (nn.LayerNorm, nn.GroupNorm)}
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             drawn = numpy.random.RandomState(1000 + number).standard_normal(parameter.numel()).reshape(parameter.shape)

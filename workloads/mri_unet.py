@@ -27,7 +27,7 @@ _LIMIT = 6.0  # deviations at which images are cut, as fastMRI
 
 
 class MriUnet(Workload):
-    """Mean absolute error of standardised images; metric `ssim` of the images in their own units. See UNet for sizes."""
+    """Mean absolute error of standardised images; metric `ssim`, of images in their own units. See UNet for sizes."""
 
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
 
@@ -70,7 +70,7 @@ class MriUnet(Workload):
         return (outputs - batch["targets"]).abs().mean(dim=(1, 2)), None
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`ssim` of each image in its own units, of which the volume's largest is the range. Shape: [batch], float64."""
+        """`ssim` of each image in its own units, with `maximum` as range. Shape: [batch], float64."""
         mean, deviation = batch["mean"][:, None, None], batch["deviation"][:, None, None]
         images, references = (values * deviation + mean for values in (outputs, batch["targets"]))
         return {"ssim": structural_similarity(images, references, ranges=batch["maximum"])}
@@ -106,15 +106,16 @@ class Slices(TensorExamples):
 def undersampled(images: Tensor, masks: Tensor) -> Batch:
     """What the network sees and shall make, for images of values up to 1.
 
-    `inputs` and `targets` float32 [n, height, width], both by the `mean` and `deviation` [n] of the input and cut at six
-    deviations; `maximum` [n], the range for SSIM: 1. The input is the magnitude of the image whose k-space is zero where
-    the mask is false. Source: AlgoPerf's fastmri.
+    `inputs` and `targets` float32 [n, height, width], both by the `mean` and `deviation` [n] of the input and cut at
+    six deviations; `maximum` [n], the range for SSIM: 1. The input is the magnitude of the image whose k-space is zero
+    where the mask is false. Source: AlgoPerf's fastmri.
     """
     kspace = torch.fft.fftshift(torch.fft.fft2(images, norm="ortho"), dim=(-2, -1)) * masks.unsqueeze(1)
     filled = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="ortho").abs()
     mean, deviation = filled.mean(dim=(1, 2)), filled.std(dim=(1, 2), correction=0)
     inputs, targets = (
-        ((values - mean[:, None, None]) / deviation[:, None, None]).clamp(-_LIMIT, _LIMIT) for values in (filled, images)
+        ((values - mean[:, None, None]) / deviation[:, None, None]).clamp(-_LIMIT, _LIMIT)
+        for values in (filled, images)
     )
     return {
         "inputs": inputs,

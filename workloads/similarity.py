@@ -14,7 +14,8 @@ def structural_similarity(images: Tensor, references: Tensor, *, ranges: Tensor)
     """SSIM of each pair of images: 1 where they are alike. `ranges`: the range of values that each pair could have.
 
     A uniform window of 7x7 pixels with sample covariances, the mean over all windows inside the image, cut to [-1, 1].
-    In float64, where differences of squares keep their digits. Shapes: [batch, height, width] twice, [batch] -> [batch].
+    In float64, where differences of squares keep their digits.
+    Shapes: [batch, height, width] twice, [batch] -> [batch].
     Source: Wang et al., IEEE Transactions on Image Processing 13 (2004), with the constants of fastMRI.
     """
     x, y, ranges = images.double(), references.double(), ranges.double()
