@@ -24,7 +24,7 @@ def brain_wheel() -> Wheel:
     return Wheel(
         name="nilearn",
         requirement="nilearn==0.14.1",
-        licence="BSD-3-Clause for the package; the MNI152 template is free to use and pass on with its notice",
+        licence='BSD-3-Clause (nilearn); the MNI152 template in it: "unknown", as nilearn says',
         file=StoredFile(
             path="wheels/nilearn-0.14.1-py3-none-any.whl",
             size=11_509_444,
