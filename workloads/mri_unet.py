@@ -153,4 +153,5 @@ def _slices(wheel: Path, modified: int) -> numpy.ndarray:  # noqa: ARG001 - anot
     cut = whole[:, first_row : first_row + _SIDE, first_column : first_column + _SIDE]
     holds_enough = (cut > 0.15 * level).mean(axis=(1, 2)) > 0.12
     fours = cut[holds_enough].reshape(-1, _SIDE // 2, 2, _SIDE // 2, 2)
-    return fours.sum(axis=(2, 4), dtype=numpy.int16)
+    sums: numpy.ndarray = fours.sum(axis=(2, 4), dtype=numpy.int16)
+    return sums

@@ -38,7 +38,7 @@ class UNet(nn.Module):
         self, *, channels: int, pools: int, activation: str, norm: str, dropout: float, output_gain: float
     ) -> None:
         super().__init__()
-        for what, name, known in [("activation", activation, _ACTIVATIONS), ("norm", norm, _NORMS)]:
+        for what, name, known in [("activation", activation, list(_ACTIVATIONS)), ("norm", norm, list(_NORMS))]:
             if name not in known:
                 raise ConfigError(f"{what} is {name!r}. Use one of {', '.join(known)}.")
 
