@@ -23,7 +23,8 @@ from workloads.similarity import structural_similarity
 from workloads.u_net import UNet
 
 SIZES: dict[str, Any] = {
-    "channels": 4, "pools": 2, "activation": "leaky_relu", "norm": "instance", "dropout": 0.0, "output_gain": 1.0,
+    "channels": 4, "pools": 2, "activation": "leaky_relu", "norm": "instance", "residual": False, "dropout": 0.0,
+    "output_gain": 1.0,
 }  # fmt: skip
 
 
@@ -213,6 +214,14 @@ def test_the_metric_compares_images_in_their_own_units():
 
 
 # --- the model ---
+
+
+def test_a_residual_network_starts_at_its_input():
+    images = images_of(2)
+    torch.testing.assert_close(network(residual=True, output_gain=0.0)(images), images)
+    plain, residual = (network(residual=residual)(images) for residual in (False, True))
+    torch.testing.assert_close(residual, images + plain)
+
 
 FASTMRI: dict[str, Any] = {**SIZES, "channels": 32, "pools": 4}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -32,12 +32,21 @@ class MriUnet(Workload):
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
 
     def __init__(
-        self, *, channels: int, pools: int, activation: str, norm: str, dropout: float, output_gain: float
+        self,
+        *,
+        channels: int,
+        pools: int,
+        activation: str,
+        norm: str,
+        residual: bool,
+        dropout: float,
+        output_gain: float,
     ) -> None:
         self.channels = channels
         self.pools = pools
         self.activation = activation
         self.norm = norm
+        self.residual = residual
         self.dropout = dropout
         self.output_gain = output_gain
 
@@ -61,6 +70,7 @@ class MriUnet(Workload):
             pools=self.pools,
             activation=self.activation,
             norm=self.norm,
+            residual=self.residual,
             dropout=self.dropout,
             output_gain=self.output_gain,
         )

@@ -29,13 +29,23 @@ class UNet(nn.Module):
     convolutions: `instance` or `layer`; transposed convolutions always have the first. Dropout takes whole channels.
 
     Initial weights have variance 1/fan-in, the last convolution is then multiplied by `output_gain`. AlgoPerf's is 1; a
-    small one starts at the loss of an image of zeros. Shapes: [batch, height, width] -> the same.
+    small one starts at the loss of an image of zeros, or of the input itself where `residual` is set: the network then
+    makes what is added to its input, and levels that the norms take away need not be learned anew. AlgoPerf's does not.
+    Shapes: [batch, height, width] -> the same.
     Raises ConfigError for another activation or norm.
     Source: Ronneberger et al., arXiv 1505.04597, as AlgoPerf's fastmri has it, which is this class at its sizes.
     """
 
     def __init__(
-        self, *, channels: int, pools: int, activation: str, norm: str, dropout: float, output_gain: float
+        self,
+        *,
+        channels: int,
+        pools: int,
+        activation: str,
+        norm: str,
+        residual: bool,
+        dropout: float,
+        output_gain: float,
     ) -> None:
         super().__init__()
         for what, name, known in [("activation", activation, list(_ACTIVATIONS)), ("norm", norm, list(_NORMS))]:
@@ -52,6 +62,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(block(2 * width, width) for width in reversed(widths[:-1]))
         self.output = nn.Conv2d(channels, 1, 1)
         self.enlarge = nn.ModuleList(_enlarging(width, activation) for width in reversed(widths[:-1]))
+        self.is_residual = residual
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
         self._draw_weights(output_gain)
 
@@ -72,7 +83,7 @@ class UNet(nn.Module):
                 hidden = F.pad(hidden, (0, missing[0], 0, missing[1]), "reflect")
             hidden = block(torch.cat([hidden, beside], dim=1))
         made: Tensor = self.output(hidden).squeeze(1)
-        return made
+        return images + made if self.is_residual else made
 
     def _draw_weights(self, output_gain: float) -> None:
         for module in self.modules():
