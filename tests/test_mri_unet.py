@@ -102,8 +102,8 @@ def test_the_held_out_parts_are_no_neighbours_of_training_slices():
     if not is_present(workload(), data_folder()):
         pytest.skip("the data of mri_unet are not here: make data WORKLOAD=mri_unet")
     slices = [workload().load(split, data_folder()).tensors()["images"] for split in SPLITS]
-    # 57, 18 and 18 slices, through 16, 4 and 4 masks.
-    assert [len(images) for images in slices] == [912, 72, 72]
+    # 161 slices through 6 masks, 54 and 45 through one.
+    assert [len(images) for images in slices] == [966, 54, 45]
     train, *held_out = (images.unique(dim=0).double().flatten(1) for images in slices)
     adjacent = torch.cdist(train, train).fill_diagonal_(torch.inf).min(dim=1).values.median()
     for images in held_out:
@@ -201,6 +201,36 @@ def test_an_image_is_entirely_like_itself_and_less_so_with_noise():
     little, much = (structural_similarity(images + level * noise, images, ranges=ranges) for level in (0.05, 0.5))
     assert (much < little).all()
     assert (little < 0.999).all()
+
+
+def test_the_left_half_of_the_head_mirrors_the_right_one_so_that_one_half_is_used():
+    if not is_present(workload(), data_folder()):
+        pytest.skip("the data of mri_unet are not here: make data WORKLOAD=mri_unet")
+    brain = read_brain(brain_wheel().path(data_folder()))
+    assert numpy.array_equal(brain, brain[::-1])
+    whole = [workload().load(split, data_folder()).tensors()["images"].unique(dim=0) for split in SPLITS]
+    assert len(torch.cat(whole).unique(dim=0)) == sum(len(images) for images in whole) == 161 + 54 + 45
+
+
+def test_the_metric_leaves_out_windows_without_the_head():
+    images = images_of(2)
+    images[:, :, 16:] = 0.0
+    batch = undersampled(images, torch.ones(2, 32, dtype=torch.bool))
+    in_the_dark, in_the_head = batch["targets"].clone(), batch["targets"].clone()
+    in_the_dark[:, :, 22:] += 1.0  # windows that end before column 22 hold none of it
+    in_the_head[:, :, 3:9] += 1.0
+    assert workload().statistics(in_the_dark, batch)["ssim"].tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert (workload().statistics(in_the_head, batch)["ssim"] < 0.95).all()
+
+
+def test_similarity_is_the_mean_over_the_windows_that_count():
+    image, reference = images_of(1, 7), images_of(2, 7)[1:]
+    alone = structural_similarity(image, reference, ranges=torch.ones(1))
+    # With darkness to the right, each further window has a column of the reference less.
+    wide, dark = torch.cat([image, image], dim=2), torch.cat([reference, torch.zeros_like(reference)], dim=2)
+    least = reference.mean().item() - 1e-4
+    torch.testing.assert_close(structural_similarity(wide, dark, ranges=torch.ones(1), least_mean=least), alone)
+    assert structural_similarity(wide, dark, ranges=torch.ones(1)).item() != pytest.approx(alone.item(), rel=0.01)
 
 
 def test_the_metric_compares_images_in_their_own_units():
