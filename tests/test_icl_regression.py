@@ -15,7 +15,7 @@ from workloads.icl_regression import IclRegression, InContextRegressor, ridge
 NOWHERE = Path("/nonexistent")
 SMALL: dict[str, Any] = {
     "dimensions": 3, "points": 10, "noise": 0.5, "examples": 256,
-    "width": 16, "layers": 2, "heads": 2, "hidden": 16, "rotary_base": 10_000.0,
+    "width": 16, "layers": 2, "heads": 2, "hidden": 16,
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_the_loss_at_the_start_is_the_variance_of_the_values():
 
 def test_a_prediction_does_not_depend_on_later_tokens():
     torch.manual_seed(0)
-    model = InContextRegressor(inputs=7, context=10, width=16, layers=2, heads=2, hidden=16, rotary_base=10_000.0)
+    model = InContextRegressor(inputs=7, context=10, width=16, layers=2, heads=2, hidden=16)
     tokens = torch.randn(4, 10, 7)
     changed = tokens.clone()
     changed[:, 6:] += 1.0

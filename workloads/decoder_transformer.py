@@ -43,7 +43,7 @@ class DecoderTransformer(nn.Module):
         self.output = nn.Linear(width, vocabulary, bias=False)
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
         # Not in the state: it follows from the sizes.
-        self.register_buffer("rotations", rotation_table(context, width // heads, rotary_base), persistent=False)
+        self.register_buffer("rotations", _rotations(context, width // heads, rotary_base), persistent=False)
         draw_weights(self, deviation=_WEIGHT_DEVIATION)
         if tied:
             self.output.weight = self.embedding.weight
@@ -61,7 +61,8 @@ class DecoderTransformer(nn.Module):
 class Block(nn.Module):
     """One layer: attention to the positions before, then a gated feed-forward layer, each added to its input.
 
-    Shapes: float [batch, length, width], `rotations` of at least that length -> [batch, length, width].
+    Shapes: float [batch, length, width], `rotations` of at least that length -> [batch, length, width]. None: queries
+    and keys are not rotated.
     """
 
     def __init__(self, context: int, width: int, heads: int, hidden: int) -> None:
@@ -73,7 +74,7 @@ class Block(nn.Module):
         self.narrow = nn.Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(0.0)
 
-    def forward(self, hidden: Tensor, rotations: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, rotations: Tensor | None) -> Tensor:
         """The residual stream after this layer."""
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotations))
         out: Tensor = hidden + self.dropout(self.narrow(F.glu(self.widen(self.feed_forward_norm(hidden)))))
@@ -93,12 +94,13 @@ class _Attention(nn.Module):
             "out.weight": ParameterKind.ATTENTION_OUT,
         }
 
-    def forward(self, hidden: Tensor, rotations: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, rotations: Tensor | None) -> Tensor:
         batch, length, width = hidden.shape
         queries_keys, values = self.qkv(hidden).view(batch, length, 3, self.heads, -1).split([2, 1], dim=2)
-        pairs = torch.view_as_complex(queries_keys.unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * rotations[:length]).flatten(-2)
-        queries, keys = F.normalize(turned, dim=-1).transpose(1, 3).unbind(dim=2)
+        if rotations is not None:
+            pairs = torch.view_as_complex(queries_keys.unflatten(-1, (-1, 2)))
+            queries_keys = torch.view_as_real(pairs * rotations[:length]).flatten(-2)
+        queries, keys = F.normalize(queries_keys, dim=-1).transpose(1, 3).unbind(dim=2)
         values = values.squeeze(2).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(queries * self.sharpness, keys, values, is_causal=True, scale=1.0)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -117,7 +119,7 @@ def draw_weights(decoder: nn.Module, *, deviation: float) -> None:
             nn.init.normal_(layer.weight, std=deviation / math.sqrt(2 * len(blocks)))
 
 
-def rotation_table(context: int, head_width: int, base: float) -> Tensor:
+def _rotations(context: int, head_width: int, base: float) -> Tensor:
     """Turn of each pair of a head's neighbours at each position. Shape: complex64 [context, 1, 1, head_width / 2]."""
     frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
     angles = torch.outer(torch.arange(context, dtype=torch.float64), frequencies)

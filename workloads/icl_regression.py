@@ -12,8 +12,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Batch, DataSource, Examples, SplitName, TensorExamples
-from workloads.decoder_transformer import Block, draw_weights, rotation_table
+from harness.api import SPLITS, Batch, DataSource, Examples, ParameterKind, SplitName, TensorExamples
+from workloads.decoder_transformer import Block, draw_weights
 from workloads.regression import Regression
 
 _SEED_OF_DATA = 2022
@@ -22,6 +22,8 @@ _HELD_OUT = 1024
 _STEPS = 1024
 _NORM_EPSILON = 1e-6
 _OUTPUT_DEVIATION = 0.02
+# About that of the embedded numbers.
+_POSITION_DEVIATION = 0.3
 
 
 class IclRegression(Regression):
@@ -43,7 +45,6 @@ class IclRegression(Regression):
         layers: int,
         heads: int,
         hidden: int,
-        rotary_base: float,
     ) -> None:
         self.dimensions = dimensions
         self.points = points
@@ -53,7 +54,6 @@ class IclRegression(Regression):
         self.layers = layers
         self.heads = heads
         self.hidden = hidden
-        self.rotary_base = rotary_base
 
     def sources(self) -> list[DataSource]:
         """None: the data are made when they are read."""
@@ -82,7 +82,6 @@ class IclRegression(Regression):
             layers=self.layers,
             heads=self.heads,
             hidden=self.hidden,
-            rotary_base=self.rotary_base,
         )
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -129,29 +128,30 @@ class Prompts(TensorExamples):
 class InContextRegressor(nn.Module):
     """The blocks of DecoderTransformer between a linear layer that reads numbers and one that writes one number.
 
+    Positions are learned, as in the paper; with rotated queries and keys instead, nadamw at its default rate came to an
+    excess of 0.022 and 0.036 on two seeds where it comes to 0.014 and 0.015.
     Shapes: float [batch, length, inputs] -> [batch, length], length up to `context`.
     """
 
-    def __init__(
-        self, *, inputs: int, context: int, width: int, layers: int, heads: int, hidden: int, rotary_base: float
-    ) -> None:
+    def __init__(self, *, inputs: int, context: int, width: int, layers: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Linear(inputs, width)
+        self.positions = nn.Parameter(_POSITION_DEVIATION * torch.randn(context, width))
+        self.parameter_kinds = {"positions": ParameterKind.EMBEDDING}
         self.blocks = nn.ModuleList(Block(context, width, heads, hidden) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
         self.output = nn.Linear(width, 1, bias=False)
-        self.register_buffer("rotations", rotation_table(context, width // heads, rotary_base), persistent=False)
         # With the language model's deviation of 0.02 such narrow layers hardly see their input: in two dimensions, with
-        # two layers and 800 steps, nadamw left 0.145 of the excess of predicting 0, instead of 0.068.
+        # two layers, rotary positions and 800 steps, nadamw left 0.145 of the excess of predicting 0, instead of 0.068.
         draw_weights(self, deviation=1 / math.sqrt(width))
         # The first prediction is nearly 0 all the same.
         nn.init.normal_(self.output.weight, std=_OUTPUT_DEVIATION)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The prediction at every position, from the tokens up to there."""
-        hidden = self.embedding(tokens)
+        hidden = self.embedding(tokens) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
-            hidden = block(hidden, self.get_buffer("rotations"))
+            hidden = block(hidden, None)
         predictions: Tensor = self.output(self.norm(hidden)).squeeze(-1)
         return predictions
 
