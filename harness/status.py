@@ -56,8 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     request = bench.parse(list(arguments))
     states = [state_of(config) for config in bench.studies_of(request)]
-    table = Table(title="studies", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("workload", "submission", *STATES, "trials with a row", "how they ended"):
+    table = Table(title="studies", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("workload", "submission"):
+        table.add_column(name, no_wrap=True)
+    for column in (*STATES, "trials with a row", "how they ended"):
         table.add_column(column, justify="right" if column in STATES else "left", overflow="fold")
     for workload, submission in dict.fromkeys((each.workload, each.submission) for each in states):
         mine = [each for each in states if (each.workload, each.submission) == (workload, submission)]
