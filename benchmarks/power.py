@@ -42,6 +42,7 @@ class Power:
     """What one workload tells apart. Spreads are standard deviations of log time to target."""
 
     methods: int
+    """Methods with the most seeds."""
     steady: tuple[str, ...]
     """Methods that reach the target on OFTEN of the seeds."""
     seeds: int
@@ -110,7 +111,7 @@ def power_of(settings: WorkloadConfig, runs: Sequence[Run]) -> Power | None:
         for one, other in combinations(steady, 2)
     ]
     return Power(
-        methods=len(names),
+        methods=sum(len(each) == seeds for each in steps.values()),
         steady=steady,
         seeds=seeds,
         between=statistics.stdev(statistics.mean(each) for each in logs.values()),
