@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from harness.api import Budget, ConfigError, DataError, Target
@@ -88,6 +89,12 @@ def test_a_study_leaves_a_trial_row_and_its_evaluation_rows(tmp_path, submission
     assert row["peak_host_bytes"] > 0
     assert row["frozen"]
     assert "reached" in said
+
+
+def test_the_referee_evaluates_with_as_many_threads_as_the_trainer_has(tmp_path, submission):
+    torch.set_num_threads(2)
+    run(study_config(tmp_path / "results", submission))
+    assert torch.get_num_threads() == 1
 
 
 def test_what_has_a_row_is_not_run_again(tmp_path, submission):
