@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ConfigError
+from workloads.initial_weights import draw_lecun_normal
 
 _NORM_EPSILON = 1e-6
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -78,8 +79,7 @@ class GraphNetwork(nn.Module):
     def _draw_weights(self, output_gain: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                deviation = module.in_features**-0.5 / 0.87962566103423978  # of a normal before it is cut
-                nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+                draw_lecun_normal(module.weight)
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
             self.decoder.weight.mul_(output_gain)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import ConfigError
+from workloads.initial_weights import draw_lecun_normal
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -69,9 +70,7 @@ class ResidualNetwork(nn.Module):
     def _draw_weights(self, last_norm_scale: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # LeCun's variance 1 / fan_in, kept by a normal that is cut at two deviations.
-                deviation = (module.weight[0].numel() ** -0.5) / 0.87962566103423978
-                nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+                draw_lecun_normal(module.weight)
             if isinstance(module, _Block):
                 nn.init.constant_(module.last_norm.weight, last_norm_scale)
         nn.init.normal_(self.output.weight, std=0.01)

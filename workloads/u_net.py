@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ConfigError, ParameterKind
+from workloads.initial_weights import draw_lecun_normal
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
@@ -89,8 +90,7 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 # A transposed convolution has [in, out, height, width], and torch's fan-in counts its outputs there.
-                deviation = module.weight[0].numel() ** -0.5 / 0.87962566103423978  # of a normal before it is cut
-                nn.init.trunc_normal_(module.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+                draw_lecun_normal(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         with torch.no_grad():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ConfigError, ParameterKind
+from workloads.initial_weights import draw_lecun_normal
 
 _NORM_EPSILON = 1e-6
 _LOWEST_FREQUENCY = 1e-4
@@ -89,8 +90,7 @@ class VisionTransformer(nn.Module):
                         nn.init.normal_(part.bias, std=1e-6)
         layers: list[nn.Conv2d | nn.Linear] = [self.patches, self.last_hidden]
         for layer in layers:
-            deviation = layer.weight[0].numel() ** -0.5 / 0.87962566103423978  # of a normal before it is cut
-            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+            draw_lecun_normal(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.output.weight)
