@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -244,9 +244,9 @@ class TensorExamples(Examples):
         """The tensors that the split is held as."""
         return dict(self._tensors)
 
-    def to(self, device: torch.device) -> TensorExamples:
-        """The same tensors on another device."""
-        return TensorExamples({name: values.to(device) for name, values in self._tensors.items()})
+    def to(self, device: torch.device) -> Self:
+        """The same tensors on another device. A subclass whose constructor takes more than tensors has its own."""
+        return type(self)({name: values.to(device) for name, values in self._tensors.items()})
 
 
 class DataSource(ABC):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataError, DataSource, Examples, SplitName, TensorExamples
+from harness.api import Batch, DataSource, Examples, SplitName, TensorExamples
 from workloads.burgers_solver import burgers, initial_states
 from workloads.deeponet import DeepOnet
 from workloads.regression import Regression
-from workloads.sources import FileSource, StoredFile
+from workloads.sources import MadeFile, StoredFile
 
 POINTS, SNAPSHOTS = 128, 4
 _SEED_OF_DATA = 1948
@@ -70,13 +70,11 @@ class Solutions(TensorExamples):
         states = super().gather(index)["states"].to(torch.float32).mul_(1 / _LEVELS)
         return {"inputs": states[:, 0], "targets": states[:, 1:].flatten(1)}
 
-    def to(self, device: torch.device) -> Solutions:
-        """The same states on another device."""
-        return Solutions({name: values.to(device) for name, values in self.tensors().items()})
 
-
-class BurgersFile(FileSource):
+class BurgersFile(MadeFile):
     """The file of all solutions; nothing is fetched."""
+
+    other_content: ClassVar[str] = "the solver finds other solutions on this machine (SHA-256"
 
     def __init__(self) -> None:
         super().__init__(
@@ -92,24 +90,13 @@ class BurgersFile(FileSource):
             ],
         )
 
-    def bring(self, beside: Path) -> None:
-        """Solve. Raises DataError where the solutions are others than those of the targets."""
-        [file] = self.files
-        path = beside / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(solutions().tobytes())
-        if not file.is_right(beside):
-            raise DataError(
-                f"{self.name}: the solver finds other solutions on this machine (SHA-256 "
-                f"{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}..., expected {file.sha256[:12]}...). Copy "
-                f"{file.path} of the data folder from a machine where make data has worked."
-            )
+    def make(self, beside: Path) -> bytes:  # noqa: ARG002 - nothing is kept on the way
+        """Solve."""
+        return solutions().tobytes()
 
     def read(self, split: SplitName, folder: Path) -> Solutions:
         """One split. Raises DataError where the file is missing or cut short."""
-        path = folder / self.files[0].path
-        if not self.is_present(folder):
-            raise DataError(f"{path} is missing or cut short. Run: make data")
+        path = self.path(folder)
         begin = sum(count for name, count in list(_COUNTS.items())[: list(_COUNTS).index(split)])
         states = numpy.fromfile(path, dtype="<i2").reshape(-1, 1 + SNAPSHOTS, POINTS)[begin : begin + _COUNTS[split]]
         return Solutions({"states": torch.from_numpy(states.astype(numpy.int16))})

@@ -17,6 +17,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from harness.api import DataError, DataSource
 from workloads.torchvision_import import import_torchvision
@@ -101,6 +102,40 @@ class FileSource(DataSource):
         place = folder / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         (beside / file.path).replace(place)
+
+
+class MadeFile(FileSource):
+    """One file that is computed on this machine and must come out as it did where the targets were set.
+
+    A subclass says how in `make`, and in `other_content` what it means where it comes out otherwise.
+    """
+
+    other_content: ClassVar[str]
+
+    @abstractmethod
+    def make(self, beside: Path) -> bytes:
+        """The content. `beside` is a folder that may be used on the way."""
+
+    def bring(self, beside: Path) -> None:
+        """Make the file. Raises DataError where it has another content than the file of the targets."""
+        [file] = self.files
+        path = beside / file.path
+        content = self.make(beside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if not file.is_right(beside):
+            raise DataError(
+                f"{self.name}: {self.other_content} {hashlib.sha256(content).hexdigest()[:12]}..., expected "
+                f"{file.sha256[:12]}...). Copy {file.path} of the data folder from a machine where make data has "
+                "worked."
+            )
+
+    def path(self, folder: Path) -> Path:
+        """Where the file is. Raises DataError where it is missing or cut short."""
+        path = folder / self.files[0].path
+        if not self.is_present(folder):
+            raise DataError(f"{path} is missing or cut short. Run: make data")
+        return path
 
 
 class Wheel(FileSource):

