@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.target_log import REFERENCE, read_runs
 from benchmarks.target_rule import OFTEN
-from benchmarks.target_runs import Run
+from benchmarks.target_runs import Run, by_method
 from harness import command, config
 from harness.api import ConfigError
 from harness.config import WorkloadConfig
@@ -97,8 +97,7 @@ def _power(effect: float, seeds: int, *, is_paired: bool) -> float:
 
 def power_of(settings: WorkloadConfig, runs: Sequence[Run]) -> Power | None:
     """What `runs` say about the workload; None where no method with the most seeds, the same for all, reaches often."""
-    names = dict.fromkeys(run.submission for run in runs)
-    steps = {name: [run.step_to(settings.target) for run in runs if run.submission == name] for name in names}
+    steps = {name: [run.step_to(settings.target) for run in each] for name, each in by_method(runs).items()}
     logs = {name: [math.log(step or settings.budget.steps) for step in each] for name, each in steps.items()}
     seeds = max(len(each) for each in steps.values())
     steady = tuple(name for name, each in steps.items() if sum(step is not None for step in each) >= OFTEN * seeds)

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from benchmarks.target_runs import Run, run_steps
+from benchmarks.target_runs import Run, by_method, run_steps
 from harness.api import ConfigError, Target
 from harness.config import WorkloadConfig
 
@@ -48,7 +48,7 @@ def choose(target: Target, runs: Sequence[Run]) -> Chosen:
     value that two methods do reach so often. Rounded to the easier side, by less than a hundredth.
     Raises ConfigError where fewer than two methods learn on so many seeds. Source: Dahl et al., arXiv 2306.07179.
     """
-    ordered = _by_method(runs, target.goal)
+    ordered = _ranked(runs, target.goal)
     most = max(len(each) for each in ordered.values())
     # The contenders first, which matters where another is lucky on its few seeds.
     ordered = dict(sorted(ordered.items(), key=lambda item: len(item[1]) < most))
@@ -81,14 +81,12 @@ def with_value(chosen: Chosen, validation: float) -> Chosen:
 
 def best_methods(runs: Sequence[Run], goal: str, count: int) -> list[str]:
     """The `count` methods with the best medians."""
-    return list(_by_method(runs, goal))[:count]
+    return list(_ranked(runs, goal))[:count]
 
 
-def _by_method(runs: Sequence[Run], goal: str) -> dict[str, list[Run]]:
+def _ranked(runs: Sequence[Run], goal: str) -> dict[str, list[Run]]:
     """Runs of each method, the one with the best median first."""
-    names = dict.fromkeys(run.submission for run in runs)
-    by_method = {name: [run for run in runs if run.submission == name] for name in names}
-    return dict(sorted(by_method.items(), key=lambda item: _median(item[1]), reverse=goal == "max"))
+    return dict(sorted(by_method(runs).items(), key=lambda item: _median(item[1]), reverse=goal == "max"))
 
 
 def _median(runs: Sequence[Run]) -> float:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +61,14 @@ class Run:
     def step_to(self, target: Target) -> int | None:
         """Steps at the first evaluation that reaches `target`; None where none does."""
         return next((step for step, value in self.curve if target.is_reached_by(value)), None)
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs of each submission, in the order in which they first come."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.submission, []).append(run)
+    return found
 
 
 @dataclass(frozen=True)

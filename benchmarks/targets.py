@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.target_easing import eased_to_separate
 from benchmarks.target_log import REFERENCE, Log, read_runs, run_all, write_runs
 from benchmarks.target_rule import Chosen, best_methods, budget_lines, choose, target_lines, with_lines
-from benchmarks.target_runs import Bench, Plan, Probe, Run, run_steps
+from benchmarks.target_runs import Bench, Plan, Probe, Run, by_method, run_steps
 from harness import command, config
 from harness.api import ConfigError, Hyperparameters, Target
 from harness.config import WorkloadConfig
@@ -104,9 +104,7 @@ def set_target(settings: WorkloadConfig, extent: Extent) -> Chosen:
         return run_all(plans, bench, log, settings=settings, jobs=extent.jobs)
 
     searched = run(search)
-    best = known or [
-        _best_point([each for each in searched if each.submission == name], settings.target) for name in SPACES
-    ]
+    best = known or [_best_point(each, settings.target) for each in by_method(searched).values()]
     again = run([plan.with_seed(seed) for plan in best for seed in extent.seeds[:FIRST_SEEDS]])
     contenders = best_methods(again, settings.target.goal, METHODS)
     again += run(
