@@ -15,7 +15,7 @@ from rich.table import Table
 
 from harness import command, data
 from harness.api import ConfigError
-from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, base_workloads, load, names_in
+from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.hardware import Calibration, Machine, this_machine
 from harness.plugins import create_workload
 
@@ -57,9 +57,11 @@ def _workloads(console: Console, machine: Machine, results: Path) -> set[str]:
         table.add_column(column)
     calibration = Calibration(results / "calibration", machine)
     present = set()
-    for name in base_workloads():
+    for name in names_in("workload"):
         try:
             config = load("workload", name, WorkloadConfig)
+            if config.variant_of:  # it has the data of its base
+                continue
             workload = create_workload(config.entry, config.options)
         except ConfigError as error:
             table.add_row(name, "?", "", str(error))
