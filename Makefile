@@ -80,9 +80,9 @@ scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
 
-targets: .venv/installed ## set a workload's target as AlgoPerf does and write it into its YAML: WORKLOAD=a,b POINTS=20 JOBS=1
-	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,JOBS,jobs) \
-	    $(call override_if,RESULTS,results)
+targets: .venv/installed ## set a workload's target as AlgoPerf does and write it into its YAML: WORKLOAD=a,b POINTS=20 SEEDS=10 JOBS=1
+	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,SEEDS,seeds) \
+	    $(call override_if,JOBS,jobs) $(call override_if,RESULTS,results)
 
 power: .venv/installed ## what workloads can tell apart, and the seeds that it takes: WORKLOAD=a,b
 	@$(PY) -m benchmarks.power $(call override_if,WORKLOAD,workload)

@@ -31,7 +31,7 @@ from harness.submission import load_submission
 
 POINTS = 20
 SEED_OF_SEARCH = 0
-SEEDS = tuple(range(1, 11))
+SEEDS = 10
 FIRST_SEEDS = 3
 """Seeds of every method; the METHODS that are best on them run with the others too."""
 METHODS = 2
@@ -64,7 +64,7 @@ class Extent:
     """How much is run, and where it is written."""
 
     points: int = POINTS
-    seeds: tuple[int, ...] = SEEDS
+    seeds: tuple[int, ...] = tuple(range(1, SEEDS + 1))
     jobs: int = 1
     results: Path = config.ROOT / "results" / "targets"
     reference: Path = REFERENCE
@@ -72,12 +72,17 @@ class Extent:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`make targets WORKLOAD=a,b [POINTS=20] [JOBS=1]`. Raises ConfigError for anything else."""
-    given = command.options(arguments, ["workload", "points", "jobs", "results"])
+    """`make targets WORKLOAD=a,b [POINTS=20] [SEEDS=10] [JOBS=1]`. Raises ConfigError for anything else."""
+    given = command.options(arguments, ["workload", "points", "seeds", "jobs", "results"])
     if not given.get("workload"):
         raise ConfigError("say which workload: make targets WORKLOAD=name,name.")
     results = Path(given.get("results") or config.ROOT / "results")
-    extent = Extent(_count(given, "points", POINTS), jobs=_count(given, "jobs", 1), results=results / "targets")
+    extent = Extent(
+        points=_count(given, "points", POINTS),
+        seeds=tuple(range(1, _count(given, "seeds", SEEDS) + 1)),
+        jobs=_count(given, "jobs", 1),
+        results=results / "targets",
+    )
     for settings in [config.load("workload", name, WorkloadConfig) for name in given["workload"].split(",")]:
         set_target(settings, extent)
     return 0
