@@ -78,8 +78,8 @@ def test_labels_of_all_tables_meet_in_one_molecule(tmp_path: Path):
     )
     assert [molecule.symbols for molecule, _ in found] == [["C", "C", "O"], ["C", "C"], ["C", "C", "N"]]
     assert [labels for _, labels in found] == [
-        {"blood_brain_barrier": True, "fda_approved": False, "clinical_trial_toxic": True},
-        {"blood_brain_barrier": False, "fda_approved": True, "clinical_trial_toxic": False},
+        {"blood_brain_barrier": True, "fda_approved": False, "no_toxicity_found": False},
+        {"blood_brain_barrier": False, "fda_approved": True, "no_toxicity_found": True},
         {"bace_inhibitor": True},
     ]
 

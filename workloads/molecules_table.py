@@ -12,7 +12,7 @@ from harness.api import DataError
 from workloads.smiles import Molecule, read_smiles
 from workloads.sources import StoredFile, Wheel
 
-TASKS = ("blood_brain_barrier", "bace_inhibitor", "fda_approved", "clinical_trial_toxic")
+TASKS = ("blood_brain_barrier", "bace_inhibitor", "fda_approved", "no_toxicity_found")
 # Lower case is aromatic. All other elements count as one kind: together they are 45 atoms of 189,000.
 SYMBOLS = ("C", "c", "N", "n", "O", "o", "S", "s", "F", "Cl", "Br", "I", "P")
 _BARRIER = "B3DB/B3DB_classification.tsv"
@@ -88,7 +88,8 @@ def _other_rows(archive: zipfile.ZipFile) -> Iterator[tuple[str, Labels]]:
             row["smiles"],
             {
                 "fda_approved": _label(row["FDA_APPROVED"], "1", "0"),
-                "clinical_trial_toxic": _label(row["CT_TOX"], "1", "0"),
+                # Asked this way round because average precision over the 109 toxic ones alone is chance.
+                "no_toxicity_found": _label(row["CT_TOX"], "0", "1"),
             },
         )
 
