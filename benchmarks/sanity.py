@@ -1,0 +1,200 @@
+"""The workloads against plain models, at equal seconds of one core; `make sanity [WORKLOAD=a,b]`.
+
+When the data sets were chosen, a plain model was trained once on each, with AdamW, a short warm-up and a cosine, on one
+thread of a machine as this one. Its values and seconds stand below. Each workload is trained here for as many seconds,
+evaluations apart, with a schedule that ends there and the method and point that were best in `make targets`; where that
+overfits in so long a run, with nadamw and the regularisation of REGULARISED. Where the data or the metric have changed
+since, the plain model is trained here too, on the data as they are now, with AdamW at three rates, of which the best
+counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.target_log import REFERENCE, read_runs
+from benchmarks.target_rule import best_methods
+from benchmarks.target_runs import Bench, Plan, Run, by_method
+from harness import command, config
+from harness.api import ConfigError, Hyperparameters
+from harness.config import WorkloadConfig
+from harness.submission import load_submission
+
+RATES = (0.001, 0.003, 0.01)
+REGULARISED = {"fashion_mnist_cnn": {"weight_decay": 0.5, "label_smoothing": 0.1}}
+EVALUATIONS = 4  # in a budget; a run has three of them
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a plain model came to when the data were chosen. `metric`: one of the workload's, or `loss`."""
+
+    workload: str
+    seconds: float
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A plain model that is trained here: a workload of `benchmarks.plain_models`, or the workload's own network."""
+
+    workload: str
+    seconds: float
+    entry: str | None = None
+    batch_size: int | None = None
+
+    def settings(self, ours: WorkloadConfig) -> WorkloadConfig:
+        """Those of the workload, with the plain model in place of its own."""
+        return replace(
+            ours,
+            entry=self.entry or ours.entry,
+            options={} if self.entry else ours.options,
+            batch_size=self.batch_size or ours.batch_size,
+        )
+
+
+RECORDED = (
+    Recorded("digits_mlp", 1, "error", 0.025),
+    Recorded("fashion_mnist_cnn", 56, "error", 0.100),
+    Recorded("fashion_mnist_cnn", 56, "loss", 0.281),
+    Recorded("kjv_char_lm", 94, "nats_per_character", 1.626),
+    Recorded("interface_de_en", 112, "token_error", 0.569),
+    Recorded("interface_de_en", 112, "loss", 2.937),
+    Recorded("cmudict_g2p", 95, "loss", 0.296),
+    Recorded("flights_delay", 7, "bce", 0.4307),
+)
+TRAINED = (
+    Trained("molecules_gnn", 44, entry="benchmarks.plain_models.PlainMolecules"),
+    Trained("mri_unet", 73, batch_size=8),
+    Trained("spoken_digits_conformer", 17, entry="benchmarks.plain_models.PlainSpokenDigits"),
+    Trained("spoken_digits_deepspeech", 17, entry="benchmarks.plain_models.PlainSpokenDigits"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One comparison: what this suite's workload came to with `method`, and what the plain model came to."""
+
+    workload: str
+    method: str
+    metric: str
+    goal: str
+    value: float
+    seconds: float
+    plain: float
+    plain_seconds: float
+    is_plain_from_here: bool
+
+    @property
+    def is_as_good(self) -> bool:
+        """As good as the plain model, or better."""
+        return self.value <= self.plain if self.goal == "min" else self.value >= self.plain
+
+
+def outcomes(name: str) -> Iterator[Outcome]:
+    """Train and compare. Raises ConfigError for a workload that no plain model or no target run is known of."""
+    settings = config.load("workload", name, WorkloadConfig)
+    target = settings.target
+    recorded = [each for each in RECORDED if each.workload == name]
+    trained = [each for each in TRAINED if each.workload == name]
+    if not recorded and not trained:
+        raise ConfigError(f"no plain model is known for {name}. There is one for: {', '.join(known())}.")
+    seconds = recorded[0].seconds if recorded else trained[0].seconds
+    plan = best_plan(settings)
+    run = trained_for(seconds, settings, [plan])
+    for each in recorded:
+        value, goal = (run.validation, target.goal) if each.metric == target.metric else (run.loss, "min")
+        yield Outcome(
+            name, plan.submission, each.metric, goal, value, run.train_seconds, each.value, each.seconds, False
+        )
+    for other in trained:
+        plain = trained_for(seconds, other.settings(settings), plain_plans())
+        yield Outcome(
+            name,
+            plan.submission,
+            target.metric,
+            target.goal,
+            run.validation,
+            run.train_seconds,
+            plain.validation,
+            plain.train_seconds,
+            True,
+        )
+
+
+def known() -> list[str]:
+    """Workloads that a plain model is known for."""
+    return list(dict.fromkeys(each.workload for each in (*RECORDED, *TRAINED)))
+
+
+def best_plan(settings: WorkloadConfig) -> Plan:
+    """The best method of the runs that the target was set with, at its point, on a seed that set none."""
+    if settings.name in REGULARISED:
+        defaults = load_submission("nadamw").hyperparameters
+        return Plan("nadamw", Hyperparameters({**defaults, **REGULARISED[settings.name]}), seed=0)
+    runs = read_runs(REFERENCE / f"{settings.name}.jsonl")
+    if not runs:
+        raise ConfigError(f"{settings.name} has no recorded runs. Run make targets WORKLOAD={settings.name}.")
+    [name] = best_methods(runs, settings.target.goal, 1)
+    return Plan(name, Hyperparameters(by_method(runs)[name][0].hyperparameters), seed=0)
+
+
+def plain_plans() -> list[Plan]:
+    """AdamW at each of the RATES, otherwise as it is by default."""
+    defaults = load_submission("adamw").hyperparameters
+    return [Plan("adamw", Hyperparameters({**defaults, "learning_rate": rate}), seed=0) for rate in RATES]
+
+
+def trained_for(seconds: float, settings: WorkloadConfig, plans: Sequence[Plan]) -> Run:
+    """The best of the runs of `plans`, each of about so many seconds of training, by the pace of a few steps."""
+    pace = Bench(settings).probe(plans[0]).seconds_per_step
+    period = max(1, int(seconds / pace / (EVALUATIONS - 1)))
+    bench = Bench(
+        replace(settings, budget=replace(settings.budget, steps=EVALUATIONS * period, evaluations=EVALUATIONS))
+    )
+    sign = 1 if settings.target.goal == "min" else -1
+    return min((bench.run(plan) for plan in plans), key=lambda run: sign * run.validation)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`make sanity [WORKLOAD=a,b]`: a table. Raises ConfigError for anything else."""
+    given = command.options(arguments, ["workload"]).get("workload")
+    console = Console(highlight=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for heading in ("workload", "method", "metric", "here", "seconds", "plain", "seconds", "as good"):
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in ("here", "seconds", "plain") else "left"
+        )
+    for name in given.split(",") if given else known():
+        with console.status(f"training on {name} ..."):
+            for outcome in outcomes(name):
+                table.add_row(*_cells(outcome))
+    console.print(table)
+    console.print(
+        "* trained in this run; others as recorded when the data were chosen. Seconds of training, one thread."
+    )
+    return 0
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    return [
+        outcome.workload,
+        outcome.method,
+        outcome.metric,
+        f"{outcome.value:.4g}",
+        f"{outcome.seconds:.1f}",
+        f"{outcome.plain:.4g}{'*' if outcome.is_plain_from_here else ''}",
+        f"{outcome.plain_seconds:.1f}",
+        "yes" if outcome.is_as_good else "no",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
