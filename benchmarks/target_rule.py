@@ -20,6 +20,8 @@ from harness.config import WorkloadConfig
 
 OFTEN = 0.8
 """The share of seeds on which two methods must reach the target."""
+SEPARATING_SEEDS = 10
+"""The seeds with which a target should tell a tenth of speed apart."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Chosen:
     """On how many seeds each method reaches the target."""
     runs: Mapping[str, Sequence[Run]]
     """The runs of each method's best point, the best method first."""
+    seeds_needed: int | None = None
+    """How many seeds tell a tenth of speed apart; None where that was not reckoned."""
 
 
 def choose(target: Target, runs: Sequence[Run]) -> Chosen:
@@ -148,8 +152,11 @@ def _easing(chosen: Chosen) -> list[str]:
     else:
         lines = [f"eased to {chosen.often_reached}, which two methods reach on {OFTEN:.0%} of the seeds"]
     if chosen.target.validation != chosen.often_reached:
+        value, seeds = chosen.target.validation, chosen.seeds_needed
         lines.append(
-            f"Eased to {chosen.target.validation}, the hardest target with which ten seeds tell a tenth of speed apart"
+            f"Eased to {value}, the hardest target with which ten seeds tell a tenth of speed apart"
+            if seeds is not None and seeds <= SEPARATING_SEEDS
+            else f"Eased to {value}, where {seeds} seeds tell a tenth of speed apart, the fewest; ten do nowhere"
         )
     return [f"{line}." for line in lines]
 

@@ -121,7 +121,31 @@ def test_a_target_that_chance_decides_is_eased_to_the_hardest_that_ten_seeds_can
 def test_a_target_that_ten_seeds_can_time_is_kept():
     found = [*racing("adamw", late=[80] * 10), *racing("nadamw", late=[84] * 10)]
     chosen = target_rule.choose(ERROR, found)
-    assert target_easing.eased_to_separate(chosen, replace(blobs(), budget=Budget(120, 12))) == chosen
+    kept = target_easing.eased_to_separate(chosen, replace(blobs(), budget=Budget(120, 12)))
+    assert (kept.target, kept.reached) == (chosen.target, chosen.reached)
+
+
+def test_where_ten_seeds_can_time_no_target_it_is_the_one_that_needs_the_fewest():
+    settings = replace(blobs(), budget=Budget(120, 12))
+    chance, less = [62, 90, 64, 88, 66, 86, 68, 84, 70, 82], [44, 60, 46, 58, 50, 56, 44, 60, 46, 58]
+    curves = [
+        [(step, 0.1 if step >= late else 0.3 if step >= early else 0.9) for step in range(10, 91, 2)]
+        for late, early in zip(chance, less, strict=True)
+    ]
+    found = [
+        replace(run, curve=curve, step=late)
+        for name, order in (("adamw", 1), ("nadamw", -1))
+        for run, curve, late in zip(runs(*[0.1] * 10, submission=name), curves[::order], chance[::order], strict=True)
+    ]
+    eased = target_easing.eased_to_separate(target_rule.choose(ERROR, found), settings)
+    assert eased.target.validation == 0.3
+    assert eased.seeds_needed is not None
+    assert eased.seeds_needed > 10
+    lines = target_rule.target_lines(eased, settings, points=2)
+    assert (
+        f"# Eased to 0.3, where {eased.seeds_needed} seeds tell a tenth of speed apart, the fewest; ten do nowhere."
+        in lines
+    )
 
 
 def test_no_target_is_eased_into_the_first_third_of_a_run():
