@@ -31,7 +31,7 @@ _START_SECONDS = 300.0
 
 
 class Sandbox:
-    """Starts trainers, one after the other, through a server process that outlives them.
+    """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
 
     `threads` of each trainer; `memory_bytes` that one with all its children may use; `devices` of each, with a process
     and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
@@ -55,6 +55,7 @@ class Sandbox:
         self.threads = threads
         self.memory_bytes = memory_bytes
         self._server: subprocess.Popen[bytes] | None = None
+        self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
         atexit.register(self.close)
@@ -74,8 +75,12 @@ class Sandbox:
             raise DataError(
                 f"{scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
             ) from None
-        if self._server is None or self._server.poll() is not None:
+        # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
+        content = {name: value for name, value in workload.items() if name != "data_folder"}
+        is_used = self._forks and content != self._workload
+        if self._server is None or self._server.poll() is not None or is_used:
             self._start_server()
+            self._workload = content
         assert self._server is not None
         assert self._control is not None
         assert self._notices is not None

@@ -497,6 +497,20 @@ def test_a_server_that_was_killed_is_started_again(tmp_path):
         assert race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400).observations
 
 
+def test_each_workload_has_a_server_of_its_own_so_that_none_counts_as_memory_of_another(tmp_path):
+    def server() -> int:
+        return sandbox._server.pid
+
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+        race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        first = server()
+        race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        assert server() == first
+        race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400, options={"hidden": 4})
+        assert server() != first
+        assert not psutil.pid_exists(first)
+
+
 def children_of(sandbox) -> list[psutil.Process]:
     deadline = time.monotonic() + 5.0
     server = psutil.Process(sandbox._server.pid)
