@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
     given = command.options(arguments, ["workload"]).get("workload")
     names = given.split(",") if given else config.names_in("workload")
     table, unmeasured = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False), []
-    for heading in ("workload", "reach it", "between", "within", "ratio", "paired", "unpaired", "10 %"):
+    for heading in ("workload", "reach", "between", "within", "ratio", "seeds", "10 %"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "workload" else "right")
     for name in names:
         power = measured(name)
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"Without recorded runs: {', '.join(unmeasured)}. make targets makes them.")
     console.print(
         "between, within: deviation of log steps to target over methods, and over seeds of one method. "
-        f"paired, unpaired: seeds that separate {SPEED_UP - 1:.0%} of speed, two-sided {LEVEL:.0%}, power {POWER:.0%}. "
+        f"seeds: that separate {SPEED_UP - 1:.0%} of speed, paired or not, two-sided {LEVEL:.0%}, power {POWER:.0%}. "
         "10 %: whether 10 seeds do."
     )
     return 0
@@ -169,8 +169,7 @@ def _cells(power: Power) -> list[str]:
         f"{power.between:.3f}",
         f"{power.within:.3f}",
         f"{power.ratio:.1f}",
-        f"{power.seeds_paired or ''}",
-        f"{power.seeds_unpaired}",
+        f"{power.seeds_enough}",
         "yes" if power.seeds_enough <= 10 else "no",
     ]
 

@@ -168,8 +168,9 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in ("workload", "method", "metric", "here", "seconds", "plain", "seconds", "as good"):
+        is_number = heading in ("here", "seconds", "plain")
         table.add_column(
-            heading, overflow="fold", justify="right" if heading in ("here", "seconds", "plain") else "left"
+            heading, overflow="fold", no_wrap=heading != "metric", justify="right" if is_number else "left"
         )
     for name in given.split(",") if given else known():
         with console.status(f"training on {name} ..."):
