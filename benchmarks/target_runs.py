@@ -103,17 +103,18 @@ class Bench:
 
     def probe(self, plan: Plan) -> Probe:
         """Times a few steps; what `plan` is does not matter much, as long as it is always the same."""
-        self._run(plan, steps=2, every=2)  # the first steps of a process are slow
-        run = self._run(plan, steps=PROBE_STEPS, every=PROBE_STEPS)
+        self.train(plan, steps=2, every=2)  # the first steps of a process are slow
+        run = self.train(plan, steps=PROBE_STEPS, every=PROBE_STEPS)
         # One evaluation on validation, one on test.
         return Probe(run.train_seconds / PROBE_STEPS, run.evaluation_seconds / 2, f"{run.loss:.3g}")
 
     def run(self, plan: Plan) -> Run:
         """Train and judge."""
         budget = self._settings.budget
-        return self._run(plan, steps=run_steps(self._settings), every=max(1, budget.steps // budget.evaluations))
+        return self.train(plan, steps=run_steps(self._settings), every=max(1, budget.steps // budget.evaluations))
 
-    def _run(self, plan: Plan, *, steps: int, every: int) -> Run:
+    def train(self, plan: Plan, *, steps: int, every: int) -> Run:
+        """Train for `steps` and judge each time that `every` steps have passed."""
         settings = self._settings
         torch.manual_seed(stream_seed(plan.seed, "model"))
         model = self._workload.build_model().train()
