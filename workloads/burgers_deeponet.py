@@ -74,7 +74,7 @@ class Solutions(TensorExamples):
 class BurgersFile(MadeFile):
     """The file of all solutions; nothing is fetched."""
 
-    other_content: ClassVar[str] = "the solver finds other solutions on this machine (SHA-256"
+    other_content: ClassVar[str] = "the solver finds other solutions on this machine"
 
     def __init__(self) -> None:
         super().__init__(

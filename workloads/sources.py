@@ -125,7 +125,7 @@ class MadeFile(FileSource):
         path.write_bytes(content)
         if not file.is_right(beside):
             raise DataError(
-                f"{self.name}: {self.other_content} {hashlib.sha256(content).hexdigest()[:12]}..., expected "
+                f"{self.name}: {self.other_content} (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}..., expected "
                 f"{file.sha256[:12]}...). Copy {file.path} of the data folder from a machine where make data has "
                 "worked."
             )

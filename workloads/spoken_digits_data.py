@@ -62,7 +62,7 @@ class Utterances(TensorExamples):
 class SpokenDigitsFile(MadeFile):
     """The file of all utterances, spoken on this machine by eSpeak NG out of a wheel that is read as a zip."""
 
-    other_content: ClassVar[str] = "eSpeak NG speaks other samples on this machine (SHA-256 of the features"
+    other_content: ClassVar[str] = "eSpeak NG speaks other samples on this machine"
 
     def __init__(self) -> None:
         super().__init__(
