@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.target_log import REFERENCE, read_runs
-from benchmarks.target_rule import OFTEN
+from benchmarks.target_rule import OFTEN, SEPARATING_SEEDS
 from benchmarks.target_runs import Run, by_method
 from harness import command, config
 from harness.api import ConfigError
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(
         "between, within: deviation of log steps to target over methods, and over seeds of one method. "
         f"seeds: that separate {SPEED_UP - 1:.0%} of speed, paired or not, two-sided {LEVEL:.0%}, power {POWER:.0%}. "
-        "10 %: whether 10 seeds do."
+        f"10 %: whether {SEPARATING_SEEDS} seeds do."
     )
     return 0
 
@@ -170,7 +170,7 @@ def _cells(power: Power) -> list[str]:
         f"{power.within:.3f}",
         f"{power.ratio:.1f}",
         f"{power.seeds_enough}",
-        "yes" if power.seeds_enough <= 10 else "no",
+        "yes" if power.seeds_enough <= SEPARATING_SEEDS else "no",
     ]
 
 
