@@ -3,9 +3,8 @@
 When the data sets were chosen, a plain model was trained once on each, with AdamW, a short warm-up and a cosine, on one
 thread of a machine as this one. Its values and seconds stand below. Each workload is trained here for as many seconds,
 evaluations apart, with a schedule that ends there and the method and point that were best in `make targets`; where that
-overfits in so long a run, with nadamw and the regularisation of REGULARISED. Where the data or the metric have changed
-since, the plain model is trained here too, on the data as they are now, with AdamW at three rates, of which the best
-counts.
+overfits in so long a run, with those of CHOSEN. Where the data or the metric have changed since, the plain model is
+trained here too, on the data as they are now, with AdamW at three rates, of which the best counts.
 """
 
 from __future__ import annotations
@@ -27,7 +26,11 @@ from harness.config import WorkloadConfig
 from harness.submission import load_submission
 
 RATES = (0.001, 0.003, 0.01)
-REGULARISED = {"fashion_mnist_cnn": {"weight_decay": 1.0, "label_smoothing": 0.03}}
+# A method, and what differs from the point that it has by default.
+CHOSEN = {
+    "fashion_mnist_cnn": ("nadamw", {"weight_decay": 1.0, "label_smoothing": 0.03}),
+    "molecules_gnn": ("muon", {"weight_decay": 0.3, "step_hint_factor": 1.0}),
+}
 EVALUATIONS = 3  # of a run
 
 
@@ -134,10 +137,10 @@ def known() -> list[str]:
 
 
 def best_plan(settings: WorkloadConfig) -> Plan:
-    """The best method of the runs that the target was set with, at its point, on a seed that set none."""
-    if settings.name in REGULARISED:
-        defaults = load_submission("nadamw").hyperparameters
-        return Plan("nadamw", Hyperparameters({**defaults, **REGULARISED[settings.name]}), seed=0)
+    """The best method of the runs that the target was set with, at its point, on a seed that set none; or CHOSEN."""
+    if settings.name in CHOSEN:
+        method, changes = CHOSEN[settings.name]
+        return Plan(method, Hyperparameters({**load_submission(method).hyperparameters, **changes}), seed=0)
     runs = read_runs(REFERENCE / f"{settings.name}.jsonl")
     if not runs:
         raise ConfigError(f"{settings.name} has no recorded runs. Run make targets WORKLOAD={settings.name}.")

@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.api import ConfigError, DataError, mean_loss
 from tests.algoperf_weights import set_parity_weights
@@ -129,7 +129,8 @@ SMILES = ["CC(=O)[O-]", "c1cc[nH]c1", "C", "FC(F)(F)C#N", "[Na+]"]
 
 def workload(**changes: Any) -> MoleculesGnn:
     options: dict[str, Any] = {
-        "latent": 16, "hidden": [16], "rounds": 2, "activation": "relu", "dropout": 0.0, "output_gain": 1.0,
+        "latent": 16, "hidden": [16], "rounds": 2, "activation": "relu", "dropout": 0.0, "residual": False,
+        "output_gain": 1.0,
     }  # fmt: skip
     return MoleculesGnn(**{**options, **changes})
 
@@ -209,7 +210,7 @@ def test_a_label_that_is_not_known_counts_neither_in_the_loss_nor_in_its_gradien
 
 OGBG: dict[str, Any] = {
     "node_features": 9, "edge_features": 3, "latent": 256, "hidden": [256], "rounds": 5, "outputs": 128,
-    "activation": "relu", "dropout": 0.1, "output_gain": 1.0,
+    "activation": "relu", "dropout": 0.1, "residual": False, "output_gain": 1.0,
 }  # fmt: skip
 MODEL_SIZE: dict[str, Any] = {"latent": 128, "hidden": [256, 256], "rounds": 3}
 
@@ -280,6 +281,23 @@ def test_the_output_gain_scales_the_first_scores():
         return found
 
     torch.testing.assert_close(scores(0.01), 0.01 * scores(1.0))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("latent", [16, 24])
+def test_what_a_residual_round_makes_is_added_to_what_was_there_where_widths_agree(residual: bool, latent: int):
+    model = workload(residual=residual, latent=latent).build_model()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):  # every update makes zeros
+            nn.init.zeros_(module.weight)
+    graph = packed(batch_of(*SMILES))
+    links = [graph[name] for name in ("senders", "receivers", "node_graphs")]
+    for round_, width, whole_width in zip(model.rounds, (latent, 16), (len(TASKS), 16), strict=True):
+        before = [torch.randn(len(graph["nodes"]), width), torch.randn(len(links[0]), width)]
+        before.append(torch.randn(len(SMILES), whole_width))
+        for old, new in zip(before, round_(*before, *links), strict=True):
+            is_kept = residual and old.shape[1] == 16
+            torch.testing.assert_close(new, old if is_kept else torch.zeros(len(old), 16))
 
 
 def test_an_unknown_activation_is_refused():

@@ -25,7 +25,8 @@ class GraphNetwork(nn.Module):
     A round makes each edge from itself, its two nodes and its graph; each node from itself, the sums over its outgoing
     and over its incoming new edges, and its graph; each graph from the sums over its new nodes and edges, and itself.
     Each by an MLP of the widths `hidden` with LayerNorm, `activation` (`relu`, `gelu` or `silu`) and dropout. Weights
-    differ from round to round, and nothing is added to what was there. Graphs start as `outputs` zeros.
+    differ from round to round. Graphs start as `outputs` zeros. With `residual` what is made anew is added to what was
+    there, wherever both have the same width; AlgoPerf's network adds nothing.
 
     Initial weights have variance 1/fan-in; the decoder is then multiplied by `output_gain`. AlgoPerf's is 1, whose
     first loss is up to a fifth above ln 2; a small one starts at ln 2.
@@ -44,6 +45,7 @@ class GraphNetwork(nn.Module):
         outputs: int,
         activation: str,
         dropout: float,
+        residual: bool,
         output_gain: float,
     ) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class GraphNetwork(nn.Module):
         graph = outputs
         self.rounds = nn.ModuleList()
         for _ in range(rounds):
-            self.rounds.append(_Round(width, graph, hidden, activation, dropout))
+            self.rounds.append(_Round(width, graph, hidden, activation, dropout, residual))
             width = graph = after
         self.decoder = nn.Linear(graph, outputs)
         self._draw_weights(output_gain)
@@ -86,9 +88,12 @@ class GraphNetwork(nn.Module):
 
 
 class _Round(nn.Module):
-    def __init__(self, width: int, graph: int, hidden: Sequence[int], activation: str, dropout: float) -> None:
+    def __init__(
+        self, width: int, graph: int, hidden: Sequence[int], activation: str, dropout: float, residual: bool
+    ) -> None:
         super().__init__()
         after = hidden[-1]
+        self.is_residual = residual
         self.edge = _Update([width, width, width, graph], hidden, activation, dropout)
         self.node = _Update([width, after, after, graph], hidden, activation, dropout)
         self.graph = _Update([after, after, graph], hidden, activation, dropout)
@@ -100,13 +105,18 @@ class _Round(nn.Module):
         # and taken by index or summed afterwards, is the same and cheaper.
         edge, sender, receiver, graph = self.edge.products(edges, nodes, nodes, whole)
         sender = sender + graph.index_select(0, node_graphs)
-        edges = self.edge.rest(edge + sender.index_select(0, senders) + receiver.index_select(0, receivers))
+        made = self.edge.rest(edge + sender.index_select(0, senders) + receiver.index_select(0, receivers))
+        edges = self._kept(edges, made)
         outgoing, incoming = (_sums(edges, by, len(nodes)) for by in (senders, receivers))
         node, sent, received, graph = self.node.products(nodes, outgoing, incoming, whole)
-        nodes = self.node.rest(node + sent + received + graph.index_select(0, node_graphs))
+        made = self.node.rest(node + sent + received + graph.index_select(0, node_graphs))
+        nodes = self._kept(nodes, made)
         node_sums, edge_sums = (_sums(values, node_graphs, len(whole)) for values in (nodes, outgoing))
         node, edge, graph = self.graph.products(node_sums, edge_sums, whole)
-        return nodes, edges, self.graph.rest(node + edge + graph)
+        return nodes, edges, self._kept(whole, self.graph.rest(node + edge + graph))
+
+    def _kept(self, before: Tensor, made: Tensor) -> Tensor:
+        return before + made if self.is_residual and before.shape == made.shape else made
 
 
 class _Update(nn.Module):

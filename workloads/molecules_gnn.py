@@ -46,6 +46,7 @@ class MoleculesGnn(Workload):
         rounds: int,
         activation: str,
         dropout: float,
+        residual: bool,
         output_gain: float,
     ) -> None:
         self.latent = latent
@@ -53,6 +54,7 @@ class MoleculesGnn(Workload):
         self.rounds = rounds
         self.activation = activation
         self.dropout = dropout
+        self.residual = residual
         self.output_gain = output_gain
 
     def sources(self) -> list[DataSource]:
@@ -81,6 +83,7 @@ class MoleculesGnn(Workload):
             outputs=len(TASKS),
             activation=self.activation,
             dropout=self.dropout,
+            residual=self.residual,
             output_gain=self.output_gain,
         )
 
