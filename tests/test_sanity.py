@@ -13,6 +13,7 @@ from harness import config
 from harness.api import ConfigError, Hyperparameters
 from harness.config import WorkloadConfig
 from harness.plugins import create_workload
+from harness.submission import load_submission
 from tests.test_targets import blobs
 from workloads.molecules_gnn import encoded, packed
 from workloads.smiles import read_smiles
@@ -41,6 +42,16 @@ def test_every_workload_of_the_list_exists_and_has_its_metric_and_plain_model(na
         if each.workload == name:
             plain = each.settings(settings)
             assert create_workload(plain.entry, plain.options).build_model()
+
+
+@pytest.mark.parametrize("name", sanity.CHOSEN)
+def test_a_chosen_point_changes_hyperparameters_that_its_method_has(name: str):
+    method, changes = sanity.CHOSEN[name]
+    defaults = load_submission(method).hyperparameters
+    plan = sanity.best_plan(config.load("workload", name, WorkloadConfig))
+    assert plan.submission == method
+    assert plan.hyperparameters == {**defaults, **changes}
+    assert plan.hyperparameters.keys() == defaults.keys()
 
 
 def test_of_several_runs_of_a_time_the_best_counts():
