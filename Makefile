@@ -87,7 +87,7 @@ targets: .venv/installed ## set a workload's target as AlgoPerf does and write i
 power: .venv/installed ## what workloads can tell apart, and the seeds that it takes: WORKLOAD=a,b
 	@$(PY) -m benchmarks.power $(call override_if,WORKLOAD,workload)
 
-sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 18 min: WORKLOAD=a,b
+sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
