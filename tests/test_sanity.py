@@ -46,11 +46,11 @@ def test_every_workload_of_the_list_exists_and_has_its_metric_and_plain_model(na
 
 @pytest.mark.parametrize("name", sanity.CHOSEN)
 def test_a_chosen_point_changes_hyperparameters_that_its_method_has(name: str):
-    method, changes = sanity.CHOSEN[name]
-    defaults = load_submission(method).hyperparameters
+    chosen = sanity.CHOSEN[name]
+    defaults = load_submission(chosen.method).hyperparameters
     plan = sanity.best_plan(config.load("workload", name, WorkloadConfig))
-    assert plan.submission == method
-    assert plan.hyperparameters == {**defaults, **changes}
+    assert plan.submission == chosen.method
+    assert plan.hyperparameters == {**defaults, **chosen.changes}
     assert plan.hyperparameters.keys() == defaults.keys()
 
 
