@@ -24,6 +24,7 @@ from benchmarks.target_runs import Bench, Plan, Run, by_method
 from harness import command, config
 from harness.api import ConfigError, Hyperparameters
 from harness.config import WorkloadConfig
+from harness.search import resolve_overrides
 from harness.submission import load_submission
 
 RATES = (0.001, 0.003, 0.01)
@@ -127,7 +128,7 @@ def outcomes(name: str) -> Iterator[Outcome]:
     plan = best_plan(settings)
     seeds = range(len(RATES) if trained else 1)
     shorter = CHOSEN[name].seconds if name in CHOSEN else None
-    run = trained_for(shorter or seconds, settings, [replace(plan, seed=seed) for seed in seeds])
+    run = trained_for(shorter or seconds, settings, [plan.with_seed(seed) for seed in seeds])
     for each in recorded:
         value, goal = (run.validation, target.goal) if each.metric == target.metric else (run.loss, "min")
         yield Outcome(
@@ -157,8 +158,7 @@ def best_plan(settings: WorkloadConfig) -> Plan:
     """The best method of the runs that the target was set with, at its point, or CHOSEN; on seed 0."""
     if settings.name in CHOSEN:
         chosen = CHOSEN[settings.name]
-        defaults = load_submission(chosen.method).hyperparameters
-        return Plan(chosen.method, Hyperparameters({**defaults, **chosen.changes}), seed=0)
+        return _by_default_but(chosen.method, chosen.changes)
     runs = read_runs(REFERENCE / f"{settings.name}.jsonl")
     if not runs:
         raise ConfigError(f"{settings.name} has no recorded runs. Run make targets WORKLOAD={settings.name}.")
@@ -168,8 +168,11 @@ def best_plan(settings: WorkloadConfig) -> Plan:
 
 def plain_plans() -> list[Plan]:
     """AdamW at each of the RATES, otherwise as it is by default."""
-    defaults = load_submission("adamw").hyperparameters
-    return [Plan("adamw", Hyperparameters({**defaults, "learning_rate": rate}), seed=0) for rate in RATES]
+    return [_by_default_but("adamw", {"learning_rate": rate}) for rate in RATES]
+
+
+def _by_default_but(method: str, changes: Mapping[str, float]) -> Plan:
+    return Plan(method, resolve_overrides(load_submission(method).hyperparameters, changes), seed=0)
 
 
 def trained_for(seconds: float, settings: WorkloadConfig, plans: Sequence[Plan]) -> Run:
