@@ -27,43 +27,43 @@ help: ## print these lines
 	@echo "set up: $$($(PY) --version), torch $$($(PY) -c 'import torch; print(torch.__version__)')"
 
 bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= LAUNCHER= ARGS=
-	@$(PY) -m harness.bench $(OVERRIDES)
+	@$(PY) -m harness.commands.bench $(OVERRIDES)
 
 status: .venv/installed ## studies done, running, failed, missing; same arguments as bench
-	@$(PY) -m harness.status $(OVERRIDES)
+	@$(PY) -m harness.commands.status $(OVERRIDES)
 
 retry: .venv/installed ## run failed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
-	@$(PY) -m harness.retry $(call override_if,STATUS,status) $(OVERRIDES)
+	@$(PY) -m harness.commands.retry $(call override_if,STATUS,status) $(OVERRIDES)
 
 leaderboard: .venv/installed ## rank what has been recorded
-	@$(PY) -m harness.leaderboard $(OVERRIDES)
+	@$(PY) -m harness.commands.leaderboard $(OVERRIDES)
 
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
-	@$(PY) -m harness.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
+	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
 
 replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board: FUTILITY=1 for predictions
-	@$(PY) -m harness.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
+	@$(PY) -m harness.commands.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 
 import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
-	@$(PY) -m harness.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
+	@$(PY) -m harness.commands.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
 
 debug: .venv/installed ## one submission on one workload in this process, nothing recorded: SUBMISSION=x WORKLOAD=y
-	@$(PY) -m harness.debug $(OVERRIDES)
+	@$(PY) -m harness.commands.debug $(OVERRIDES)
 
 submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
-	@$(PY) -m harness.skeleton 'name=$(NAME)'
+	@$(PY) -m harness.commands.skeleton 'name=$(NAME)'
 
 data: .venv/installed ## fetch the data sets, with size and licence shown first: WORKLOAD=a,b
-	@$(PY) -m harness.data $(OVERRIDES)
+	@$(PY) -m harness.commands.data $(OVERRIDES)
 
 doctor: .venv/installed ## say what this machine has, what will run, and what mends what is missing
-	@$(PY) -m harness.doctor $(OVERRIDES)
+	@$(PY) -m harness.commands.doctor $(OVERRIDES)
 
 calibrate: .venv/installed ## measure the reference's seconds per step again: WORKLOAD=a,b FREEZE=name keeps them for official boards
-	@$(PY) -m harness.calibrate $(OVERRIDES) $(call override_if,FREEZE,freeze)
+	@$(PY) -m harness.commands.calibrate $(OVERRIDES) $(call override_if,FREEZE,freeze)
 
 noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the reference: WORKLOAD=a,b
-	@$(PY) -m harness.noise $(OVERRIDES)
+	@$(PY) -m harness.commands.noise $(OVERRIDES)
 
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) benchmarks/overhead.py $(ARGS)
@@ -87,6 +87,10 @@ targets: .venv/installed ## set a workload's target as AlgoPerf does and write i
 power: .venv/installed ## what workloads can tell apart, and the seeds that it takes: WORKLOAD=a,b
 	@$(PY) -m benchmarks.power $(call override_if,WORKLOAD,workload)
 
+power-runs: .venv/installed ## train what make power reads, on seeds that set no target: WORKLOAD=a,b SEEDS=20
+	@$(PY) -m benchmarks.power_runs $(call override_if,WORKLOAD,workload) $(call override_if,SEEDS,seeds) \
+	    $(call override_if,RESULTS,results)
+
 sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
@@ -94,7 +98,7 @@ workload-times: .venv/installed ## take recorded trials over into the tables of 
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)
 
 sync: .venv/installed ## upload W&B runs that were recorded offline
-	@$(PY) -m harness.tracking
+	@$(PY) -m harness.commands.sync
 
 test: .venv/installed ## the default tests: offline, minutes on two cores
 	@$(PY) -m pytest $(ARGS)

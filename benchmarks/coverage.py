@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.scoring.comparison import compare
-from harness.scoring.pruning import median_is_lost
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, area_array, gated_ratio_array, score_times
+from harness.scoring.stopping.pruning import median_is_lost
 from harness.scoring.uncertainty import bootstrap
 
 Floats = NDArray[np.float64]

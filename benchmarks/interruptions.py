@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 
 from harness.config import ROOT
-from harness.records import read_table
+from harness.records.tables import read_table
 
 SAME_TRIALS = [
     *("trial_id", "workload", "submission", "ruleset", "study", "trial", "seed", "hyperparameters", "status"),
@@ -72,7 +72,7 @@ def run(overrides: list[str], results: Path, *, kill_after: float | None = None)
 
     Raises RuntimeError where a killed referee leaves a process behind.
     """
-    command = [sys.executable, "-m", "harness.bench", *overrides, f"results={results}"]
+    command = [sys.executable, "-m", "harness.commands.bench", *overrides, f"results={results}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:

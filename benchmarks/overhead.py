@@ -17,15 +17,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness import command, data
+from harness import command_line
 from harness.api import Target, TensorExamples
 from harness.config import WorkloadConfig, load
-from harness.hardware import step_seconds
-from harness.judge import Judge
-from harness.outcome import TrialSpec
-from harness.plugins import create_workload
-from harness.referee import Referee
-from harness.sandbox import Sandbox
+from harness.plugins import data
+from harness.plugins.entries import create_workload
+from harness.race.judge import Judge
+from harness.race.outcome import TrialSpec
+from harness.race.referee import Referee
+from harness.race.sandbox import Sandbox
+from harness.study.hardware import step_seconds
 
 WINDOWS = 6
 SUBMISSION = """
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] == "bare":
         print(bare(arguments[1], int(arguments[2]), float(arguments[3])))
         return 0
-    chosen = command.options(arguments, ("rounds", "workload"))
+    chosen = command_line.options(arguments, ("rounds", "workload"))
     rounds = int(chosen.get("rounds", "9"))
     names = chosen.get("workload", ",".join(case.workload for case in CASES)).split(",")
     console = Console(highlight=False, width=max(100, Console().width))
@@ -184,4 +185,4 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(lambda arguments: main(list(arguments))))
+    sys.exit(command_line.run(lambda arguments: main(list(arguments))))

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.target_log import REFERENCE, read_runs
 from benchmarks.target_rule import OFTEN, SEPARATING_SEEDS
 from benchmarks.target_runs import Run, by_method
-from harness import command, config
+from harness import command_line, config
 from harness.api import ConfigError
 from harness.config import WorkloadConfig
 
@@ -138,7 +138,7 @@ def measured(name: str) -> Power | None:
 
 def main(arguments: Sequence[str]) -> int:
     """`make power [WORKLOAD=a,b]`: a table; without names, of every workload. Raises ConfigError for anything else."""
-    given = command.options(arguments, ["workload"]).get("workload")
+    given = command_line.options(arguments, ["workload"]).get("workload")
     names = given.split(",") if given else config.names_in("workload")
     table, unmeasured = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False), []
     for heading in ("workload", "reach", "between", "within", "ratio", "seeds", "10 %"):
@@ -175,4 +175,4 @@ def _cells(power: Power) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command_line.run(main))

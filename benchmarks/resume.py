@@ -27,11 +27,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from harness import command
+from harness import command_line
 from harness.api import ConfigError
 from harness.config import ROOT, WorkloadConfig, load
-from harness.records import read_table
-from harness.submission import load_submission
+from harness.plugins.submission import load_submission
+from harness.records.tables import read_table
 
 SAME = ["evaluation", "step", "examples", "validation", "validation_loss", "test", "test_loss", "other_metrics"]
 """What a kill must not change of an evaluation."""
@@ -135,7 +135,7 @@ def _bench(setting: Setting, submission: Path) -> list[str]:
     unreachable = {"min": -1e9, "max": 1e9}[load("workload", setting.workload, WorkloadConfig).target.goal]
     every = setting.steps // EVALUATIONS
     return [
-        *(sys.executable, "-m", "harness.bench", f"workload={setting.workload}", f"submission={submission}"),
+        *(sys.executable, "-m", "harness.commands.bench", f"workload={setting.workload}", f"submission={submission}"),
         *("tracking=off", f"evaluate_every_steps={every}", f"workload.budget.steps={setting.steps}"),
         f"workload.target.validation={unreachable}",
         f"++workload.checkpoint_evaluations={CHECKPOINT_EVALUATIONS}",
@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> int:
         "steps": "600",
         "folder": "",
     }
-    chosen |= command.options(arguments, tuple(chosen))
+    chosen |= command_line.options(arguments, tuple(chosen))
     setting = Setting(
         workload=chosen["workload"],
         submission=chosen["submission"],
@@ -238,4 +238,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(lambda given: main(list(given))))
+    sys.exit(command_line.run(lambda given: main(list(given))))

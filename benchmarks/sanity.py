@@ -21,11 +21,11 @@ from rich.table import Table
 from benchmarks.target_log import REFERENCE, read_runs
 from benchmarks.target_rule import best_methods
 from benchmarks.target_runs import Bench, Plan, Run, by_method
-from harness import command, config
+from harness import command_line, config
 from harness.api import ConfigError, Hyperparameters
 from harness.config import WorkloadConfig
-from harness.search import resolve_overrides
-from harness.submission import load_submission
+from harness.plugins.search import resolve_overrides
+from harness.plugins.submission import load_submission
 
 RATES = (0.001, 0.003, 0.01)
 EVALUATIONS = 3  # of a run
@@ -186,7 +186,7 @@ def trained_for(seconds: float, settings: WorkloadConfig, plans: Sequence[Plan])
 
 def main(arguments: Sequence[str]) -> int:
     """`make sanity [WORKLOAD=a,b]`: a table. Raises ConfigError for anything else."""
-    given = command.options(arguments, ["workload"]).get("workload")
+    given = command_line.options(arguments, ["workload"]).get("workload")
     console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("workload, metric, method", no_wrap=True)
@@ -215,4 +215,4 @@ def _cells(outcome: Outcome) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command_line.run(main))

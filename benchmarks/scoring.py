@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.import_algoperf import Import, run_import
-from harness.leaderboard import Choice, load_rules, read_evaluations, read_trials, score_selection
-from harness.records import EVALUATIONS, TRIALS, Records, TrialKey, versioned
+from harness.commands.import_algoperf import Import, run_import
+from harness.commands.leaderboard import Choice, read_evaluations, read_trials, score_selection
+from harness.records.tables import EVALUATIONS, TRIALS, Records, TrialKey, versioned
+from harness.scoring.rules import load_rules
 from harness.scoring.score import score_tables
 from harness.scoring.selection import comparable
 from harness.scoring.uncertainty import bootstrap

@@ -21,7 +21,7 @@ import torch
 from benchmarks.target_runs import Bench, Plan, Probe, Run
 from harness.api import Target
 from harness.config import ROOT, WorkloadConfig
-from harness.submission import load_submission
+from harness.plugins.submission import load_submission
 
 REFERENCE = ROOT / "results" / "reference" / "targets"
 
@@ -29,11 +29,13 @@ REFERENCE = ROOT / "results" / "reference" / "targets"
 class Log:
     """The finished runs of one workload, a line each."""
 
-    def __init__(self, path: Path, settings: WorkloadConfig, probe: Probe) -> None:
+    def __init__(self, path: Path, settings: WorkloadConfig, probe: Probe, *, until: Target | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         budget, metric = asdict(settings.budget), settings.target.metric
         self._path = path
         self._cause = [settings.options, settings.batch_size, settings.data, budget, metric, probe.fingerprint]
+        if until is not None:
+            self._cause.append(asdict(until))
         self._found = dict(_lines(path))
 
     def get(self, plan: Plan) -> Run | None:
@@ -82,7 +84,7 @@ def run_all(plans: Sequence[Plan], bench: Bench, log: Log, *, settings: Workload
     missing = [plan for plan in plans if log.get(plan) is None]
     for plan, finished in _finished(missing, bench, settings, jobs):
         log.add(plan, finished)
-        print(_line(finished, settings.target), flush=True)
+        print(line_of(finished, settings.target), flush=True)
     return [run for plan in plans if (run := log.get(plan))]
 
 
@@ -107,7 +109,8 @@ def _run_in_worker(plan: Plan) -> Run:
     return _OF_THIS_WORKER[0].run(plan)
 
 
-def _line(run: Run, target: Target) -> str:
+def line_of(run: Run, target: Target) -> str:
+    """A finished run for people to read."""
     point = "  ".join(f"{name} {value:.4g}" for name, value in run.hyperparameters.items())
     seconds = run.train_seconds + run.evaluation_seconds
     return (

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import data
 from harness.api import Examples, Hyperparameters, Target
 from harness.config import WorkloadConfig
-from harness.evaluation import evaluate
-from harness.order import stream_seed
-from harness.plugins import create_workload
-from harness.submission import TrainFunction, load_submission, train_function
-from harness.trial import Conditions, Evaluation, Go, Progress, Trial, TrialOver
+from harness.plugins import data
+from harness.plugins.entries import create_workload
+from harness.plugins.submission import TrainFunction, load_submission, train_function
+from harness.race.evaluation import evaluate
+from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
+from harness.trial.order import stream_seed
+from harness.trial.trial import Trial
 
 PROBE_STEPS = 10
 
@@ -108,13 +109,14 @@ class Bench:
         # One evaluation on validation, one on test.
         return Probe(run.train_seconds / PROBE_STEPS, run.evaluation_seconds / 2, f"{run.loss:.3g}")
 
-    def run(self, plan: Plan) -> Run:
-        """Train and judge."""
+    def run(self, plan: Plan, *, until: Target | None = None) -> Run:
+        """Train and judge, to the end or `until` a target is reached."""
         budget = self._settings.budget
-        return self.train(plan, steps=run_steps(self._settings), every=max(1, budget.steps // budget.evaluations))
+        every = max(1, budget.steps // budget.evaluations)
+        return self.train(plan, steps=run_steps(self._settings), every=every, until=until)
 
-    def train(self, plan: Plan, *, steps: int, every: int) -> Run:
-        """Train for `steps` and judge each time that `every` steps have passed."""
+    def train(self, plan: Plan, *, steps: int, every: int, until: Target | None = None) -> Run:
+        """Train for `steps`, or until `until` is reached, and judge each time that `every` steps have passed."""
         settings = self._settings
         torch.manual_seed(stream_seed(plan.seed, "model"))
         model = self._workload.build_model().train()
@@ -129,7 +131,7 @@ class Bench:
             eval_period=math.inf,
             evaluate_every_steps=every,
         )
-        judging = _Judging(functools.partial(self._values, examples=self._validation), settings.target, steps)
+        judging = _Judging(functools.partial(self._values, examples=self._validation), settings.target, steps, until)
         trial = Trial(self._workload, model, self._train, conditions, judging)
         started = time.monotonic()
         trial.go(Go(0.0))
@@ -163,8 +165,10 @@ class Bench:
 class _Judging:
     """Hand-over of a run: evaluates, remembers the best weights, ends the run at its last step or where it diverged."""
 
-    def __init__(self, values: Callable[[nn.Module], dict[str, float]], target: Target, steps: int) -> None:
-        self._values, self._target, self._steps = values, target, steps
+    def __init__(
+        self, values: Callable[[nn.Module], dict[str, float]], target: Target, steps: int, until: Target | None
+    ) -> None:
+        self._values, self._target, self._steps, self._until = values, target, steps, until
         self.best = self.loss = math.inf if target.goal == "min" else -math.inf
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
@@ -175,6 +179,7 @@ class _Judging:
         values = self._values(model)
         value = values[self._target.metric]
         is_over = progress.is_finished or progress.step >= self._steps or not math.isfinite(value)
+        is_over |= self._until is not None and self._until.is_reached_by(value)
         if math.isfinite(value):
             self.curve.append((progress.step, value))
             if self._target.is_better(value, self.best):

@@ -23,11 +23,11 @@ from benchmarks.target_easing import eased_to_separate
 from benchmarks.target_log import REFERENCE, Log, read_runs, run_all, write_runs
 from benchmarks.target_rule import Chosen, best_methods, budget_lines, choose, target_lines, with_lines
 from benchmarks.target_runs import Bench, Plan, Probe, Run, by_method, run_steps
-from harness import command, config
+from harness import command_line, config
 from harness.api import ConfigError, Hyperparameters, Target
 from harness.config import WorkloadConfig
-from harness.search import draw, parse_space
-from harness.submission import load_submission
+from harness.plugins.search import draw, parse_space
+from harness.plugins.submission import load_submission
 
 POINTS = 20
 SEED_OF_SEARCH = 0
@@ -73,26 +73,19 @@ class Extent:
 
 def main(arguments: Sequence[str]) -> int:
     """`make targets WORKLOAD=a,b [POINTS=20] [SEEDS=10] [JOBS=1]`. Raises ConfigError for anything else."""
-    given = command.options(arguments, ["workload", "points", "seeds", "jobs", "results"])
+    given = command_line.options(arguments, ["workload", "points", "seeds", "jobs", "results"])
     if not given.get("workload"):
         raise ConfigError("say which workload: make targets WORKLOAD=name,name.")
     results = Path(given.get("results") or config.ROOT / "results")
     extent = Extent(
-        points=_count(given, "points", POINTS),
-        seeds=tuple(range(1, _count(given, "seeds", SEEDS) + 1)),
-        jobs=_count(given, "jobs", 1),
+        points=command_line.whole_number(given, "points", POINTS),
+        seeds=tuple(range(1, command_line.whole_number(given, "seeds", SEEDS) + 1)),
+        jobs=command_line.whole_number(given, "jobs", 1),
         results=results / "targets",
     )
     for settings in [config.load("workload", name, WorkloadConfig) for name in given["workload"].split(",")]:
         set_target(settings, extent)
     return 0
-
-
-def _count(given: dict[str, str], key: str, default: int) -> int:
-    written = given.get(key, str(default))
-    if not written.isdecimal() or int(written) < 1:
-        raise ConfigError(f"{key.upper()} is {written!r}. Use a whole number from 1 on.")
-    return int(written)
 
 
 def set_target(settings: WorkloadConfig, extent: Extent) -> Chosen:
@@ -168,4 +161,4 @@ def _cost(
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command_line.run(main))

@@ -13,7 +13,7 @@ from benchmarks.power import measured
 from harness import config
 from harness.api import Target
 from harness.config import WorkloadConfig
-from harness.plugins import create_workload
+from harness.plugins.entries import create_workload
 
 PAGE = config.ROOT / "docs" / "workloads.md"
 TIMES = config.ROOT / "results" / "reference" / "times.csv"

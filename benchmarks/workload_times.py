@@ -20,19 +20,21 @@ import torch
 
 from benchmarks import workload_tables
 from benchmarks.workload_tables import TIMES
-from harness import command, config, data
+from harness import command_line, config
 from harness.api import ConfigError, DataError
 from harness.config import WorkloadConfig
-from harness.hardware import cpu_model
-from harness.plugins import create_workload
-from harness.records import read_table
+from harness.plugins import data
+from harness.plugins.entries import create_workload
+from harness.records.tables import read_table
+from harness.study.hardware import cpu_model
+from harness.study.identity import workload_hash
 
 _GATHERS = 50
 
 
 def main(arguments: Sequence[str]) -> int:
     """`make workload-times SUBMISSION=x [RESULTS=results]`. Raises ConfigError, or DataError without rows."""
-    given = command.options(arguments, ["submission", "results"])
+    given = command_line.options(arguments, ["submission", "results"])
     submission = given.get("submission")
     if not submission:
         raise ConfigError("say whose trials: make workload-times SUBMISSION=nadamw.")
@@ -53,7 +55,7 @@ def rows_of(results: Path, submission: str) -> pd.DataFrame:
     found = []
     for name in config.base_workloads():
         settings = config.load("workload", name, WorkloadConfig)
-        mine = trials[(trials["workload"] == name) & (trials["workload_hash"] == settings.content_hash())]
+        mine = trials[(trials["workload"] == name) & (trials["workload_hash"] == workload_hash(settings))]
         if len(mine):
             found.append(_row(settings, submission, mine))
     if not found:
@@ -96,4 +98,4 @@ def _seconds_of_gathering(settings: WorkloadConfig) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(command_line.run(main))

@@ -10,8 +10,9 @@ from harness.api import (
     SnapshotError,
     Target,
 )
-from harness.schedules import warmup_cosine
-from harness.trial import Trial, TrialOver
+from harness.trial.conversation import TrialOver
+from harness.trial.schedules import warmup_cosine
+from harness.trial.trial import Trial
 
 __all__ = [
     "ConfigError",

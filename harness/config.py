@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.api import Budget, ConfigError, Target, near_matches
-from harness.plugins import source_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -48,12 +47,6 @@ class WorkloadConfig:
             raise ConfigError(
                 f"checkpoint_evaluations is {self.checkpoint_evaluations}. Use at least 1, or null for no checkpoints."
             )
-
-    def content_hash(self) -> str:
-        """SHA-256 over what makes the workload what it is: this configuration and the source of its modules."""
-        source = source_of(self.entry)
-        values = TypeAdapter(WorkloadConfig).dump_python(self)
-        return hashlib.sha256((json.dumps(values, sort_keys=True) + source).encode()).hexdigest()
 
     def data_hash(self) -> str:
         """SHA-256 over the hashes of the three splits."""

@@ -13,12 +13,12 @@ import torch
 from hypothesis import settings
 
 from harness.api import Target
-from harness.import_algoperf import Import, run_import
-from harness.judge import Judge
-from harness.outcome import Outcome, TrialSpec
-from harness.plugins import create_workload
-from harness.referee import Referee
-from harness.sandbox import Sandbox
+from harness.commands.import_algoperf import Import, run_import
+from harness.plugins.entries import create_workload
+from harness.race.judge import Judge
+from harness.race.outcome import Outcome, TrialSpec
+from harness.race.referee import Referee
+from harness.race.sandbox import Sandbox
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("timetrial", deadline=None)

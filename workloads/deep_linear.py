@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import SPLITS, Batch, ConfigError, DataSource, Examples, SplitName, TensorExamples
-from workloads.regression import Regression
+from workloads.losses.regression import Regression
 
 _SEED_OF_DATA = 2014
 _HELD_OUT = 1024

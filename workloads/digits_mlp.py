@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from harness.api import ConfigError, DataError, DataSource, Examples, SplitName, TensorExamples
-from workloads.classification import Classification
+from workloads.losses.classification import Classification
 
 _PIXELS = 64
 _CLASSES = 10

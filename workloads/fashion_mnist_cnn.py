@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from workloads.fashion_mnist import CLASSES, FashionMnist
-from workloads.residual_network import ResidualNetwork
+from workloads.data.fashion_mnist import CLASSES, FashionMnist
+from workloads.networks.residual_network import ResidualNetwork
 
 
 class FashionMnistCnn(FashionMnist):

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import nn
 
-from workloads.fashion_mnist import CLASSES, FashionMnist
-from workloads.vision_transformer import VisionTransformer
+from workloads.data.fashion_mnist import CLASSES, FashionMnist
+from workloads.networks.vision_transformer import VisionTransformer
 
 
 class FashionMnistVit(FashionMnist):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
-from workloads.binary import binary_losses
-from workloads.dlrm import Dlrm
-from workloads.flights_table import Columns, flights_archive, read_flights
+from workloads.data.flights_table import Columns, flights_archive, read_flights
+from workloads.losses.binary import binary_losses
+from workloads.networks.dlrm import Dlrm
 
 _SEED_OF_SPLIT = 0
 _PARTS: dict[SplitName, tuple[float, float]] = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}

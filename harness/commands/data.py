@@ -1,0 +1,55 @@
+"""Fetches the data sets, sizes and licences first, and checks what they hold; `make data`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from harness.api import SPLITS, ConfigError, DataError, SplitName, Workload
+from harness.config import WorkloadConfig, base_workloads, load
+from harness.plugins.data import data_folder, fetch, load_verified
+from harness.plugins.entries import create_workload
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m harness.plugins.data [workload=a,b]`: fetch and check; exit code 0, 1 (data) or 2 (a wrong name)."""
+    failures = 0
+    try:
+        names = _asked_for(arguments) or base_workloads()
+        found = [load("workload", name, WorkloadConfig) for name in names]
+        made = [create_workload(each.entry, each.options) for each in found]
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for workload_config, workload in zip(found, made, strict=True):
+        print(f"{workload_config.name}:")
+        try:
+            _fetch_and_check(workload, dict(workload_config.data))
+        except DataError as error:
+            print(f"  {error}", file=sys.stderr)
+            failures += 1
+    return 1 if failures else 0
+
+
+def _asked_for(arguments: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key != "workload" or not value:
+            raise ConfigError(f"make data does not know {argument!r}. Use WORKLOAD=name,name or nothing.")
+        names += value.split(",")
+    return names
+
+
+def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str]) -> None:
+    folder = data_folder()
+    if not workload.sources():
+        print("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
+    fetch(workload, folder)
+    for split in SPLITS:
+        examples = load_verified(workload, split, folder, sha256[split])
+        print(f"  {split}: {len(examples)} examples, content as expected")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""How an author develops: the same `train(trial, hp)` in this process, evaluated by steps, nothing recorded.
+
+No referee, no deadline, no second process: breakpoints, profilers and print work as anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from harness import command_line
+from harness.api import ConfigError, Hyperparameters, Workload
+from harness.commands import bench
+from harness.config import StudyConfig
+from harness.plugins import data
+from harness.plugins.entries import create_workload
+from harness.plugins.submission import train_function
+from harness.race import device as devices
+from harness.race.evaluation import evaluate
+from harness.study.budget import seconds_per_step
+from harness.study.identity import Study, describe, trial_seed
+from harness.trial.conversation import Conditions, Evaluation, Go, HandOver, Progress, TrialOver
+from harness.trial.order import stream_seed
+from harness.trial.trial import Trial
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`make debug SUBMISSION=x WORKLOAD=y`; returns 0. Raises whatever the submission raises, with its traceback."""
+    console = Console(highlight=False)
+    request = bench.parse([argument for argument in arguments if not argument.startswith("tracking=")])
+    config = bench.compose(request.overrides, request.workloads[0], request.submissions[0], 0)
+    study = describe(config)
+    if study.machine.devices > 1:
+        raise ConfigError(f"hardware.devices is {study.machine.devices}, but make debug runs one process. Use 1.")
+    console.print(f"{study.submission.name} on {config.workload.name}, in this process; nothing is recorded")
+    debug(study, console)
+    return 0
+
+
+def debug(study: Study, console: Console) -> None:
+    """Train one trial of `study` here, until its budget in steps is used up or the target is reached."""
+    config, device = study.config, study.machine.device
+    workload = create_workload(config.workload.entry, config.workload.options)
+    data.fetch(workload, data.data_folder(), lambda _: None)
+    torch.set_num_threads(study.machine.threads)
+    devices.warm_up(device)
+    seconds = seconds_per_step(config, study.machine, console)
+    steps = config.workload.budget.steps
+    conditions = Conditions(
+        seed=trial_seed(config.ruleset, config.workload.name, config.study, 0, config.seed),
+        device=device,
+        batch_size_hint=config.workload.batch_size,
+        step_hint=config.workload.budget.step_hint,
+        target=config.workload.target,
+        budget_seconds=steps * seconds * config.ruleset.budget_factor,
+        eval_period=steps * seconds * config.ruleset.budget_factor / config.workload.budget.evaluations,
+        evaluate_every_steps=config.evaluate_every_steps or max(1, steps // config.workload.budget.evaluations),
+    )
+    torch.manual_seed(stream_seed(conditions.seed, "model"))
+    model = workload.build_model().to(device).train()
+    torch.manual_seed(stream_seed(conditions.seed, "dropout"))
+    train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.data["train"])
+    trial = Trial(workload, model, train_set.to(device), conditions, _printer(config, workload, device, console))
+    submission = study.submission
+    trial.go(Go(0.0))
+    with contextlib.suppress(TrialOver):
+        train = train_function(submission.folder, submission.entry, submission.schedule)
+        train(trial, Hyperparameters(study.points[0]))
+        if not trial.is_over:
+            trial.finish()
+
+
+def _printer(config: StudyConfig, workload: Workload, device: torch.device, console: Console) -> HandOver:
+    """Judges in this process, prints a line per evaluation, ends the trial at the target or the last step."""
+    settings, target = config.workload, config.workload.target
+    validation = data.load_verified(workload, "validation", data.data_folder(), settings.data["validation"]).to(device)
+    with torch.random.fork_rng(devices=[]):
+        judge = workload.build_model().to(device)
+    charged, resumed = 0.0, time.monotonic()
+
+    def hand_over(model: nn.Module, progress: Progress) -> Go | None:
+        nonlocal charged, resumed
+        devices.synchronize(device)
+        charged += time.monotonic() - resumed
+        judge.load_state_dict(model.state_dict())
+        values = evaluate(workload, judge, validation, settings.eval_batch_size)
+        shown = "  ".join(f"{name} {value:.5g}" for name, value in {**values, **progress.reported}.items())
+        console.print(f"step {progress.step:>7}  {charged:8.2f} s  {shown}")
+        if target.is_reached_by(values[target.metric]):
+            console.print(
+                f"target reached: {target.metric} {values[target.metric]:.5g} ({target.goal} {target.validation})"
+            )
+            return None
+        if progress.is_finished or progress.step >= settings.budget.steps:
+            console.print(
+                f"target missed: {target.metric} {values[target.metric]:.5g} ({target.goal} {target.validation})"
+            )
+            return None
+        resumed = time.monotonic()
+        return Go(charged, Evaluation(progress.step, charged, values))
+
+    return hand_over
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

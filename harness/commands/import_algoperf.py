@@ -1,0 +1,84 @@
+"""`make import-algoperf`: AlgoPerf logs, as a directory or an archive, become tables that every board can show."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from harness import command_line
+from harness.api import ConfigError, DataError
+from harness.records.algoperf_logs import find_trials, import_logs, read_targets
+from harness.scoring.rules import ScoringRules, load_rules
+
+
+@dataclass(frozen=True)
+class Import:
+    """What to import and where to: `logs` is a directory or a tar archive of one."""
+
+    logs: Path
+    targets: Path
+    results: Path = Path("results/algoperf")
+    workers: int = os.cpu_count() or 1
+
+
+def parse_import(arguments: Sequence[str]) -> Import:
+    """The import from `key=value` arguments. Raises ConfigError for anything else, or where one is missing."""
+    values = command_line.options(arguments, [known_field.name for known_field in fields(Import)])
+    for key in ("logs", "targets"):
+        if key not in values:
+            raise ConfigError(f"{key}= is missing. Use make import-algoperf LOGS=directory TARGETS=file.json.")
+    workers = values.get("workers", str(Import.workers))
+    if not workers.isdigit() or int(workers) < 1:
+        raise ConfigError(f"workers={workers!r}. Use a whole number of processes, at least 1.")
+    results = Path(values.get("results", str(Import.results)))
+    return Import(Path(values["logs"]).expanduser(), Path(values["targets"]).expanduser(), results, int(workers))
+
+
+def run_import(wanted: Import) -> dict[str, int]:
+    """Import and return the number of trials by status. Raises DataError where logs or targets cannot be read."""
+    if wanted.logs.is_file():
+        with tempfile.TemporaryDirectory(prefix="timetrial-import-") as folder:
+            try:
+                with tarfile.open(wanted.logs) as archive:
+                    archive.extractall(folder, filter="data")
+            except (tarfile.TarError, EOFError, OSError) as error:
+                raise DataError(f"{wanted.logs}: not a readable tar archive ({error}).") from None
+            return _import_folder(wanted, Path(folder))
+    if not wanted.logs.is_dir():
+        raise DataError(f"{wanted.logs}: there is no such directory or archive. Set LOGS to AlgoPerf's logs.")
+    return _import_folder(wanted, wanted.logs)
+
+
+def _import_folder(wanted: Import, folder: Path) -> dict[str, int]:
+    version, targets = read_targets(wanted.targets)
+    name = f"algoperf_v{version.replace('.', '_')}"
+    rules: dict[bool, ScoringRules] = {False: load_rules(name), True: load_rules(f"{name}_self")}
+    trials = find_trials(folder)
+    strays = len(list(folder.rglob("study_*/trial_*")))
+    if strays:
+        print(f"left out, in no <workload>_<framework> folder: {strays} trial folders")
+    unknown = sorted({trial.workload for trial in trials} - set(targets))
+    if unknown:
+        print(f"left out, no target in {wanted.targets}: {', '.join(unknown)}")
+    return import_logs(trials, runs=wanted.results / "runs", targets=targets, rules=rules, workers=wanted.workers)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`make import-algoperf LOGS=... TARGETS=...`. Raises HarnessError where it cannot be done."""
+    wanted = parse_import(arguments)
+    started = time.monotonic()
+    counts = run_import(wanted)
+    seconds = time.monotonic() - started
+    ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
+    print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {wanted.results / 'runs'}: {ended}")
+    print(f"rank them: make leaderboard RESULTS={wanted.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line.run(main))

@@ -1,0 +1,190 @@
+"""`make leaderboard`: from the parquet tables to a ranked table on the terminal and in Markdown.
+
+Reads and writes; what is computed is in `harness.scoring`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.compute as pc
+from rich.console import Console
+
+from harness import command_line
+from harness.api import DataError
+from harness.board.cells import Board
+from harness.board.markdown import markdown_leaderboard
+from harness.board.terminal import print_leaderboard
+from harness.config import values_of
+from harness.records.noise_floor import noise_notes
+from harness.records.tables import read_table
+from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
+from harness.scoring.rules import ScoringRules, load_rules, rules_of
+from harness.scoring.score import Scoring, score_tables
+from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable
+from harness.scoring.times import CELL
+from harness.scoring.uncertainty import bootstrap
+
+_WIDTH_OF_A_FILE = 120
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to rank, as given on the command line; None: whatever is there, or was used last."""
+
+    suite: str | None = None
+    workload: str | None = None
+    submission: str | None = None
+    ruleset: str | None = None
+    hardware: str | None = None
+    scoring: str | None = None
+    reading: str | None = None
+    results: str = "results"
+
+    @property
+    def runs(self) -> Path:
+        """The folder that holds the tables: `results` itself or `runs` in it."""
+        results = Path(self.results)
+        return results if (results / "trials").is_dir() else results / "runs"
+
+    @property
+    def workloads(self) -> list[str] | None:
+        """The named workloads, or those of the named suite. Raises ConfigError for an unknown suite."""
+        if self.workload is not None:
+            return _listed(self.workload)
+        if self.suite is None:
+            return None
+        return [str(name) for name in values_of("suite", self.suite)["workloads"]]
+
+    @property
+    def submissions(self) -> list[str] | None:
+        """The named submissions; of a path, its last part."""
+        return None if self.submission is None else [Path(name).name for name in _listed(self.submission)]
+
+
+def show(choice: Choice, console: Console | None = None) -> None:
+    """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
+
+    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    """
+    console = console or wide_console()
+    board = make_board(choice)
+    print_leaderboard(board, console)
+    page = choice.runs.parent / "board" / "leaderboard.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown_leaderboard(board))
+    lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", page))
+    for what, path in lines:
+        console.print(f"{what:<12} {path}", highlight=False, soft_wrap=True)
+
+
+def make_board(choice: Choice) -> Board:
+    """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
+    with bad_tables_named(choice.runs):
+        selection = comparable(
+            read_trials(choice.runs),
+            ruleset=choice.ruleset,
+            hardware=choice.hardware,
+            workloads=choice.workloads,
+            submissions=choice.submissions,
+        )
+    scored = score_selection(selection, choice)
+    has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
+    return Board(
+        scored,
+        bootstrap(scored) if has_spread else None,
+        selection,
+        [*selection.notes, *gaps(scored), *noise_notes(choice.runs.parent, selection)],
+    )
+
+
+def read_trials(runs: Path) -> pd.DataFrame:
+    """The columns of the trials table that selection and scoring read."""
+    return read_table(runs, "trials", columns=[*TRIAL_COLUMNS, *SELECTION_COLUMNS])
+
+
+def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the evaluations table that scoring reads, of these trials alone."""
+    wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
+    wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
+    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted)
+    return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
+
+
+def score_selection(selection: Selection, choice: Choice) -> Scoring:
+    """Score selected trials by the chosen rules; by default those named like their ruleset, or this project's own.
+
+    Where workloads were chosen, the score is over these of the rules' workloads alone.
+    """
+    rules = chosen_rules(selection, choice)
+    with bad_tables_named(choice.runs):
+        return score_tables(selection.trials, read_evaluations(choice.runs, selection.trials), rules)
+
+
+def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
+    """The rules that `score_selection` scores by. Raises ConfigError for rules or a reading that do not exist."""
+    rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
+    workloads = choice.workloads
+    if workloads is not None and rules.workloads:
+        chosen = tuple(name for name in rules.workloads if name in workloads)
+        rules = rules.with_reading(workloads=chosen or rules.workloads)
+    return rules
+
+
+def gaps(scoring: Scoring) -> list[str]:
+    """One line for each kind of gap in what is ranked: workloads not run, studies or trials that are missing."""
+    notes = []
+    run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
+    for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
+        absent = ", ".join(run.columns[~run.loc[submission]])
+        notes.append(f"{submission} was not run on {absent}: counted as missed")
+    finite = scoring.cells[scoring.cells["studies_reached"] > 0]
+    wanted = scoring.rules.studies or int(scoring.cells["studies"].max())
+    # Studies may stop early once the median can only be infinite, so a miss needs no more of them.
+    few = finite[(finite["studies"] < wanted) & (finite["time_to_target"] < float("inf"))]
+    if len(few):
+        cells = ", ".join(f"{cell.submission} on {cell.workload}" for cell in few.head(3).itertuples())
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        notes.append(f"fewer than {wanted} studies: {cells}{more}")
+    return notes
+
+
+@contextlib.contextmanager
+def bad_tables_named(runs: Path) -> Iterator[None]:
+    """Put the folder before an error about a table, which speaks of its own place inside that folder."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{runs}/{error}") from None
+
+
+def parse_choice(arguments: Sequence[str]) -> Choice:
+    """The choice from `key=value` arguments. Raises ConfigError for anything else, with the near matches."""
+    return Choice(**command_line.options(arguments, [known_field.name for known_field in fields(Choice)]))
+
+
+def wide_console() -> Console:
+    """A console as wide as the terminal, or as a file of this project may be."""
+    # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_WIDTH_OF_A_FILE) if is_piped else Console()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m harness.commands.leaderboard [key=value ...]`. Raises HarnessError where there is nothing to rank."""
+    show(parse_choice(arguments))
+    return 0
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,1 @@
+"""What is brought in by name: workloads, submissions, search spaces, data files."""

@@ -1,0 +1,178 @@
+"""Reads a submission's directory without running a line of it; and, in the trainer alone, gets its `train` to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api import ConfigError, Hyperparameters, near_matches
+from harness.plugins.search import SearchSpace, check_hyperparameters, check_keys, parse_space
+from harness.plugins.submission_files import check_requirements, check_train, content_hash
+
+if TYPE_CHECKING:
+    from harness.trial.trial import Trial
+
+SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
+"""Where a plain name is looked up."""
+
+SCHEDULES = ("constant", "warmup_cosine")
+"""What `schedule` may be in a submission.yaml with an `entry`."""
+
+TrainFunction = Callable[["Trial", Hyperparameters], object]
+
+_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", "entry", "schedule")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A training algorithm as its directory describes it."""
+
+    name: str
+    folder: Path
+    title: str
+    authors: str
+    paper: str
+    hyperparameters: Hyperparameters
+    space: SearchSpace
+    entry: str | None
+    """Dotted name of an optimizer class; None where the directory has a submission.py."""
+    schedule: str
+    """Learning-rate schedule of an `entry`: one of SCHEDULES."""
+    content_hash: str
+    """SHA-256 over the directory's files."""
+
+
+def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
+    """The submission of that name in `root`, or in the directory of that path anywhere on disk.
+
+    Raises ConfigError, with file and line where there is one, for an unknown name, a faulty submission.yaml, a
+    submission.py without `train(trial, hp)`, and requirements that are not installed.
+    """
+    folder = _folder(name_or_path, root)
+    path = folder / "submission.yaml"
+    written = _read_yaml(path)
+    check_keys(written, _KEYS, str(path))
+    texts = {key: _text(written, key, path) for key in ("title", "authors")}
+    defaults = check_hyperparameters(written.get("hyperparameters"), f"{path}: hyperparameters")
+    entry = _check_road(written, folder)
+    submission = Submission(
+        name=folder.name,
+        folder=folder,
+        **texts,
+        paper=str(written.get("paper") or ""),
+        hyperparameters=Hyperparameters(defaults),
+        space=parse_space(written.get("search_space"), defaults=defaults, where=str(path)),
+        entry=entry,
+        schedule=_schedule(written, path),
+        content_hash=content_hash(folder),
+    )
+    check_requirements(folder)
+    return submission
+
+
+def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunction:
+    """The `train(trial, hp)` of a submission. Runs the submission's code: call it in the trainer's process only.
+
+    Imports submission.py with its directory on the path, for its helpers; or makes a loop around the class `entry`.
+    What the submission's own import raises passes through.
+    """
+    sys.path.insert(0, str(folder))
+    if entry is not None:
+        from harness.plugins.optimizer_class import train_with
+
+        return train_with(entry, schedule)
+    spec = importlib.util.spec_from_file_location("submission", folder / "submission.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses, pickle and helpers look a module up by its name while it is being imported.
+    sys.modules["submission"] = module
+    spec.loader.exec_module(module)
+    train: TrainFunction = module.train
+    return train
+
+
+def _folder(name_or_path: str, root: Path) -> Path:
+    """The directory, resolved. Raises ConfigError where there is none."""
+    is_path = "/" in name_or_path or "\\" in name_or_path or name_or_path in (".", "..")
+    folder = Path(name_or_path).expanduser() if is_path else root / name_or_path
+    if not is_path and not folder.is_dir() and Path(name_or_path).is_dir():
+        folder = Path(name_or_path)
+    if folder.is_dir():
+        folder = folder.resolve()
+        if not _NAME.fullmatch(folder.name):
+            raise ConfigError(f"{folder}: use letters, digits, dot, dash and underscore in a submission's name.")
+        return folder
+    if is_path:
+        raise ConfigError(f"there is no directory {name_or_path}. Give the path of a directory with a submission.yaml.")
+    known = [path.parent.name for path in root.glob("*/submission.yaml")]
+    raise ConfigError(f"there is no submission {name_or_path!r} in {root}. {near_matches(name_or_path, known)}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in the file. OmegaConf reads 1e-3 as a number; plain YAML would read it as text."""
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}. A submission needs one: title, authors, hyperparameters.")
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise ConfigError(
+                f"{path} holds a {type(config).__name__}. Write a mapping: title, authors, hyperparameters."
+            )
+        written: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return written
+
+
+def _text(written: dict[str, Any], key: str, path: Path) -> str:
+    value = written.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{path}: {key} is {value!r}. Write a line of text.")
+    return value
+
+
+def _check_road(written: dict[str, Any], folder: Path) -> str | None:
+    """The entry, or None where the directory has a submission.py with a fitting `train`."""
+    entry = written.get("entry")
+    code = folder / "submission.py"
+    path = folder / "submission.yaml"
+    if entry is None:
+        if not code.is_file():
+            raise ConfigError(f"{folder} has neither a submission.py nor an entry in its submission.yaml. Add one.")
+        check_train(code)
+        return None
+    if code.is_file():
+        raise ConfigError(f"{path}: entry is {entry!r}, and there is a submission.py as well. Remove one of them.")
+    if not isinstance(entry, str) or "." not in entry or not all(part.isidentifier() for part in entry.split(".")):
+        raise ConfigError(f"{path}: entry is {entry!r}. Give a dotted name such as torch.optim.Adagrad.")
+    package = entry.split(".")[0]
+    is_own = (folder / f"{package}.py").is_file() or (folder / package).is_dir()
+    if not is_own and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{path}: entry is {entry!r}, but {package} is not installed. Check the name, or install it.")
+    return entry
+
+
+def _schedule(written: dict[str, Any], path: Path) -> str:
+    if written.get("schedule") is None:
+        return "constant"
+    schedule = written["schedule"]
+    if written.get("entry") is None:
+        raise ConfigError(f"{path}: schedule goes with an entry only. A submission.py makes its own.")
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"{path}: schedule is {schedule!r}. {near_matches(schedule, SCHEDULES)}")
+    if schedule == "warmup_cosine" and "warmup_fraction" not in written["hyperparameters"]:
+        raise ConfigError(f"{path}: schedule warmup_cosine needs warmup_fraction among the hyperparameters. Add it.")
+    return str(schedule)

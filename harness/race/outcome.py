@@ -1,0 +1,96 @@
+"""What a trial is started with, what is seen of it on the way, and how it went. Runs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.api import Target, TrialStatus
+from harness.race.channel import Message
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """Everything that a trial is started with."""
+
+    workload: Message
+    """What the trainer prepares: entry, options, data_folder, train_sha256."""
+    submission: Message
+    """Where `train` comes from: folder, entry, schedule."""
+    hyperparameters: dict[str, Any]
+    seed: int
+    target: Target
+    batch_size: int
+    budget_steps: int
+    step_hint: int
+    max_runtime: float
+    eval_period: float
+    evaluate_every_steps: int | None = None
+    checkpoint_evaluations: int | None = None
+    """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
+    prune_at: float | None = None
+    pruned_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One evaluation: what the trainer said of itself, what the clock said, what the judge saw."""
+
+    step: int
+    examples: int
+    charged_seconds: float
+    validation: dict[str, float]
+    test: dict[str, float] | None
+    reported: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the referee knew when the trainer had written its state; times in seconds."""
+
+    step: int
+    evaluations: int
+    charged_seconds: float
+    period_began: float
+    """Charged seconds at the last evaluation, from which the next one is due."""
+    evaluation_seconds: float
+    total_seconds: float
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Where a killed trial goes on: its last checkpoint, a state of each trainer in `folder`, evaluations before it."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    observations: list[Observation]
+    resumes: int
+    """How often the trial has been continued, this time included."""
+
+
+class NotContinued(Exception):  # noqa: N818 - not a fault of the trial, which can start again from the beginning
+    """The trainer did not come back to the checkpoint. The message says why."""
+
+
+@dataclass
+class Outcome:
+    """How a trial went."""
+
+    status: TrialStatus
+    reason: str
+    pruned_by: str | None = None
+    observations: list[Observation] = field(default_factory=list)
+    charged_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    total_seconds: float = 0.0
+    first_step_seconds: float | None = None
+    median_step_seconds: float | None = None
+    p90_step_seconds: float | None = None
+    peak_host_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    energy_joules: float | None = None
+    resumes: int = 0
+    frozen: bool = False
+    log: str = ""

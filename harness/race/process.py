@@ -1,0 +1,252 @@
+"""One trainer process with all its children, as the referee handles it: heard, stopped, continued, limited, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from harness.race.channel import Channel, ChannelClosed, Message
+from harness.race.processes import exit_text
+
+_WATCH_PERIOD = 0.5
+_PROCESSES_AT_MOST = 256
+_LOG_HEAD_BYTES = 1 << 18
+_LOG_TAIL_BYTES = 1 << 16
+
+
+class TrainerGone(Exception):  # noqa: N818 - the referee turns it into a status
+    """The trainer has ended or was ended, for the reason given."""
+
+
+class Trainer:
+    """One trainer process with all its children, as the referee handles it."""
+
+    def __init__(
+        self,
+        pid: int,
+        server: int,
+        channel: Channel,
+        exits: Channel,
+        log: int,
+        memory_bytes: int,
+        *,
+        has_ranks: bool = False,
+    ) -> None:
+        self.pid = pid
+        self._peak_of_one: int | None = None
+        self._peak_of_all = 0
+        self._has_ranks = has_ranks
+        self._server = server
+        self._channel = channel
+        self._exits = exits
+        self._log = log
+        self._memory_bytes = memory_bytes
+        self._exit: int | None = None
+        self._escaped: list[psutil.Process] = []
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def send(self, message: Message) -> None:
+        """Send one message; a trainer that has gone is noticed at the next receive."""
+        with contextlib.suppress(ChannelClosed):
+            self._channel.send(message)
+
+    def receive(self, deadline: float, tick: Callable[[], object] | None = None) -> Message:
+        """The trainer's next message. `deadline` is on the monotonic clock; `tick` is called about twice a second.
+
+        Raises TimeoutError at the deadline, TrainerGone where it ended or broke a limit, SnapshotError for nonsense.
+        """
+        next_watch = time.monotonic() + _WATCH_PERIOD
+        while (message := self._channel.take()) is None:
+            if self._exit is not None:
+                raise TrainerGone(self._exit_reason())
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimeoutError
+            if now >= next_watch:
+                next_watch = now + _WATCH_PERIOD
+                self._watch()
+                if tick is not None:
+                    tick()
+            self._wait(min(deadline, next_watch) - now)
+        return message
+
+    def freeze(self) -> None:
+        """Stop every thread and child of the trainer, those too that have left its process group."""
+        _signal_group(self.pid, signal.SIGSTOP)
+        processes = self._processes()
+        self._escaped = [process for process in processes if _has_left(process, self.pid)]
+        _signal_each(self._escaped, signal.SIGSTOP)
+        if self._has_ranks:
+            self._resident_bytes(processes)
+
+    def thaw(self) -> None:
+        """Let them run on. Quick, because the clock runs already."""
+        _signal_group(self.pid, signal.SIGCONT)
+        _signal_each(self._escaped, signal.SIGCONT)
+
+    def end(self, *, patience: float) -> None:
+        """Wait `patience` seconds for the trainer to end by itself, then kill it and all its children; reap."""
+        deadline = time.monotonic() + patience
+        while self._exit is None and time.monotonic() < deadline:
+            with contextlib.suppress(TrainerGone):
+                self._wait(deadline - time.monotonic())
+        _signal_group(self.pid, signal.SIGKILL)
+        for _ in range(2):  # a second look catches what was started meanwhile
+            _signal_each(self._processes(), signal.SIGKILL)
+        reaped_by = time.monotonic() + 10.0
+        while self._exit is None and time.monotonic() < reaped_by:
+            with contextlib.suppress(TrainerGone):
+                self._wait(0.2)
+        self._drain_log()
+        self._channel.close()
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+
+    @property
+    def peak_host_bytes(self) -> int | None:
+        """Most memory that the trainer held at once; with ranks, all processes together, as often as was looked."""
+        if self._peak_of_one is None or not self._has_ranks:
+            return self._peak_of_one
+        return max(self._peak_of_one, self._peak_of_all)
+
+    @property
+    def log(self) -> str:
+        """What the trainer printed: the beginning and the end of it where it is long."""
+        head = self._head.decode(errors="replace")
+        if not self._tail:
+            return head
+        return f"{head}\n[... cut ...]\n{self._tail.decode(errors='replace')}"
+
+    def _wait(self, seconds: float) -> None:
+        sources: list[Any] = [self._exits]
+        if self._exit is None:
+            sources.append(self._channel)
+        if self._log >= 0:
+            sources.append(self._log)
+        readable = select.select(sources, [], [], max(0.0, seconds))[0]
+        if self._log in readable:
+            self._read_log()
+        if self._channel in readable:
+            try:
+                self._channel.read()
+            except ChannelClosed:
+                self._await_exit()
+                raise TrainerGone(self._exit_reason()) from None
+        if self._exits in readable:
+            self._read_exits()
+            if self._exit is not None and self._channel not in readable:
+                # Its last words may have arrived together with its end.
+                with contextlib.suppress(ChannelClosed):
+                    while select.select([self._channel], [], [], 0)[0]:
+                        self._channel.read()
+                raise TrainerGone(self._exit_reason())
+
+    def _await_exit(self) -> None:
+        """The channel has closed: the process is ending, or has closed its end and runs on."""
+        deadline = time.monotonic() + 2.0
+        while self._exit is None and time.monotonic() < deadline:
+            if select.select([self._exits], [], [], 0.1)[0]:
+                self._read_exits()
+
+    def _read_exits(self) -> None:
+        try:
+            self._exits.read()
+        except ChannelClosed:
+            self._exit = self._exit if self._exit is not None else -signal.SIGKILL
+            return
+        while (message := self._exits.take()) is not None:
+            if message.get("exited") == self.pid:
+                self._exit = message["status"]
+                self._peak_of_one = message["peak_host_bytes"]
+
+    def _exit_reason(self) -> str:
+        if self._exit is None:
+            return "the trainer closed its channel"
+        return f"the trainer {exit_text(self._exit)}"
+
+    def _watch(self) -> None:
+        """Raise TrainerGone where trainer and children together break a limit."""
+        processes = self._processes()
+        if len(processes) > _PROCESSES_AT_MOST:
+            raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
+        if self._resident_bytes(processes) <= self._memory_bytes:
+            return
+        used = _sum_of_memory(processes, _proportional_bytes)
+        if used > self._memory_bytes:
+            raise TrainerGone(
+                f"the trainer used {used / 2**30:.1f} GiB of memory; "
+                f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
+            )
+
+    def _resident_bytes(self, processes: list[psutil.Process]) -> int:
+        """Resident sizes, which count shared pages once per process: cheap, and never too low."""
+        resident = _sum_of_memory(processes, lambda process: int(process.memory_info().rss))
+        self._peak_of_all = max(self._peak_of_all, resident)
+        return resident
+
+    def _processes(self) -> list[psutil.Process]:
+        # The server runs one trainer at a time, so all that is below it belongs to this one, orphans included.
+        return descendants(self._server)
+
+    def _read_log(self) -> None:
+        chunk = os.read(self._log, 1 << 16)
+        if not chunk:
+            os.close(self._log)
+            self._log = -1
+            return
+        room = _LOG_HEAD_BYTES - len(self._head)
+        self._head += chunk[:room]
+        self._tail = (self._tail + chunk[room:])[-_LOG_TAIL_BYTES:]
+
+    def _drain_log(self) -> None:
+        while self._log >= 0 and select.select([self._log], [], [], 0)[0]:
+            self._read_log()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process below `pid`; none where it has gone."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _sum_of_memory(processes: list[psutil.Process], measure: Callable[[psutil.Process], int]) -> int:
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += measure(process)
+    return total
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    """Memory of a process with shared pages divided among those who share them, where the system tells (Linux)."""
+    full = process.memory_full_info()
+    return int(getattr(full, "pss", full.uss))
+
+
+def _has_left(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) != group
+    except OSError:
+        return False
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _signal_each(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)

@@ -1,0 +1,358 @@
+"""The trusted side of a trial: the clock, and who may run. Runs no line of a submission, unpickles nothing."""
+
+from __future__ import annotations
+
+import math
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.api import SnapshotError, TrialStatus
+from harness.race import device as devices
+from harness.race import protocol
+from harness.race.channel import Message, SharedWeights
+from harness.race.clock import ChargedClock
+from harness.race.judge import Judge
+from harness.race.outcome import Checkpoint, Continuation, NotContinued, Observation, Outcome, TrialSpec
+from harness.race.process import Trainer, TrainerGone
+from harness.race.protocol import Snapshot, TrialEnded
+from harness.race.sandbox import Sandbox
+
+_READY_SECONDS = 300.0
+_GRACE_SECONDS = 2.0
+# The trainer measures an eval_period from the moment that it hears *go*; the referee from just before it is said.
+_EARLY = 0.999
+# What a trial that goes on may take to stand where it stood, for nothing: twice what it paid before its first
+# evaluation, which holds the same import, construction and first step, and so many seconds for the state itself.
+_RESTORE_FACTOR = 2.0
+_RESTORE_SECONDS = 10.0
+# A development run by steps is not stopped by the clock unless it hangs.
+_HANG_FACTOR = 10.0
+
+
+class Referee:
+    """Runs trials one after the other: *go*, evaluate, *go* ... *stop*."""
+
+    def __init__(self, judge: Judge, sandbox: Sandbox) -> None:
+        self._judge = judge
+        self._sandbox = sandbox
+
+    def run(
+        self,
+        spec: TrialSpec,
+        scratch: Path,
+        *,
+        on_evaluation: Callable[[Observation], object] = lambda _: None,
+        on_tick: Callable[[float], object] = lambda _: None,
+        on_checkpoint: Callable[[Checkpoint, Path], object] | None = None,
+        continuation: Continuation | None = None,
+        on_continued: Callable[[], object] = lambda: None,
+    ) -> Outcome:
+        """One trial from start to end, or on from `continuation`. Whatever the submission does ends in an Outcome.
+
+        `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second,
+        `on_checkpoint` with the folder that the trainer has written, to take it over before the trainer runs on (None:
+        no checkpoints), `on_continued` when a continued trial stands at its checkpoint.
+        Raises DataError where no trainer can be started, NotContinued where the trainer cannot go on from the
+        checkpoint, and whatever the callbacks raise; no process is left then.
+        """
+        weights = self._judge.shared_weights()
+        began = time.monotonic()
+        try:
+            trainer = self._sandbox.start(spec.workload, weights, scratch)
+            callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
+            written = scratch.resolve() / "checkpoint"
+            trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)
+            return trial.run(began)
+        finally:
+            weights.close()
+
+
+@dataclass(frozen=True)
+class _Callbacks:
+    evaluation: Callable[[Observation], object]
+    tick: Callable[[float], object]
+    checkpoint: Callable[[Checkpoint, Path], object] | None
+    continued: Callable[[], object]
+
+
+class _Trial:
+    """The state of one running trial."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        judge: Judge,
+        trainer: Trainer,
+        weights: SharedWeights,
+        sandbox: Sandbox,
+        checkpoint_folder: Path,
+        continuation: Continuation | None,
+        callbacks: _Callbacks,
+    ) -> None:
+        self._spec = spec
+        self._judge = judge
+        self._trainer = trainer
+        self._weights = weights
+        self._device = sandbox.device
+        self._threads = sandbox.threads
+        self._devices = sandbox.devices
+        self._checkpoint_folder = checkpoint_folder
+        self._continuation = continuation
+        self._callbacks = callbacks
+        self._clock = ChargedClock(continuation.checkpoint.charged_seconds if continuation else 0.0)
+        self._energy = devices.EnergyMeter(*devices.of_ranks(sandbox.device, sandbox.devices))
+        self._freezes = devices.freezes(sandbox.device)
+        self._outcome = Outcome(TrialStatus.CRASHED, "")
+        self._best: float | None = None
+        self._last_go = 0.0
+        self._awaits_checkpoint = False
+        self._began = 0.0
+        if continuation is not None:
+            self._take_up(continuation)
+
+    def _take_up(self, past: Continuation) -> None:
+        outcome = self._outcome
+        outcome.resumes = past.resumes
+        outcome.observations.extend(past.observations)
+        outcome.evaluation_seconds = past.checkpoint.evaluation_seconds
+        for seen in past.observations:
+            value = seen.validation[self._spec.target.metric]
+            self._best = value if self._spec.target.is_better(value, self._best) else self._best
+
+    def run(self, began: float) -> Outcome:
+        """`began`: when the start of the trainer was asked for, on the monotonic clock."""
+        self._began = began
+        patience = 0.0
+        try:
+            self._start()
+            while True:
+                message = self._next_message()
+                if self._awaits_checkpoint and protocol.is_checkpoint(message):
+                    self._keep_checkpoint()
+                else:
+                    seen = self._outcome.observations
+                    self._evaluate(protocol.snapshot(message, seen[-1] if seen else None))
+        except TrialEnded as end:
+            self._outcome.status, self._outcome.reason, patience = end.status, end.reason, end.patience
+            if end.status is TrialStatus.PRUNED:
+                self._outcome.pruned_by = self._spec.pruned_by
+        finally:
+            if self._clock.is_running:
+                self._clock.stop()
+            self._trainer.end(patience=patience)
+        outcome = self._outcome
+        outcome.charged_seconds = self._clock.seconds
+        outcome.energy_joules = self._joules()
+        outcome.total_seconds = self._total_seconds()
+        outcome.peak_host_bytes = self._trainer.peak_host_bytes
+        outcome.frozen = self._freezes
+        outcome.log = self._trainer.log
+        return outcome
+
+    def _start(self) -> None:
+        self._trainer.send(
+            protocol.task(
+                self._spec,
+                self._weights.describe(),
+                device=str(self._device),
+                devices=self._devices,
+                threads=self._threads,
+                checkpoint=str(self._checkpoint_folder),
+                past=str(self._continuation.folder.resolve()) if self._continuation else None,
+            )
+        )
+        if self._continuation is not None:
+            self._catch_up(self._continuation.checkpoint)
+            return
+        self._await_ready()
+        self._go(protocol.go())
+
+    def _await_ready(self) -> None:
+        message = self._receive(time.monotonic() + _READY_SECONDS)
+        if message is None:
+            raise TrialEnded(TrialStatus.CRASHED, f"the trainer was not ready after {_READY_SECONDS:.0f} s")
+        protocol.check_ready(message)
+
+    def _catch_up(self, checkpoint: Checkpoint) -> None:
+        """Let the submission build what it had built, and load its state; then say *go* where the clock stood.
+
+        What this takes has been paid before, so the clock stands still, but no longer than it may reasonably take.
+        """
+        assert self._continuation is not None
+        allowance = _RESTORE_FACTOR * self._continuation.observations[0].charged_seconds + _RESTORE_SECONDS
+        try:
+            self._await_ready()
+            self._trainer.send({**protocol.go(), "charged_seconds": 0.0})
+            message = self._receive(time.monotonic() + allowance)
+        except TrialEnded as end:
+            raise NotContinued(end.reason) from None
+        if message is None:
+            raise NotContinued(f"it did not stand at step {checkpoint.step} again after {allowance:.0f} s")
+        if not protocol.is_restored(message, checkpoint.step):
+            raise NotContinued(f"the trainer said {str(message)[:80]} instead of standing at step {checkpoint.step}")
+        if self._freezes:
+            self._trainer.freeze()
+        self._callbacks.continued()
+        self._last_go = checkpoint.period_began
+        self._run_on(protocol.go())
+
+    def _go(self, word: Message) -> None:
+        self._last_go = self._clock.seconds
+        self._run_on(word)
+
+    def _run_on(self, word: Message) -> None:
+        charged_seconds = self._clock.seconds
+        # The clock first: nothing may run before it does.
+        self._energy.start()
+        self._clock.start()
+        if self._freezes:
+            self._trainer.thaw()
+        self._trainer.send({**word, "charged_seconds": charged_seconds})
+
+    def _next_message(self) -> Message:
+        """Wait for the next snapshot or checkpoint with the clock running; it has stopped when this returns."""
+        limit = self._limit()
+        message = self._receive(time.monotonic() + limit - self._clock.seconds)
+        self._clock.stop()
+        self._energy.stop()
+        if message is not None and self._freezes:
+            self._trainer.freeze()
+        if message is None or self._clock.seconds > limit:
+            self._end_at_limit(limit)
+            raise AssertionError("unreachable")
+        return message
+
+    def _keep_checkpoint(self) -> None:
+        """Have the file taken over that the trainer has written, and let it run on."""
+        assert self._callbacks.checkpoint is not None
+        self._awaits_checkpoint = False
+        folder = self._checkpoint_folder
+        expected = {f"{rank}.pt" for rank in range(self._devices)}
+        found = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+        if {file.name for file in found} != expected or not all(stat.S_ISREG(file.lstat().st_mode) for file in found):
+            raise TrialEnded(TrialStatus.REFUSED, "the trainer announced a checkpoint that it has not written")
+        seen, outcome = self._outcome.observations, self._outcome
+        checkpoint = Checkpoint(
+            step=seen[-1].step,
+            evaluations=len(seen),
+            charged_seconds=self._clock.seconds,
+            period_began=self._last_go,
+            evaluation_seconds=outcome.evaluation_seconds,
+            total_seconds=self._total_seconds(),
+            energy_joules=self._joules(),
+        )
+        self._callbacks.checkpoint(checkpoint, self._checkpoint_folder)
+        self._run_on(protocol.go())
+
+    def _total_seconds(self) -> float:
+        earlier = self._continuation.checkpoint.total_seconds if self._continuation else 0.0
+        return earlier + time.monotonic() - self._began
+
+    def _joules(self) -> float | None:
+        earlier = self._continuation.checkpoint.energy_joules if self._continuation else None
+        now = self._energy.joules
+        return now if now is None else now + (earlier or 0.0)
+
+    def _limit(self) -> float:
+        if self._spec.evaluate_every_steps is not None:
+            return _HANG_FACTOR * self._spec.max_runtime
+        return min(self._spec.max_runtime, self._spec.prune_at or math.inf)
+
+    def _end_at_limit(self, limit: float) -> None:
+        if limit < self._spec.max_runtime:
+            raise TrialEnded(TrialStatus.PRUNED, f"stopped at {limit:.2f} s: {self._spec.pruned_by}")
+        seen = self._outcome.observations
+        since = self._clock.seconds - (seen[-1].charged_seconds if seen else 0.0)
+        silent = ""
+        if since > 2 * self._spec.eval_period and self._spec.evaluate_every_steps is None:
+            silent = f"; nothing was heard of it in the last {since:.1f} s"
+        raise TrialEnded(TrialStatus.OUT_OF_BUDGET, f"the budget of {limit:.2f} s was used up{silent}")
+
+    def _receive(self, deadline: float) -> Message | None:
+        """The next message; None at the deadline. Raises TrialEnded for every other end."""
+        try:
+            message = self._trainer.receive(deadline, lambda: self._callbacks.tick(self._clock.seconds))
+        except TimeoutError:
+            return None
+        except TrainerGone as error:
+            raise TrialEnded(TrialStatus.CRASHED, str(error)) from None
+        except SnapshotError as error:
+            raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {error}") from None
+        protocol.check_failure(message, patience=_GRACE_SECONDS)
+        if protocol.is_not_continued(message) and self._stands_at_checkpoint():
+            raise NotContinued(protocol.one_line(message.get("reason", "")))
+        return message
+
+    def _stands_at_checkpoint(self) -> bool:
+        past = self._continuation
+        return past is not None and len(self._outcome.observations) == len(past.observations)
+
+    def _evaluate(self, snapshot: Snapshot) -> None:
+        """Judge the weights that lie in shared memory, and say *go* again or end the trial."""
+        spec, outcome = self._spec, self._outcome
+        finished = snapshot.is_finished
+        if spec.evaluate_every_steps is None and not finished:
+            since = self._clock.seconds - self._last_go
+            if since < _EARLY * spec.eval_period:
+                early = f"a snapshot came {since:.3f} s after the last evaluation"
+                raise TrialEnded(TrialStatus.REFUSED, f"{early}; the evaluation period is {spec.eval_period:.3f} s")
+        self._note(snapshot)
+        began = time.monotonic()
+        broken = self._judge.load(self._weights)
+        if broken is not None:
+            raise TrialEnded(TrialStatus.DIVERGED, f"{broken} holds a value that is not finite at step {snapshot.step}")
+        validation = self._judge.validation()
+        value = validation[spec.target.metric]
+        unfit = [name for name, number in validation.items() if not math.isfinite(number)]
+        if unfit:
+            raise TrialEnded(
+                TrialStatus.DIVERGED, f"validation {unfit[0]} is {validation[unfit[0]]} at step {snapshot.step}"
+            )
+        reached = spec.target.is_reached_by(value)
+        test = None
+        if reached or spec.target.is_better(value, self._best):
+            self._best = value if spec.target.is_better(value, self._best) else self._best
+            test = self._judge.test()
+        outcome.evaluation_seconds += time.monotonic() - began
+        observation = Observation(
+            snapshot.step, snapshot.examples, self._clock.seconds, validation, test, snapshot.reported
+        )
+        outcome.observations.append(observation)
+        self._callbacks.evaluation(observation)
+        self._after(observation, reached=reached, finished=finished)
+
+    def _note(self, snapshot: Snapshot) -> None:
+        outcome = self._outcome
+        outcome.first_step_seconds = snapshot.first_step_seconds
+        outcome.median_step_seconds = snapshot.median_step_seconds
+        outcome.p90_step_seconds = snapshot.p90_step_seconds
+        outcome.peak_device_bytes = snapshot.peak_device_bytes
+
+    def _after(self, observation: Observation, *, reached: bool, finished: bool) -> None:
+        spec, metric = self._spec, self._spec.target.metric
+        value = observation.validation[metric]
+        if reached:
+            self._stop(TrialStatus.REACHED, f"validation {metric} {value:.6g} at {observation.charged_seconds:.2f} s")
+        if finished:
+            self._stop(
+                TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target"
+            )
+        if spec.evaluate_every_steps is not None and observation.step >= spec.budget_steps:
+            self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.budget_steps} steps was used up")
+        every = spec.checkpoint_evaluations
+        self._awaits_checkpoint = (
+            every is not None
+            and self._callbacks.checkpoint is not None
+            and len(self._outcome.observations) % every == 0
+        )
+        self._go(protocol.go_after(observation, checkpoint=self._awaits_checkpoint))
+
+    def _stop(self, status: TrialStatus, reason: str) -> None:
+        """Let the submission's loop end by itself, on nobody's time."""
+        if self._freezes:
+            self._trainer.thaw()
+        self._trainer.send(protocol.stop())
+        raise TrialEnded(status, reason, patience=_GRACE_SECONDS)

@@ -1,0 +1,174 @@
+"""Where trainers live: started without the referee's environment, in a group of their own, stopped, killed, reaped."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from harness.api import DataError
+from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights, channel_pair
+from harness.race.device import forks as forks_on
+from harness.race.process import Trainer, descendants
+
+# What a trainer may know of the referee's environment: how to find programs and devices, and the language of messages.
+_PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "USER", "LOGNAME", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV",
+    "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
+)  # fmt: skip
+_START_SECONDS = 300.0
+
+
+class Sandbox:
+    """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
+
+    `threads` of each trainer; `memory_bytes` that one with all its children may use; `devices` of each, with a process
+    and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
+    interpreters (None: where the device allows it).
+
+    Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        threads: int,
+        *,
+        memory_bytes: int = 1 << 40,
+        devices: int = 1,
+        forks: bool | None = None,
+    ) -> None:
+        self.device = device
+        self.devices = devices
+        self._forks = forks_on(device) if forks is None else forks
+        self.threads = threads
+        self.memory_bytes = memory_bytes
+        self._server: subprocess.Popen[bytes] | None = None
+        self._workload: Message = {}
+        self._control: socket.socket | None = None
+        self._notices: Channel | None = None
+        atexit.register(self.close)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, workload: Message, weights: SharedWeights, scratch: Path) -> Trainer:
+        """A new trainer, which waits for its task. `workload`: what it prepares; `scratch`: its folder and home."""
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            raise DataError(
+                f"{scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
+            ) from None
+        # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
+        content = {name: value for name, value in workload.items() if name != "data_folder"}
+        is_used = self._forks and content != self._workload
+        if self._server is None or self._server.poll() is not None or is_used:
+            self._start_server()
+            self._workload = content
+        assert self._server is not None
+        assert self._control is not None
+        assert self._notices is not None
+        channel, theirs = channel_pair()
+        log_read, log_write = os.pipe()
+        request = {
+            "workload": workload,
+            "scratch": str(scratch.resolve()),
+            "memory_bytes": self.memory_bytes,
+            # CUDA reserves address space far beyond what it uses.
+            "limit_memory": self.device.type == "cpu",
+        }
+        try:
+            passed = [theirs.fileno(), weights.descriptor, log_write]
+            socket.send_fds(self._control, [json.dumps(request).encode()], passed)
+        except OSError as error:
+            self.close()
+            raise DataError(f"the trainers' server has gone ({error.strerror}). Run the same command again.") from None
+        finally:
+            theirs.close()
+            os.close(log_write)
+        try:
+            answer = self._notices.receive(time.monotonic() + _START_SECONDS)
+            while "exited" in answer:  # a trainer before this one, whose end was not waited for
+                answer = self._notices.receive(time.monotonic() + _START_SECONDS)
+        except (TimeoutError, ChannelClosed):
+            answer = {"error": "the trainers' server does not answer"}
+        if "pid" not in answer:
+            self.close()
+            raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
+        has_ranks = self.devices > 1
+        return Trainer(
+            answer["pid"], self._server.pid, channel, self._notices, log_read, self.memory_bytes, has_ranks=has_ranks
+        )
+
+    def close(self) -> None:
+        """End the server and everything below it."""
+        if self._server is None:
+            return
+        server, control = self._server, self._control
+        self._server = self._control = None
+        for process in descendants(server.pid):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if control is not None:
+            control.close()
+        try:
+            server.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+    def _start_server(self) -> None:
+        self.close()
+        self._control, theirs = socket.socketpair()
+        self._notices = Channel(self._control)
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        for library in ("OMP", "MKL", "OPENBLAS"):
+            environment[f"{library}_NUM_THREADS"] = str(self.threads)
+        root = Path(__file__).resolve().parents[2]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+        command = [
+            sys.executable,
+            "-m",
+            "harness.race.forkserver",
+            str(theirs.fileno()),
+            str(int(self._forks)),
+        ]
+        self._server = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # Its own session: Ctrl-C at the terminal reaches the referee alone, which then cleans up.
+            start_new_session=True,
+        )
+        theirs.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(device: torch.device, threads: int) -> Sandbox:
+    return Sandbox(device, threads)
+
+
+def shared_sandbox(device: torch.device, threads: int, memory_bytes: int, devices: int = 1) -> Sandbox:
+    """The sandbox of this process, kept between trials: a warm start takes a tenth of a second."""
+    sandbox = _kept(device, threads)
+    sandbox.memory_bytes, sandbox.devices = memory_bytes, devices
+    return sandbox

@@ -1,0 +1,1 @@
+"""What is written down: tables, W&B, noise floor, imported logs."""

@@ -1,0 +1,118 @@
+"""Mirrors trial and evaluation rows to Weights & Biases. Whatever happens to the mirror, a trial does not notice."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.records.tables import Row
+
+_FINISH_SECONDS = 60.0
+_INIT_SECONDS = 30.0
+_SPLITS = ("validation", "validation_loss", "test", "test_loss", "train_loss")
+
+
+class WandbMirror:
+    """One W&B run per trial: group = workload/submission, config = the composed configuration, summary = the trial row.
+
+    Curves are kept over charged seconds and over steps. In mode `off` it does nothing; every failure is said once and
+    ends the mirroring of this trial alone.
+    """
+
+    def __init__(
+        self, mode: str, project: str, entity: str | None, results: Path, say: Callable[[str], object]
+    ) -> None:
+        self._mode = mode
+        self._project = project
+        self._entity = entity
+        self._results = results
+        self._say = say
+        self._run: Any = None
+
+    def start(self, *, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
+        """Begin the run of one trial."""
+        if self._mode == "off":
+            return
+        self._guarded(lambda: self._start(workload, submission, name, config))
+
+    def evaluation(self, row: Row) -> None:
+        """Add one evaluation row to the curves."""
+        if self._run is not None:
+            self._guarded(lambda: self._run.log(_curves(row)))
+
+    def finish(self, row: Row) -> None:
+        """Keep the trial row as the summary and end the run, waiting for uploads a limited time."""
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+
+        def close() -> None:
+            run.summary.update({name: _plain(value) for name, value in row.items()})
+            run.finish(exit_code=0 if row["status"] not in ("crashed", "refused") else 1)
+
+        # A dead network must not hold up the next trial: the rows are on disk already.
+        closer = threading.Thread(target=lambda: self._guarded(close), daemon=True)
+        closer.start()
+        closer.join(_FINISH_SECONDS)
+        if closer.is_alive():
+            self._say(
+                f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it (make sync uploads later)"
+            )
+
+    def _start(self, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
+        import wandb
+
+        (self._results / "wandb").mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_INIT_SECONDS,
+            disable_git=True,
+            disable_code=True,
+            # Its sampling of the system would take time from the trainer.
+            x_disable_stats=True,
+        )
+        self._run = wandb.init(
+            mode="offline" if self._mode == "offline" else "online",
+            project=self._project,
+            entity=self._entity,
+            dir=str(self._results),
+            group=f"{workload}/{submission}",
+            job_type="trial",
+            name=name,
+            config=config,
+            settings=settings,
+            reinit="create_new",
+        )
+        for axis in ("charged_seconds", "step"):
+            self._run.define_metric(axis, hidden=True)
+            self._run.define_metric(f"by_{axis}/*", step_metric=axis)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever W&B raises, the trial and its rows come first
+            self._run = None
+            text = " ".join(str(error).split())[:200]
+            self._say(f"W&B: {type(error).__name__}: {text}. Rows are kept on disk; going on without it.")
+
+
+def _curves(row: Row) -> dict[str, Any]:
+    """One evaluation for W&B: every value once over charged seconds and once over steps."""
+    values = {name: row[name] for name in _SPLITS if row[name] is not None}
+    values |= {f"reported/{name}": value for name, value in json.loads(row["reported"]).items()}
+    curves: dict[str, Any] = {"charged_seconds": row["charged_seconds"], "step": row["step"]}
+    for name, value in values.items():
+        curves[f"by_charged_seconds/{name}"] = value
+        curves[f"by_step/{name}"] = value
+    return curves
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.isoformat() if hasattr(value, "isoformat") else value

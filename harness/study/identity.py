@@ -1,0 +1,112 @@
+"""What one study and one trial are: what they share, where their rows lie, which seed they have. Runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from harness.config import RulesetConfig, StudyConfig, WorkloadConfig
+from harness.plugins.entries import source_of
+from harness.plugins.search import deal, resolve_overrides
+from harness.plugins.submission import Submission, load_submission
+from harness.records.tables import Records, TrialKey
+from harness.study.hardware import Machine, departures, this_machine
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study with everything that its trials share. `points`: hyperparameters of its trials, in their order."""
+
+    config: StudyConfig
+    submission: Submission
+    points: list[dict[str, Any]]
+    machine: Machine
+    unofficial: list[str]
+    """Why its rows are not official under the name of the hardware that was asked for; empty where they are."""
+
+
+def describe(config: StudyConfig) -> Study:
+    """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
+    submission = load_submission(config.submission)
+    hardware = config.hardware
+    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
+    unofficial = []
+    if hardware.machine is not None:
+        unofficial = departures(machine, hardware.machine)
+        if config.workload.name not in hardware.seconds_per_step:
+            unofficial.append(f"no seconds per step of {config.workload.name} are frozen")
+    return Study(
+        config=config,
+        submission=submission,
+        points=_points(config, submission),
+        machine=machine,
+        unofficial=unofficial,
+    )
+
+
+def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:
+    """The point of each trial: from the search space where the ruleset tunes, with `hp` written over it."""
+    ruleset = config.ruleset
+    points = [submission.hyperparameters] * ruleset.trials
+    if ruleset.tuning == "search_space":
+        # No workload in the seed: a submission tries the same points on all of them, as AlgoPerf has it.
+        seed = int.from_bytes(_digest(f"{ruleset.name}/{ruleset.version}/points/{config.seed}")[:4], "big")
+        points = deal(submission.space, study=config.study, studies=ruleset.studies, trials=ruleset.trials, seed=seed)
+    return [dict(resolve_overrides(point, config.hp)) for point in points]
+
+
+def trial_key(study: Study, trial: int, records: Records | None = None) -> TrialKey:
+    """Where the rows of a trial lie: its id is a hash over all that may change its result, the machine included.
+
+    `records`: where `make retry` may have asked for the trial again; then the id is that of the newest attempt.
+    """
+    attempt = 0
+    while True:
+        key = _attempt_key(study, trial, attempt)
+        if records is None or not records.is_retried(key):
+            return key
+        attempt += 1
+
+
+def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
+    config = study.config
+    identity = {
+        "ruleset": [config.ruleset.name, config.ruleset.version],
+        "workload": [config.workload.name, workload_hash(config.workload)],
+        "submission": [study.submission.name, study.submission.content_hash],
+        "hyperparameters": study.points[trial],
+        "hardware": [
+            study.machine.hardware,
+            study.machine.fingerprint,
+            # A value frozen later makes another budget, hence another trial.
+            config.hardware.seconds_per_step.get(config.workload.name),
+            bool(study.unofficial),
+        ],
+        "evaluate_every_steps": config.evaluate_every_steps,
+        "study": config.study,
+        "trial": trial,
+        "seed": config.seed,
+        **({"attempt": attempt} if attempt else {}),
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return TrialKey(config.workload.name, study.submission.name, digest[:16])
+
+
+def trial_seed(ruleset: RulesetConfig, workload: str, study: int, trial: int, seed: int) -> int:
+    """The trial's seed: the same for all submissions, so that comparisons are paired."""
+    text = f"{ruleset.name}/{ruleset.version}/{workload}/{study}/{trial}/{seed}"
+    return int.from_bytes(_digest(text)[:8], "big") >> 1
+
+
+def workload_hash(config: WorkloadConfig) -> str:
+    """SHA-256 over what makes the workload what it is: its configuration and the source of its modules."""
+    values = TypeAdapter(WorkloadConfig).dump_python(config)
+    return hashlib.sha256((json.dumps(values, sort_keys=True) + source_of(config.entry)).encode()).hexdigest()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,123 @@
+"""The rows of the two tables, from what the referee saw."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+
+from harness.api import Target
+from harness.config import ROOT
+from harness.race.outcome import Observation, Outcome, TrialSpec
+from harness.records.tables import Row, TrialKey, finite_or_none
+from harness.study.hardware import git_revision
+from harness.study.identity import Study, workload_hash
+
+
+def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -> Row:
+    """One row of the evaluations table."""
+    test = seen.test or {}
+    others = {f"validation_{name}": value for name, value in seen.validation.items() if name not in (metric, "loss")}
+    others |= {f"test_{name}": value for name, value in test.items() if name not in (metric, "loss")}
+    return {
+        "trial_id": key.trial_id,
+        "evaluation": number,
+        "step": seen.step,
+        "examples": seen.examples,
+        "charged_seconds": seen.charged_seconds,
+        "validation": seen.validation[metric],
+        "validation_loss": seen.validation["loss"],
+        "test": test.get(metric),
+        "test_loss": test.get("loss"),
+        "train_loss": seen.reported.get("train_loss"),
+        "other_metrics": json.dumps(others),
+        "reported": json.dumps(seen.reported),
+    }
+
+
+def observation_of(row: Row, metric: str) -> Observation:
+    """The evaluation that `evaluation_row` made this row of."""
+    others = json.loads(row["other_metrics"])
+    validation, test = (
+        {metric: row[split], "loss": row[f"{split}_loss"]}
+        | {name.removeprefix(f"{split}_"): value for name, value in others.items() if name.startswith(f"{split}_")}
+        for split in ("validation", "test")
+    )
+    return Observation(
+        step=row["step"],
+        examples=row["examples"],
+        charged_seconds=row["charged_seconds"],
+        validation=validation,
+        test=None if row["test"] is None else test,
+        reported=json.loads(row["reported"]),
+    )
+
+
+def trial_row(
+    study: Study, trial: int, key: TrialKey, spec: TrialSpec, outcome: Outcome, started_at: datetime.datetime
+) -> Row:
+    """One row of the trials table."""
+    config, machine = study.config, study.machine
+    target = config.workload.target
+    seen = outcome.observations
+    hit = next((one for one in seen if target.is_reached_by(one.validation[target.metric])), None)
+    best = _best(seen, target)
+    last = seen[-1] if seen else None
+    return {
+        "trial_id": key.trial_id,
+        "ruleset": config.ruleset.name,
+        "ruleset_version": config.ruleset.version,
+        "study": config.study,
+        "trial": trial,
+        "seed": spec.seed,
+        "hyperparameters": json.dumps(study.points[trial], sort_keys=True),
+        "status": str(outcome.status),
+        "reason": outcome.reason,
+        "pruned_by": outcome.pruned_by,
+        "target_metric": target.metric,
+        "target_goal": target.goal,
+        "target_validation": target.validation,
+        "target_test": target.test,
+        "max_runtime": spec.max_runtime,
+        "eval_period": spec.eval_period,
+        "evaluate_every_steps": spec.evaluate_every_steps,
+        "time_to_target": hit.charged_seconds if hit else math.inf,
+        "steps_to_target": float(hit.step) if hit else math.inf,
+        "examples_to_target": float(hit.examples) if hit else math.inf,
+        "best_validation": finite_or_none(best.validation[target.metric]) if best else None,
+        "test_at_best": finite_or_none(best.test[target.metric]) if best and best.test else None,
+        "steps": last.step if last else 0,
+        "examples": last.examples if last else 0,
+        "charged_seconds": outcome.charged_seconds,
+        "evaluation_seconds": outcome.evaluation_seconds,
+        "total_seconds": outcome.total_seconds,
+        "first_step_seconds": outcome.first_step_seconds,
+        "median_step_seconds": outcome.median_step_seconds,
+        "p90_step_seconds": outcome.p90_step_seconds,
+        "peak_host_bytes": outcome.peak_host_bytes,
+        "peak_device_bytes": outcome.peak_device_bytes,
+        "energy_joules": outcome.energy_joules,
+        "resumes": outcome.resumes,
+        "hardware": machine.hardware,
+        "hardware_fingerprint": machine.fingerprint,
+        "unofficial": bool(study.unofficial),
+        "device": machine.device_name,
+        "threads": machine.threads,
+        "frozen": outcome.frozen,
+        "sandboxed": False,  # limits and a process group, but the file system and the network stay open to the trainer
+        "versions": json.dumps(machine.versions),
+        "git_revision": git_revision(ROOT),
+        "submission_hash": study.submission.content_hash,
+        "workload_hash": workload_hash(config.workload),
+        "data_hash": config.workload.data_hash(),
+        "source": "timetrial",
+        "started_at": started_at,
+    }
+
+
+def _best(seen: list[Observation], target: Target) -> Observation | None:
+    best: Observation | None = None
+    for one in seen:
+        if target.is_better(one.validation[target.metric], best.validation[target.metric] if best else None):
+            best = one
+    return best

@@ -1,0 +1,225 @@
+"""Runs the trials of one study that have no row yet, and writes their rows. A Hydra job is one study."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from harness.api import TrialStatus
+from harness.config import ROOT, StudyConfig, WorkloadConfig
+from harness.plugins.data import data_folder, load_verified
+from harness.plugins.entries import create_workload
+from harness.race.judge import Judge
+from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
+from harness.race.referee import Referee
+from harness.race.sandbox import shared_sandbox
+from harness.records.tables import Journal, Records, Row, TrialKey
+from harness.records.tracking import WandbMirror
+from harness.study.budget import seconds_per_step, trial_spec
+from harness.study.continuation import TrialJournal
+from harness.study.hardware import git_revision
+from harness.study.identity import Study, describe, trial_key, trial_seed
+from harness.study.progress import TrialProgress
+from harness.study.pruning import Limit, board_limit_of, trial_limit
+from harness.study.rows import evaluation_row, trial_row
+
+
+def run_study(config: StudyConfig, console: Console) -> None:
+    """Run what is missing of one study.
+
+    Raises ConfigError or DataError where it cannot start or go on; finished trials stay finished.
+    """
+    # As the trainer. With torch's own choice, all cores, the evaluations of two studies side by side on two cores fight
+    # for them: those of flights_delay took 4.6 seconds each instead of 0.13.
+    torch.set_num_threads(config.hardware.threads)
+    study = describe(config)
+    records = Records(config.results / "runs")
+    keys = [trial_key(study, trial, records) for trial in range(config.ruleset.trials)]
+    if all(records.is_done(key) for key in keys):
+        return
+    seconds = seconds_per_step(config, study.machine, console)
+    max_runtime = config.workload.budget.steps * seconds * config.ruleset.budget_factor
+    board = board_limit_of(study, records)
+    for trial, key in enumerate(keys):
+        if not records.is_done(key):
+            limit = trial_limit(study, records, board)
+            _run_trial(study, trial, key, records, max_runtime=max_runtime, limit=limit, console=console)
+            for folder in (_scratch(config, key), _checkpoints(config, key)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_trial(
+    study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, limit: Limit, console: Console
+) -> None:
+    with records.journal(key) as journal:
+        if records.is_done(key):  # by another job, between the question and the lock
+            return
+        lines = journal.lines()
+        if lines and lines[-1]["kind"] == "end":
+            # The trial was over when something stopped its rows from being written: they are written now.
+            records.finish(key, _revived(lines[-1]["trial"]), lines[-1]["evaluations"])
+            return
+        spec = _spec(study, trial, max_runtime, limit)
+        if limit.seconds == 0.0:
+            outcome = Outcome(TrialStatus.PRUNED, f"not run: {limit.reason}", pruned_by=limit.reason)
+            records.finish(key, trial_row(study, trial, key, spec, outcome, _now()), [])
+            console.print(f"{_title(study, trial, key)}  not run: {limit.reason}", soft_wrap=True)
+            return
+        _race(study, trial, key, records, journal, spec, console)
+
+
+def _race(
+    study: Study,
+    trial: int,
+    key: TrialKey,
+    records: Records,
+    journal: Journal,
+    spec: TrialSpec,
+    console: Console,
+) -> None:
+    config = study.config
+    judge = judge_of(config.workload, study.machine.device)
+    title = _title(study, trial, key)
+    mirror = WandbMirror(
+        config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
+    )
+    mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, spec))
+    metric = config.workload.target.metric
+    conditions = {"max_runtime": spec.max_runtime, "git_revision": git_revision(ROOT)}
+    notes = TrialJournal(journal, _checkpoints(config, key), metric=metric, conditions=conditions)
+    rows: list[Row] = []
+    with TrialProgress(console, title, config.workload.target, spec.max_runtime) as progress:
+
+        def show(observation: Observation) -> Row:
+            row = evaluation_row(key, len(rows), observation, metric)
+            rows.append(row)
+            mirror.evaluation(row)
+            progress.evaluation(observation)
+            return row
+
+        def race(past: Continuation | None) -> Outcome:
+            rows.clear()
+            if past is None:
+                notes.start({"trial_id": key.trial_id, "started_at": _now()})
+            machine = study.machine
+            sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+            return Referee(judge, sandbox).run(
+                spec,
+                _scratch(config, key),
+                on_evaluation=lambda observation: notes.evaluation(show(observation)),
+                on_tick=progress.tick,
+                on_checkpoint=notes.checkpoint,
+                continuation=past,
+                on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
+            )
+
+        outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
+        row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
+        _keep_log(config, key, outcome)
+        journal.append("end", {"trial": row, "evaluations": rows})
+        records.finish(key, row, rows)
+        progress.end(row)
+    mirror.finish(row)
+
+
+def _continued_or_anew(
+    race: Callable[[Continuation | None], Outcome], notes: TrialJournal, say: Callable[[str], object]
+) -> Outcome:
+    """The outcome of a trial that goes on from its last checkpoint, if it can, or starts at the beginning."""
+    past = notes.resume()
+    if past is not None:
+        step, seconds = past.checkpoint.step, past.checkpoint.charged_seconds
+        say(f"goes on from its checkpoint at step {step}, {seconds:.1f} s")
+        try:
+            return race(past)
+        except NotContinued as error:
+            say(f"cannot go on from its checkpoint at step {step} and starts again at the beginning: {error}")
+    return race(None)
+
+
+def _spec(study: Study, trial: int, max_runtime: float, limit: Limit) -> TrialSpec:
+    config = study.config
+    return trial_spec(
+        config,
+        study.submission,
+        study.points[trial],
+        seed=trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed),
+        target=config.workload.target,
+        max_runtime=max_runtime,
+        eval_period=max_runtime / config.workload.budget.evaluations,
+        prune_at=limit.seconds if math.isfinite(limit.seconds) else None,
+        pruned_by=limit.reason,
+    )
+
+
+def _title(study: Study, trial: int, key: TrialKey) -> str:
+    ruleset = study.config.ruleset
+    number = f"  study {study.config.study} trial {trial}" if ruleset.studies * ruleset.trials > 1 else ""
+    return f"{key.workload:<18} {key.submission:<20}{number}"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _described(study: Study, spec: TrialSpec) -> dict[str, Any]:
+    """The composed configuration, for W&B."""
+    composed: dict[str, Any] = TypeAdapter(StudyConfig).dump_python(study.config, mode="json")
+    return {
+        **composed,
+        "hyperparameters": spec.hyperparameters,
+        "trial_seed": spec.seed,
+        "machine": study.machine.description,
+    }
+
+
+def _scratch(config: StudyConfig, key: TrialKey) -> Path:
+    return config.results / "runs" / "scratch" / key.trial_id
+
+
+def _checkpoints(config: StudyConfig, key: TrialKey) -> Path:
+    """Where the referee keeps what a trial goes on from: the trainer's own folder is emptied when it starts."""
+    return config.results / "runs" / "checkpoints" / key.trial_id
+
+
+def _keep_log(config: StudyConfig, key: TrialKey, outcome: Outcome) -> None:
+    """Keep what a trial printed, where it printed anything."""
+    if not outcome.log:
+        return
+    path = config.results / "runs" / "logs" / f"{key.trial_id}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(outcome.log)
+    except OSError:
+        # A log is no result; the rows, which are written next, say clearly when the disk is full.
+        path.unlink(missing_ok=True)
+
+
+def _revived(row: Mapping[str, Any]) -> Row:
+    return {**row, "started_at": datetime.datetime.fromisoformat(row["started_at"])}
+
+
+def judge_of(workload: WorkloadConfig, device: torch.device) -> Judge:
+    """The judge of a workload with its validation and test data. Raises DataError where these have changed."""
+    return _judge(json.dumps(TypeAdapter(WorkloadConfig).dump_python(workload), sort_keys=True), str(device))
+
+
+@functools.lru_cache(maxsize=1)
+def _judge(description: str, device: str) -> Judge:
+    """The judge of a workload, kept for the next trial on it. `description` is the whole workload as JSON."""
+    config = TypeAdapter(WorkloadConfig).validate_json(description)
+    workload = create_workload(config.entry, config.options)
+    validation, test = (
+        load_verified(workload, split, data_folder(), config.data[split]) for split in ("validation", "test")
+    )
+    return Judge(workload, torch.device(device), validation, test, config.eval_batch_size)

@@ -1,0 +1,1 @@
+"""What a submission sees. Nothing here knows of referees."""

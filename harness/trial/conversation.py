@@ -1,0 +1,82 @@
+"""What passes between a trial and whoever judges it: conditions, the word to go on, the hand-over. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from harness.api import Target
+from harness.trial.checkpoint import State
+
+
+class TrialOver(Exception):  # noqa: N818 - it is the normal end of a trial, not an error
+    """The referee has stopped the clock, or the submission has finished: a normal end. Let it pass through `train`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the referee saw at one moment, as the submission gets to know it. Never holds anything of the test split."""
+
+    step: int
+    charged_seconds: float
+    validation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is fixed for a trial before it starts."""
+
+    seed: int
+    device: torch.device
+    batch_size_hint: int
+    step_hint: int
+    target: Target
+    budget_seconds: float
+    eval_period: float
+    evaluate_every_steps: int | None = None
+
+
+@dataclass
+class Go:
+    """The referee's word that the trainer may run on, with what it has seen so far."""
+
+    charged_seconds: float
+    evaluation: Evaluation | None = None
+    checkpoint: bool = False
+    """Whether a checkpoint is due."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the trainer says of itself when it hands over its weights."""
+
+    step: int
+    examples: int
+    is_finished: bool
+    reported: dict[str, float]
+
+
+class HandOver(Protocol):
+    """Gives the weights to whoever judges them and waits for the word to go on; None: the clock has stopped."""
+
+    def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
+        """Hand over; return when the trial goes on (Go) or is over (None)."""
+
+
+class Checkpoints(Protocol):
+    """Keeps the state of a trial, and gives a trial that goes on after a kill the state that it goes on from."""
+
+    is_continued: bool
+    """Whether there is such a state."""
+
+    def write(self, state: State) -> Go | None:
+        """Keep `state`; return when the trial goes on. None: it could not be kept, and the clock has not stopped."""
+
+    def read(self) -> State:
+        """The state to go on from."""
+
+    def restored(self, step: int) -> Go:
+        """Say that the trial stands at `step` again; return when it goes on."""

@@ -1,0 +1,234 @@
+"""The machinery behind a trial: when an evaluation is due, what happens around it, how a killed trial catches up.
+
+The submission's side of it is `trial.py`.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.trial.checkpoint import (
+    CannotContinue,
+    Named,
+    State,
+    load_model_state,
+    load_random_state,
+    model_state,
+    random_state,
+)
+from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, Progress, TrialOver
+from harness.trial.order import Order, stream_seed
+from harness.trial.ranks import Ranks, Turn
+
+
+class Streams:
+    """Everything random in a trial that a checkpoint must hold: the order of the data, the submission's generator."""
+
+    def __init__(self, conditions: Conditions, examples: int) -> None:
+        self._seed = conditions.seed
+        self._device = conditions.device
+        self._examples = examples
+        self._batch_norm_draws = 0
+        self.order = Order(examples, stream_seed(conditions.seed, "data"), conditions.device)
+        self.generator = torch.Generator().manual_seed(stream_seed(conditions.seed, "submission"))
+
+    def new_batch_norm_order(self) -> Order:
+        """An order of its own for each refresh of batch norm, so that the order of training batches stays."""
+        self._batch_norm_draws += 1
+        seed = stream_seed(self._seed, f"batch norm {self._batch_norm_draws}")
+        return Order(self._examples, seed, self._device)
+
+    def state(self) -> State:
+        """Where all streams stand, the global ones included."""
+        return {
+            "random": random_state(self._device),
+            "generator": self.generator.get_state(),
+            "order": self.order.state(),
+            "batch_norm_draws": self._batch_norm_draws,
+        }
+
+    def load(self, state: State) -> None:
+        """Go on where `state` was taken."""
+        self.order.load(state["order"])
+        self._batch_norm_draws = state["batch_norm_draws"]
+        self.generator.set_state(state["generator"])
+        load_random_state(state["random"], self._device)
+
+
+class Pace:
+    """Counts steps, keeps the trainer's own clock, evaluates where it is due, and catches up after a kill."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        streams: Streams,
+        conditions: Conditions,
+        hand_over: HandOver,
+        ranks: Ranks | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.step = 0
+        self.examples = 0
+        self.is_over = False
+        self.evaluations: list[Evaluation] = []
+        self.before: list[Callable[[], object]] = []
+        self.after: list[Callable[[], object]] = []
+        self.reported: dict[str, float | Tensor] = {}
+        self.named = Named()
+        self.step_ends: array.array[float] = array.array("d")
+        """Charged seconds at the end of each step, on the trainer's clock, for the record."""
+        self._model = model
+        self._streams = streams
+        self._conditions = conditions
+        self._hand_over = hand_over
+        self._ranks = ranks
+        self._checkpoints = checkpoints
+        self._is_behind = checkpoints is not None and checkpoints.is_continued
+        self._charged_at_go = 0.0
+        self._seconds_of_first = 0.0
+        self._went_at = time.perf_counter()
+        self._evaluation_due = 0.0
+        self._next_evaluation_at = 0.0
+        self._next_evaluation_step = 0
+
+    # --- steps and the clock ---
+
+    def end_step(self) -> None:
+        """Count a step and evaluate where one is due. Raises TrialOver when the clock has stopped."""
+        if self._is_behind:
+            # The checkpoint was written at this place of the loop. The first step of a trial that goes on has built,
+            # and compiled, what the state is loaded into; nothing else of that step stays.
+            self._catch_up()
+            return
+        self.named.check_claimed()
+        self.step += 1
+        now = time.perf_counter()
+        self.step_ends.append(self._charged_at_go + now - self._went_at)
+        if self._ranks is not None:
+            self._end_step_together(self._ranks, now)
+        elif self._is_due(now):
+            self._evaluate(is_finished=False)
+
+    def finish(self) -> None:
+        """Have the weights judged as they are now. Raises TrialOver, the normal end."""
+        if self._ranks is not None and not self.is_over:
+            self._meet(self._ranks, Turn.FINISH)
+        self._evaluate(is_finished=True)
+        raise TrialOver
+
+    def seconds(self) -> float:
+        """Charged seconds so far; with several ranks, rank 0's at the end of the last step."""
+        if self._ranks is not None:
+            return self._seconds_of_first
+        return self._charged_at_go + time.perf_counter() - self._went_at
+
+    def go(self, word: Go) -> None:
+        """Start, or go on after an evaluation, from the referee's word."""
+        self._evaluation_due = word.charged_seconds + self._conditions.eval_period
+        if self._conditions.evaluate_every_steps is not None:
+            self._next_evaluation_step = self.step + self._conditions.evaluate_every_steps
+        self._run_on(word)
+
+    def _run_on(self, word: Go) -> None:
+        self._charged_at_go = self._seconds_of_first = word.charged_seconds
+        self._went_at = time.perf_counter()
+        self._next_evaluation_at = self._went_at + self._evaluation_due - word.charged_seconds
+
+    def _is_due(self, now: float) -> bool:
+        if self._conditions.evaluate_every_steps is None:
+            return now >= self._next_evaluation_at
+        return self.step >= self._next_evaluation_step
+
+    # --- several ranks ---
+
+    def _end_step_together(self, ranks: Ranks, now: float) -> None:
+        """Rank 0 decides by its clock whether all evaluate."""
+        if self.is_over:
+            raise TrialOver
+        turn = self._meet(ranks, Turn.EVALUATE if self._is_due(now) else Turn.GO_ON)
+        if turn is Turn.EVALUATE:
+            self._evaluate(is_finished=False)
+
+    def _meet(self, ranks: Ranks, turn: Turn) -> Turn:
+        turn, self._seconds_of_first = ranks.meet(
+            turn, step=self.step, seconds=self._charged_at_go + time.perf_counter() - self._went_at
+        )
+        return turn
+
+    # --- evaluations ---
+
+    def _evaluate(self, *, is_finished: bool) -> None:
+        if self.is_over:
+            raise TrialOver
+        if self._is_behind:
+            raise CannotContinue("the submission finished within its first step, where it had not before")
+        for function in self.before:
+            function()
+        numbers = {name: float(value) for name, value in self.reported.items()}
+        reported = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        word = self._hand_over(self._model, Progress(self.step, self.examples, is_finished, reported))
+        if word is None:
+            self.is_over = True
+            raise TrialOver
+        self.go(word)
+        if word.evaluation is not None:
+            self.evaluations.append(word.evaluation)
+        for function in self.after:
+            function()
+        if word.checkpoint and self._checkpoints is not None and self.named.is_said:
+            # Only now are the weights those of training again.
+            kept = self._checkpoints.write(self._state())
+            if kept is not None:
+                self._run_on(kept)
+
+    # --- going on after a kill ---
+
+    def _state(self) -> State:
+        """Everything that later steps depend on; tensors are those of the running trial."""
+        return {
+            "model": model_state(self._model),
+            "resumable": self.named.states(),
+            **self._streams.state(),
+            "ranks_may_differ": self._ranks is not None and self._ranks.may_differ,
+            "step": self.step,
+            "examples": self.examples,
+            "reported": {name: float(value) for name, value in self.reported.items()},
+            "evaluations": [(seen.step, seen.charged_seconds, seen.validation) for seen in self.evaluations],
+            "evaluation_due": self._evaluation_due,
+            "next_evaluation_step": self._next_evaluation_step,
+            "step_ends": self.step_ends.tobytes(),
+        }
+
+    def _catch_up(self) -> None:
+        """Load the state of the checkpoint, say so, go on from there. Raises CannotContinue where it does not fit."""
+        assert self._checkpoints is not None
+        try:
+            self._load(self._checkpoints.read())
+        except CannotContinue:
+            raise
+        except Exception as error:  # a file of another version of the harness, too
+            raise CannotContinue(f"the checkpoint cannot be loaded ({type(error).__name__}: {error})") from error
+        self._is_behind = False
+        self._run_on(self._checkpoints.restored(self.step))
+
+    def _load(self, state: State) -> None:
+        load_model_state(self._model, state["model"])
+        self.named.load(state["resumable"])
+        if self._ranks is not None:
+            self._ranks.may_differ = state["ranks_may_differ"]
+        self.step, self.examples = state["step"], state["examples"]
+        self.reported.clear()
+        self.reported.update(state["reported"])
+        self.evaluations[:] = [Evaluation(*seen) for seen in state["evaluations"]]
+        self._evaluation_due = state["evaluation_due"]
+        self._next_evaluation_step = state["next_evaluation_step"]
+        del self.step_ends[:]
+        self.step_ends.frombytes(state["step_ends"])
+        # Last, because loading may draw.
+        self._streams.load(state)

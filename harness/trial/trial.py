@@ -1,0 +1,264 @@
+"""What a submission sees of its trial: model, batches, loss, hints, clock, hooks. Names no workload, judges nothing."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss
+from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
+from harness.trial.pace import Pace, Streams
+from harness.trial.parameter_kinds import kinds_of
+from harness.trial.ranks import Ranks
+
+
+class Trial:
+    """One training run, as its submission sees it.
+
+    Write an ordinary loop over `batches()`; it ends by itself when the referee stops the clock. See DESIGN, section 4.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        model: nn.Module,
+        train_set: Examples,
+        conditions: Conditions,
+        hand_over: HandOver,
+        ranks: Ranks | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.model = model
+        """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
+        self.train_set = train_set
+        """Map-style access to the training split: `len`, `[i]`, and `gather(index)` for whole batches."""
+        self.step_hint = conditions.step_hint
+        """Steps over which a schedule should run out."""
+        self.batch_size_hint = conditions.batch_size_hint
+        """The batch size that the target was set with."""
+        self.loss_kind: LossKind = workload.loss_kind
+        """What the training loss is."""
+        self.target = conditions.target
+        """Metric, goal and value on the validation split."""
+        self.budget_seconds = conditions.budget_seconds
+        """Charged seconds after which the trial is over."""
+        streams = Streams(conditions, len(train_set))
+        pace = Pace(model, streams, conditions, hand_over, ranks, checkpoints)
+        self.evaluations: list[Evaluation] = pace.evaluations
+        """The validation history, oldest first, for self-tuning."""
+        self.seed = conditions.seed
+        """The trial's seed, the same for every submission of this study and trial."""
+        self.device = conditions.device
+        """Where the model and the batches are."""
+        self.generator: torch.Generator = streams.generator
+        """A CPU generator of the submission's own, equal on all ranks: drawing changes no batch, no dropout mask."""
+        self.rank = 0 if ranks is None else ranks.rank
+        """Number of this trainer among the data-parallel trainers of the trial: one on each device."""
+        self.world_size = 1 if ranks is None else ranks.world_size
+        """How many data-parallel trainers the trial has."""
+        self.parameter_kinds: dict[str, ParameterKind] = kinds_of(model)
+        """Role of each parameter, by its name in `model.named_parameters()`."""
+
+        self._workload = workload
+        self._ranks = ranks
+        self._streams = streams
+        self._pace = pace
+
+    # --- data ---
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Endless shuffled training batches; one iteration is one step, and evaluations happen between iterations."""
+        while not self._pace.is_over:
+            yield self.next_batch(batch_size)
+            try:
+                self.end_step()
+            except TrialOver:
+                return
+
+    def next_batch(self, batch_size: int | None = None) -> Batch:
+        """The next shuffled training batch: every example comes once before any comes again.
+
+        `batch_size` is that of all ranks together; each gets its part of the batch. Raises ConfigError where it is less
+        than 1 or does not divide by `world_size`.
+        """
+        index = self._streams.order.draw(batch_size or self.batch_size_hint)
+        self._pace.examples += len(index)
+        if self._ranks is not None:
+            index = self._ranks.share(index)
+        return self.train_set.gather(index)
+
+    def end_step(self) -> None:
+        """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
+        self._pace.end_step()
+
+    # --- forward and loss ---
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Forward pass of the model on a batch, in whatever mode (train or eval) the model is."""
+        return self._workload.outputs(self.model, batch)
+
+    def loss(
+        self,
+        batch: Batch,
+        *,
+        outputs: Tensor | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """The workload's training loss; padding and masked labels never count.
+
+        `reduction`: `mean` or `sum` over what counts, both scalars, or `none`: the mean of each example, [batch]. With
+        several ranks, scalars are of the whole batch and equal on all; `none` is of this rank's examples.
+        `outputs`: as returned by `outputs(batch)`, or made here.
+        Raises ConfigError for another reduction, or a smoothing outside [0, 1).
+        """
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError(f"label_smoothing is {label_smoothing}. Use a number in [0, 1).")
+        if outputs is None:
+            outputs = self._workload.outputs(self.model, batch)
+        losses, weights = self._workload.losses(outputs, batch, label_smoothing)
+        together = self._ranks if self._ranks is not None and self._ranks.averages else None
+        if reduction == "mean":
+            return mean_loss(losses, weights) if together is None else together.mean(losses, weights)
+        if reduction == "sum" and together is not None:
+            return together.sum(losses, weights)
+        if reduction == "sum":
+            return losses.sum() if weights is None else (losses * weights).sum()
+        if reduction == "none":
+            if losses.ndim == 1:
+                return losses if weights is None else losses * weights
+            if weights is None:
+                return losses.flatten(1).mean(dim=1)
+            return (losses * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-12)
+        raise ConfigError(f"reduction is {reduction!r}. Use 'mean', 'sum' or 'none'.")
+
+    # --- the clock ---
+
+    @property
+    def step(self) -> int:
+        """Steps that have ended."""
+        return self._pace.step
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Charged seconds so far, as the trainer's own clock has it; the referee's clock decides.
+
+        With several ranks: rank 0's clock at the end of the last step, so that all see the same.
+        """
+        return self._pace.seconds()
+
+    # --- around evaluations ---
+
+    def before_evaluation(self, function: Callable[[], object]) -> None:
+        """Call `function` before weights are handed over, to swap averaged ones in; its time is charged."""
+        self._pace.before.append(function)
+
+    def after_evaluation(self, function: Callable[[], object]) -> None:
+        """Call `function` when training goes on after an evaluation, to swap them out again; its time is charged."""
+        self._pace.after.append(function)
+
+    def refresh_batch_norm(self, batches: int) -> None:
+        """Recompute the running statistics of batch norm layers as plain means over `batches` fresh training batches.
+
+        For averaged weights, whose statistics no training step has seen. Charged; draws from a stream of its own, so
+        the order of training batches stays. Leaves the model in the mode that it was in. Raises ConfigError if
+        batches < 1.
+        """
+        if batches < 1:
+            raise ConfigError(f"refresh_batch_norm got {batches} batches. Use at least 1.")
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        was_training = self.model.training
+        order = self._streams.new_batch_norm_order()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a plain mean over all batches
+        self.model.train()
+        with torch.no_grad():
+            for _ in range(batches):
+                index = order.draw(self.batch_size_hint)
+                self.outputs(self.train_set.gather(index if self._ranks is None else self._ranks.share(index)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.model.train(was_training)
+
+    def set_dropout(self, probability: float) -> None:
+        """Set the probability of every dropout layer; no effect where the model has none.
+
+        Raises ConfigError outside [0, 1).
+        """
+        if not 0.0 <= probability < 1.0:
+            raise ConfigError(f"dropout is {probability}. Use a number in [0, 1).")
+        for module in self.model.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = probability
+
+    def resumable(self, **objects: object) -> None:
+        """Name what a checkpoint must hold beside the model: objects with `state_dict` and `load_state_dict`.
+
+        A trial that never calls this has no checkpoints and starts again after a kill; without objects it says that
+        the model is all. States are loaded at the end of the first step, or here for what is named later.
+        Raises ConfigError for an object without them, or a name given twice.
+        """
+        self._pace.named.add(objects)
+
+    # --- data-parallel trainers ---
+
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
+        """Mean of `tensor` over the ranks, without a gradient: a new tensor; with one rank, the tensor itself.
+
+        All ranks must call it, with tensors of one shape and dtype.
+        """
+        return tensor if self._ranks is None else self._ranks.all_reduce_mean(tensor)
+
+    def local_gradients(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this block nothing is averaged: losses and gradients are of this rank's part of the batch alone.
+
+        For algorithms that decide themselves what the ranks exchange, by `all_reduce_mean`. The weights of rank 0 are
+        judged. No effect with one rank.
+        """
+        return contextlib.nullcontext() if self._ranks is None else self._ranks.local_gradients()
+
+    # --- words to the referee ---
+
+    def log(self, **scalars: float | Tensor) -> None:
+        """Report numbers, kept with the next evaluation in the journal and W&B; never scored.
+
+        `train_loss` has a column of its own. Raises ConfigError for anything that is not one number.
+        """
+        for name, value in scalars.items():
+            is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+            if not is_number:
+                raise ConfigError(
+                    f"log({name}=...) got a {type(value).__name__}, not one number. Log a float or a 0-d tensor."
+                )
+            # Tensors are read when they are handed over: reading one each step would wait for the device each step.
+            self._pace.reported[name] = value.detach() if isinstance(value, Tensor) else value
+
+    def finish(self) -> None:
+        """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""
+        self._pace.finish()
+
+    # --- for the trainer and the debugger ---
+
+    def go(self, word: Go) -> None:
+        """Start, or go on after an evaluation, from the referee's word. Called by the harness."""
+        self._pace.go(word)
+
+    @property
+    def is_over(self) -> bool:
+        """True once the referee has stopped the clock or the submission has finished."""
+        return self._pace.is_over
+
+    @property
+    def step_ends(self) -> array.array[float]:
+        """Charged seconds at the end of each step, on the trainer's clock, for the record."""
+        return self._pace.step_ends

@@ -1,0 +1,121 @@
+"""The small commands: debug, doctor, calibrate, sync, a new submission, and what plain `make` prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.api import ConfigError, DataError
+from harness.commands.skeleton import write_skeleton
+from harness.plugins.submission import load_submission
+from harness.study.hardware import Calibration, step_seconds, this_machine
+from tests.conftest import ROOT
+
+
+def call(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_plain_make_prints_each_target_with_one_line():
+    said = subprocess.run(["make"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    for target in ("bench", "leaderboard", "debug", "data", "doctor", "calibrate", "overhead", "sync", "test", "check"):
+        assert f"make {target} " in said
+
+
+def test_debug_trains_in_one_process_and_records_nothing(tmp_path):
+    step = "++hardware.seconds_per_step.digits_mlp=0.0006"
+    done = call(
+        "harness.commands.debug",
+        "submission=adamw",
+        "workload=digits_mlp",
+        f"results={tmp_path}",
+        step,
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step" in done.stdout
+    assert "target" in done.stdout
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_debug_shows_the_traceback_of_a_submission(tmp_path):
+    write_skeleton(tmp_path / "broken")
+    (tmp_path / "broken" / "submission.py").write_text("def train(trial, hp):\n    raise ValueError('here')\n")
+    step = "++hardware.seconds_per_step.digits_mlp=0.0006"
+    arguments = (f"submission={tmp_path / 'broken'}", "workload=digits_mlp", f"results={tmp_path}", step)
+    done = call("harness.commands.debug", *arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert "submission.py" in done.stderr
+    assert "ValueError: here" in done.stderr
+
+
+def test_doctor_names_the_machine_the_workloads_and_what_is_missing(tmp_path):
+    done = call("harness.commands.doctor", f"results={tmp_path}", folder=tmp_path)
+    for word in ("device", "cores", "digits_mlp", "suite quick"):
+        assert word in done.stdout
+    assert done.returncode in (0, 1)
+
+
+def test_calibrate_measures_and_keeps_seconds_per_step(tmp_path):
+    done = call("harness.commands.calibrate", "workload=digits_mlp", f"results={tmp_path}", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(next((tmp_path / "calibration").iterdir()).read_text())
+    assert 1e-5 < kept["workloads"]["digits_mlp"]["seconds_per_step"] < 1.0
+    assert "ms per step" in done.stdout
+
+
+def test_sync_without_runs_says_so(tmp_path):
+    done = call("harness.records.tracking", f"results={tmp_path}", folder=tmp_path)
+    assert done.returncode == 2
+    assert "no offline runs" in done.stderr
+
+
+def test_an_unknown_option_names_the_near_one(tmp_path):
+    done = call("harness.commands.doctor", "resluts=x", folder=tmp_path)
+    assert done.returncode == 2
+    assert "results" in done.stderr
+
+
+def test_a_new_submission_can_be_loaded_at_once(tmp_path):
+    write_skeleton(tmp_path / "my_rule")
+    assert load_submission(str(tmp_path / "my_rule")).title == "my_rule"
+    with pytest.raises(ConfigError, match="exists already"):
+        write_skeleton(tmp_path / "my_rule")
+    with pytest.raises(ConfigError, match="cannot name"):
+        write_skeleton(tmp_path / "my rule")
+
+
+def test_seconds_per_step_is_a_median_that_leaves_out_the_first_window():
+    points = [(10, 5.0), (20, 6.0), (30, 7.0), (40, 17.0), (50, 18.0)]
+    assert step_seconds(points) == pytest.approx(0.1)
+    with pytest.raises(DataError, match="very busy"):
+        step_seconds(points[:2])
+
+
+def test_a_calibration_holds_for_one_version_of_a_workload(tmp_path):
+    machine = this_machine("local", "cpu", 1, None)
+    calibration = Calibration(tmp_path, machine)
+    calibration.keep("digits_mlp", "version one", 0.25)
+    assert calibration.seconds_per_step("digits_mlp", "version one") == 0.25
+    assert calibration.seconds_per_step("digits_mlp", "version two") is None
+    assert calibration.seconds_per_step("kjv_char_lm", "version one") is None
+
+
+def test_a_damaged_calibration_says_what_mends_it(tmp_path):
+    calibration = Calibration(tmp_path, this_machine("local", "cpu", 1, None))
+    calibration.path.write_text("{")
+    with pytest.raises(DataError, match="make calibrate"):
+        calibration.seconds_per_step("digits_mlp", "any")
+
+
+def test_the_fingerprint_changes_with_the_number_of_threads_and_not_with_the_load():
+    one, again, two = (this_machine("local", "cpu", threads, None).fingerprint for threads in (1, 1, 2))
+    assert one == again
+    assert one != two

@@ -1,0 +1,174 @@
+"""`make leaderboard`: which rows are ranked together, what is printed, what a mistake says."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from harness.api import ConfigError, DataError
+from harness.commands.leaderboard import Choice, main, parse_choice, show
+from tests.conftest import ROOT
+from tests.scoring.scoring_tables import FIRST_DAY, trial_rows, write
+
+LATER = FIRST_DAY + datetime.timedelta(days=1)
+
+
+def printed(runs, *, width=100, **choice):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    show(Choice(results=str(runs.parent), **choice), console)
+    return console.export_text()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    rows = [trial_rows("digits", "adamw", 10.0), trial_rows("digits", "muon", 5.0)]
+    rows += [trial_rows("fashion", "adamw", 1200.0, max_runtime=2000.0), trial_rows("fashion", "muon", math.inf)]
+    write(tmp_path / "runs", rows)
+    return tmp_path / "runs"
+
+
+def test_the_board_shows_scores_ranks_times_steps_and_the_word_for_a_miss(runs):
+    text = printed(runs)
+    assert re.search(r"1 +│ adamw +│ 0\.8333", text)
+    assert re.search(r"2 +│ muon +│ 0\.5000", text)
+    for words in ("10.0 s", "100 steps", "5.00 s", "1,200 s", "out of budget"):
+        assert words in text
+    assert "inf" not in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_line_is_wider_than_the_terminal(tmp_path, width):
+    names = [f"a_workload_with_a_rather_long_name_{n}" for n in range(9)]
+    write(tmp_path / "runs", [trial_rows(w, s, 10.0) for w in names for s in ("schedule_free_adamw", "muon")])
+    text = printed(tmp_path / "runs", width=width)
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= width
+    assert text.count("10.0 s") == 18
+
+
+def test_the_markdown_page_holds_the_same_table(runs):
+    printed(runs)
+    page = (runs.parent / "board" / "leaderboard.md").read_text()
+    assert "| 1 | adamw | 0.8333 |" in page
+    assert "| fashion | **1,200 s, 12,000 steps** | out of budget |" in page
+
+
+def test_rows_that_were_evaluated_by_steps_are_never_ranked(runs):
+    write(runs, [trial_rows("digits", "sgd", 1.0, evaluate_every_steps=100)])
+    text = printed(runs)
+    assert "sgd" not in text
+    assert "left out: 1 trial evaluated by steps" in text
+
+
+@pytest.mark.parametrize("change", [{"hardware": "cluster"}, {"hardware_fingerprint": "ffff"}, {"ruleset": "external"}])
+def test_rows_of_other_hardware_or_rulesets_are_named_and_not_ranked_together(runs, change):
+    write(runs, [trial_rows("digits", "sgd", 1.0, trial_id="other", started_at=LATER, **change)])
+    text = printed(runs)
+    assert re.search(r"1 +│ sgd +│ 1\.0000", text), "the combination used last is ranked"
+    assert "adamw" not in text
+    assert "not ranked with these" in text
+
+
+def test_another_combination_is_chosen_by_its_name(runs):
+    write(runs, [trial_rows("digits", "sgd", 1.0, trial_id="other", started_at=LATER, hardware="cluster")])
+    assert "adamw" in printed(runs, hardware="desk")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"submission_hash": "s2"}, {"hyperparameters": '{"rate": 1}'}, {"seed": 2}, {"workload_hash": "w2"}],
+)
+def test_of_several_contents_of_one_submission_the_newest_counts(tmp_path, change):
+    old = trial_rows("digits", "adamw", 10.0, trial_id="old")
+    new = trial_rows("digits", "adamw", 20.0, trial_id="new", started_at=LATER, **change)
+    write(tmp_path / "runs", [old, new])
+    text = printed(tmp_path / "runs")
+    assert "20.0 s" in text
+    assert "10.0 s" not in text
+    assert "left out: 1 trial" in text
+
+
+def test_workloads_and_submissions_can_be_chosen(runs):
+    text = printed(runs, workload="digits", submission="muon")
+    assert "5.00 s" in text
+    assert "adamw" not in text
+    assert "fashion" not in text
+
+
+def test_a_workload_that_a_submission_has_not_run_is_said_and_counts_as_missed(runs):
+    write(runs, [trial_rows("digits", "sgd", 5.0)])
+    text = printed(runs)
+    assert "not run" in text
+    assert "sgd was not run on fashion: counted as missed" in text
+    assert re.search(r"sgd +│ 0\.5000", text)
+
+
+def test_fewer_studies_than_the_others_is_said(tmp_path):
+    rows = [trial_rows("w", "a", 10.0, study=study) for study in range(3)] + [trial_rows("w", "b", 10.0)]
+    write(tmp_path / "runs", rows)
+    assert "fewer than 3 studies: b on w" in printed(tmp_path / "runs")
+
+
+def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path):
+    rows = [
+        trial_rows(workload, submission, seconds + study, study=study)
+        for workload in "uvw"
+        for submission, seconds in (("quick", 20.0), ("slow", 60.0))
+        for study in range(3)
+    ]
+    write(tmp_path / "runs", rows)
+    text = printed(tmp_path / "runs")
+    assert re.search(r"1 +│ quick +│ 1\.0000 │ 1\.000 to 1\.000 │ +1 │", text)
+    assert re.search(r"2 +│ slow +│ 0\.3\d+ │ 0\.\d+ to 0\.\d+ │ +2 │", text)
+    write(tmp_path / "single" / "runs", rows[::3])
+    assert "interval" not in printed(tmp_path / "single" / "runs")
+
+
+def test_the_board_says_how_trials_ended(runs):
+    assert re.search(r"muon +│ +1 │ +1 │ +2 │", printed(runs))
+
+
+def test_chosen_workloads_alone_are_scored_also_where_the_rules_name_more(tmp_path):
+    rows = [trial_rows(workload, "adam", 10.0, ruleset="algoperf_v0_6") for workload in ("wmt", "ogbg")]
+    write(tmp_path / "runs", rows)
+    assert "1 of 1" in printed(tmp_path / "runs", workload="wmt")
+    assert "2 of 8" in printed(tmp_path / "runs")
+
+
+def test_an_unknown_name_lists_the_near_ones(runs):
+    with pytest.raises(ConfigError, match="Did you mean 'digits'"):
+        show(Choice(results=str(runs.parent), workload="digit"))
+
+
+def test_an_unknown_argument_lists_the_near_ones():
+    with pytest.raises(ConfigError, match="Did you mean 'workload'"):
+        parse_choice(["workloads=digits"])
+
+
+def test_a_bad_metric_names_the_folder_and_the_column(tmp_path):
+    trial, evaluations = trial_rows("digits", "adamw", 10.0)
+    evaluations[0]["validation"] = None
+    write(tmp_path / "runs", [(trial, evaluations)])
+    with pytest.raises(DataError, match=r"runs/evaluations/workload=digits/submission=adamw: column 'validation'"):
+        show(Choice(results=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("argument", "words"), [("results=nowhere", "make bench"), ("colour=red", "colour")])
+def test_nothing_recorded_and_a_mistake_end_with_one_line_and_exit_code_two(tmp_path, argument, words):
+    command = [sys.executable, "-m", "harness.commands.leaderboard", argument]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_the_command_prints_the_board_and_ends_with_zero(runs, capsys):
+    assert main([f"results={runs.parent}", "submission=adamw"]) == 0
+    assert "adamw" in capsys.readouterr().out

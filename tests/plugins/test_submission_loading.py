@@ -1,0 +1,230 @@
+"""A submission's directory is read without running it, and every fault in it is named with its file and line."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.api import ConfigError
+from harness.plugins.submission import load_submission, train_function
+
+YAML = """
+title: Mine
+authors: me
+hyperparameters: {learning_rate: 1e-3, nesterov: true}
+search_space:
+  learning_rate: {min: 1e-4, max: 1e-2, scaling: log}
+"""
+CODE = "def train(trial, hp):\n    return trial, hp\n"
+
+
+def write(folder: Path, *, yaml: str = YAML, code: str | None = CODE, requirements: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "submission.yaml").write_text(yaml)
+    if code is not None:
+        (folder / "submission.py").write_text(code)
+    if requirements is not None:
+        (folder / "requirements.txt").write_text(requirements)
+    return folder
+
+
+def complaint_about(folder: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_submission(str(folder))
+    return str(caught.value)
+
+
+def test_a_directory_anywhere_on_disk_is_a_submission(tmp_path: Path):
+    folder = write(tmp_path / "mine")
+    submission = load_submission(str(folder))
+    assert submission.name == "mine"
+    assert submission.folder == folder
+    assert (submission.title, submission.authors, submission.paper) == ("Mine", "me", "")
+    assert dict(submission.hyperparameters) == {"learning_rate": 0.001, "nesterov": True}
+    assert submission.space.dimensions["learning_rate"].contains(0.005)
+    assert submission.entry is None
+    assert submission.schedule == "constant"
+
+
+def test_a_plain_name_is_looked_up_among_the_submissions(tmp_path: Path):
+    write(tmp_path / "mine")
+    assert load_submission("mine", tmp_path).folder == tmp_path / "mine"
+
+
+def test_an_unknown_name_is_answered_with_its_near_matches(tmp_path: Path):
+    write(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"no submission 'mime' in .* Did you mean 'mine'\?"):
+        load_submission("mime", tmp_path)
+
+
+def test_reading_runs_no_line_of_the_submission(tmp_path: Path):
+    folder = write(tmp_path / "mine", code=f"open({str(tmp_path / 'ran')!r}, 'w')\n{CODE}")
+    load_submission(str(folder))
+    assert not (tmp_path / "ran").exists()
+    train_function(folder, None, "constant")
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("yaml", "complaint"),
+    [
+        (YAML.replace("title", "titel"), "unknown key 'titel'. Did you mean 'title'?"),
+        (YAML.replace("authors: me", ""), "authors is None. Write a line of text."),
+        ("title: Mine\nauthors: me\n", "hyperparameters is None"),
+        (YAML.replace("1e-3", "[1, 2]"), "hyperparameters.learning_rate is [1, 2]"),
+        (YAML.replace("nesterov:", "is nesterov:"), "hyperparameters has the name 'is nesterov'"),
+        (YAML.replace("min: 1e-4", "min: 1"), "search_space.learning_rate has min 1 > max 0.01. Swap them."),
+        (YAML.replace("min: 1e-4", "min: 0"), "with scaling log"),
+        (YAML.replace("  learning_rate:", "  learning_rat:"), "'learning_rat', which is not a hyperparameter"),
+        ("title: {\n", "is not YAML"),
+        ("title: a\ntitle: b\n", "is not YAML"),
+        ("- title\n", "Write a mapping"),
+        (YAML.replace("Mine", "${nowhere}"), "cannot be read"),
+        (YAML + "schedule: warmup_cosine\n", "schedule goes with an entry only"),
+        (YAML + "entry: torch.optim.Adagrad\n", "there is a submission.py as well"),
+    ],
+)
+def test_a_fault_in_submission_yaml_is_named_with_its_file(tmp_path: Path, yaml: str, complaint: str):
+    folder = write(tmp_path / "mine", yaml=yaml)
+    message = complaint_about(folder)
+    assert message.startswith(str(folder / "submission.yaml"))
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "complaint"),
+    [
+        ("import torch\n", 1, "there is no top-level function train(trial, hp)"),
+        ("class Loop:\n    def train(self, hp): ...\n", 1, "there is no top-level function"),
+        ("import torch\ndef train(trial, hp)\n    pass\n", 2, "expected ':'"),
+        ("\n\ndef train(trial): ...\n", 3, "train(trial) cannot be called with two arguments"),
+        ("def train(trial, hp, model): ...\n", 1, "train(trial, hp, model) cannot be called"),
+        ("def train(trial, hp, *, model): ...\n", 1, "train(trial, hp, *, model) cannot be called"),
+        ("async def train(trial, hp): ...\n", 1, "train is no plain function"),
+        ("def train(trial, hp): ...\ndef train(trial): ...\n", 2, "train(trial) cannot be called"),
+    ],
+)
+def test_a_fault_in_submission_py_is_named_with_its_line(tmp_path: Path, code: str, line: int, complaint: str):
+    folder = write(tmp_path / "mine", code=code)
+    message = complaint_about(folder)
+    assert message.startswith(f"{folder / 'submission.py'}:{line}: ")
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def train(trial, hp, *, verbose=False): ...\n",
+        "def train(*arguments): ...\n",
+        "from loop import train\n",
+        "from loop import main as train\n",
+        "train = print\n",
+    ],
+)
+def test_any_train_that_can_be_called_with_two_arguments_will_do(tmp_path: Path, code: str):
+    assert load_submission(str(write(tmp_path / "mine", code=code))).name == "mine"
+
+
+def test_a_directory_needs_code_or_an_entry(tmp_path: Path):
+    assert "neither a submission.py nor an entry" in complaint_about(write(tmp_path / "mine", code=None))
+
+
+def test_a_directory_needs_a_submission_yaml(tmp_path: Path):
+    assert f"there is no {tmp_path / 'submission.yaml'}" in complaint_about(tmp_path)
+
+
+def test_a_path_needs_a_directory(tmp_path: Path):
+    assert "there is no directory" in complaint_about(tmp_path / "nothing")
+
+
+def test_a_name_must_fit_into_the_paths_of_the_records(tmp_path: Path):
+    assert "use letters, digits" in complaint_about(write(tmp_path / "my=optimizer"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("entry: Adagrad", "Give a dotted name"),
+        ("entry: nowhere_at_all.Adagrad", "nowhere_at_all is not installed"),
+        ("entry: torch.optim.Adagrad\nschedule: warmup_cosin", "Did you mean 'warmup_cosine'?"),
+        ("entry: torch.optim.Adagrad\nschedule: warmup_cosine", "needs warmup_fraction"),
+    ],
+)
+def test_a_fault_in_an_entry_is_named(tmp_path: Path, lines: str, complaint: str):
+    message = complaint_about(write(tmp_path / "mine", yaml=YAML + lines, code=None))
+    assert message.startswith(str(tmp_path / "mine" / "submission.yaml"))
+    assert complaint in message
+
+
+def test_an_entry_may_lie_in_the_directory_itself(tmp_path: Path):
+    folder = write(tmp_path / "mine", yaml=YAML + "entry: my_rule.Rule\n", code=None)
+    (folder / "my_rule.py").write_text("import torch\nclass Rule(torch.optim.SGD): ...\n")
+    submission = load_submission(str(folder))
+    assert callable(train_function(submission.folder, submission.entry, submission.schedule))
+
+
+def test_helpers_beside_submission_py_can_be_imported(tmp_path: Path):
+    folder = write(tmp_path / "mine", code="from loop_of_mine import train\n")
+    (folder / "loop_of_mine.py").write_text("def train(trial, hp):\n    return trial + hp\n")
+    assert train_function(folder, None, "constant")(1, 2) == 3  # type: ignore[arg-type]
+
+
+def test_what_the_submissions_import_raises_passes_through(tmp_path: Path):
+    folder = write(tmp_path / "mine", code="raise ZeroDivisionError('mine')\n" + CODE)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        train_function(folder, None, "constant")
+
+
+def test_met_requirements_are_accepted(tmp_path: Path):
+    lines = "# what it needs\ntorch>=2.0  # any\n\nnowhere-at-all>=1; python_version < '3'\n"
+    assert load_submission(str(write(tmp_path / "mine", requirements=lines))).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "complaint"),
+    [
+        ("nowhere-at-all>=1.0\n", "asks for nowhere-at-all>=1.0 (not installed)"),
+        ("torch>=999\n", "asks for torch>=999 (installed: "),
+    ],
+)
+def test_unmet_requirements_are_named_with_the_command_that_installs_them(
+    tmp_path: Path, requirements: str, complaint: str
+):
+    message = complaint_about(write(tmp_path / "mine", requirements=requirements))
+    assert complaint in message
+    assert (
+        f"-m pip install --constraint constraints.txt --requirement {tmp_path / 'mine' / 'requirements.txt'}" in message
+    )
+
+
+def test_a_line_that_is_no_requirement_is_named_with_its_number(tmp_path: Path):
+    message = complaint_about(write(tmp_path / "mine", requirements="torch\n-r other.txt\n"))
+    assert message.startswith(f"{tmp_path / 'mine' / 'requirements.txt'}:2: ")
+
+
+def test_the_hash_follows_names_and_bytes_of_the_files_and_nothing_else(tmp_path: Path):
+    first = load_submission(str(write(tmp_path / "a" / "mine"))).content_hash
+    copy = write(tmp_path / "b" / "mine")
+    (copy / "__pycache__").mkdir()
+    (copy / "__pycache__" / "submission.pyc").write_bytes(b"compiled")
+    (copy / ".hidden").write_text("notes")
+    assert load_submission(str(copy)).content_hash == first
+    (copy / "helper.py").write_text("")
+    renamed = load_submission(str(copy)).content_hash
+    assert renamed != first
+    (copy / "helper.py").write_text("x = 1")
+    assert load_submission(str(copy)).content_hash not in (first, renamed)
+
+
+def test_a_submission_travels_to_another_process(tmp_path: Path):
+    submission = load_submission(str(write(tmp_path / "mine")))
+    assert pickle.loads(pickle.dumps(submission)) == submission
+
+
+def test_importing_the_loader_stays_light():
+    heavy = "('omegaconf', 'hydra', 'scipy', 'wandb', 'torchvision', 'packaging.requirements')"
+    code = f"import sys, harness.plugins.submission; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

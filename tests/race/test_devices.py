@@ -1,0 +1,256 @@
+"""Several devices for one trial: two CPU processes under torch's elastic agent, which talk by gloo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.api import ConfigError
+from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.race import device as devices
+from harness.race.outcome import Outcome
+from harness.race.sandbox import Sandbox
+from harness.study.hardware import departures, this_machine
+from tests.conftest import SGD, race_on
+from tests.race.test_trial_process import children_of
+
+BY_STEPS = {"evaluate_every_steps": 10, "budget_steps": 40, "max_runtime": 20.0}
+
+
+@pytest.fixture
+def sandbox_of_two(sandbox: Sandbox) -> Iterator[Sandbox]:
+    sandbox.devices = 2
+    yield sandbox
+    sandbox.devices = 1
+
+
+@pytest.fixture
+def race_of_two(sandbox_of_two: Sandbox, tmp_path: Path) -> Callable[..., Outcome]:
+    return lambda source, **changes: race_on(sandbox_of_two, tmp_path, source, **changes)
+
+
+def curves_on_one_and_two(sandbox: Sandbox, folder: Path, source: str, **changes: Any) -> list[list[float]]:
+    curves = []
+    for count in (1, 2):
+        sandbox.devices = count
+        outcome = race_on(sandbox, folder, source, **BY_STEPS, **changes)
+        assert [seen.step for seen in outcome.observations] == [10, 20, 30, 40], outcome.reason
+        assert [seen.examples for seen in outcome.observations] == [320, 640, 960, 1280]
+        curves.append([seen.validation["loss"] for seen in outcome.observations])
+    return curves
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all examples count", "masked examples"])
+def test_two_devices_give_the_loss_curve_of_one_with_the_same_global_batch(sandbox_of_two, tmp_path, masked):
+    options = {"hidden": 16, "masked": masked}
+    source = SGD.replace("lr=0.05", "lr=0.05, momentum=0.9")
+    one, two = curves_on_one_and_two(sandbox_of_two, tmp_path, source, options=options)
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml")))
+def test_a_submission_gives_the_same_loss_curve_on_two_devices_as_on_one(sandbox_of_two, tmp_path, name):
+    chosen = load_submission(name)
+    one, two = curves_on_one_and_two(
+        sandbox_of_two,
+        tmp_path,
+        "",
+        submission={"folder": str(chosen.folder), "entry": chosen.entry, "schedule": chosen.schedule},
+        hyperparameters=dict(chosen.hyperparameters),
+        options={"hidden": 16},
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+    assert two[-1] < two[0]
+
+
+def test_what_the_ranks_share_and_what_differs_between_them(race_of_two):
+    source = """
+        import torch
+        from harness import ConfigError
+
+        def is_equal(trial, tensor):
+            return torch.equal(trial.all_reduce_mean(tensor), tensor)
+
+        def train(trial, hp):
+            assert trial.world_size == 2
+            assert float(trial.all_reduce_mean(torch.tensor(float(trial.rank)))) == 0.5
+            assert is_equal(trial, torch.rand(4, generator=trial.generator))
+            assert not is_equal(trial, torch.rand(4))
+            try:
+                trial.next_batch(33)
+                raise AssertionError
+            except ConfigError as error:
+                assert "batch size 33 does not divide by hardware.devices=2" in str(error)
+            optimizer = torch.optim.AdamW(trial.model.parameters())
+            for batch in trial.batches():
+                assert len(batch["inputs"]) == 16
+                assert not is_equal(trial, batch["inputs"])
+                loss = trial.loss(batch)
+                assert is_equal(trial, loss)
+                assert is_equal(trial, trial.loss(batch, reduction="sum"))
+                optimizer.zero_grad()
+                if trial.step % 2:
+                    loss.backward()
+                else:  # a forward pass of the submission's own
+                    torch.nn.functional.cross_entropy(trial.model(batch["inputs"]), batch["targets"]).backward()
+                optimizer.step()
+                assert all(is_equal(trial, parameter) for parameter in trial.model.parameters())
+                assert is_equal(trial, torch.tensor(trial.elapsed_seconds, dtype=torch.float64))
+                trial.model[-1].bias.requires_grad_(trial.step < 10)
+            assert len(trial.evaluations) == 3
+    """
+    outcome = race_of_two(source, **BY_STEPS, options={"dropout": 0.3, "hidden": 16})
+    assert outcome.status == "out_of_budget", outcome.log
+    assert outcome.reason == "the budget of 40 steps was used up"
+    assert "Error" not in outcome.log
+
+
+def test_local_gradients_are_averaged_by_nobody_and_rank_0_is_judged(race_of_two):
+    source = """
+        import torch
+
+        def train(trial, hp):
+            with trial.local_gradients():
+                for batch in trial.batches():
+                    trial.loss(batch).backward()
+                    gradient = trial.model[-1].bias.grad
+                    assert not torch.equal(trial.all_reduce_mean(gradient), gradient)
+                    with torch.no_grad():
+                        trial.model[-1].bias.fill_(trial.rank)
+                        trial.model[-1].weight.zero_()
+    """
+    outcome = race_of_two(source, **BY_STEPS)
+    assert [seen.step for seen in outcome.observations] == [10, 20, 30, 40], outcome.log
+    # Rank 0's weights say that both classes are as likely.
+    assert outcome.observations[-1].validation["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_statistics_of_batch_norm_are_averaged_before_they_are_judged(race_of_two):
+    source = """
+        import torch
+
+        def train(trial, hp):
+            norm = trial.model[1]
+            for batch in trial.batches():
+                trial.loss(batch).backward()
+                if trial.step == 9:
+                    norm.running_mean.fill_(trial.rank)
+
+            assert torch.equal(norm.running_mean, torch.full((8,), 0.5))
+    """
+    outcome = race_of_two(source, **{**BY_STEPS, "budget_steps": 10}, options={"batch_norm": True})
+    assert outcome.status == "out_of_budget"
+    assert "Error" not in outcome.log
+
+
+def test_ranks_whose_weights_have_come_apart_are_a_crash(race_of_two):
+    source = """
+        import torch
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                gradients = torch.autograd.grad(trial.loss(batch), list(trial.model.parameters()))
+                with torch.no_grad():
+                    for parameter, gradient in zip(trial.model.parameters(), gradients):
+                        parameter -= 0.1 * gradient
+    """
+    outcome = race_of_two(source, **BY_STEPS)
+    assert outcome.status == "crashed"
+    assert outcome.reason.startswith("rank 1: the weights differ from those of rank 0 at step 10.")
+
+
+def test_ranks_that_take_different_steps_are_a_crash(race_of_two):
+    source = """
+        def train(trial, hp):
+            for batch in trial.batches():
+                if trial.step == 5 + trial.rank:
+                    return
+    """
+    outcome = race_of_two(source)
+    assert outcome.status == "crashed"
+    assert outcome.reason.startswith("rank 1: it ends step 6 where rank 0 finishes at step 5.")
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("raise ValueError('no such luck')", "rank 1: ValueError: no such luck (submission.py:6)"),
+        ("os.kill(os.getpid(), 9)", "rank 1 was killed by SIGKILL (the system may have been out of memory)"),
+    ],
+)
+def test_a_crash_on_one_rank_ends_the_trial_with_the_reason_of_that_rank(race_of_two, sandbox_of_two, way, reason):
+    source = f"""
+        import os
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                if trial.rank == 1 and trial.step == 3: {way}
+                trial.loss(batch).backward()
+    """
+    outcome = race_of_two(source, max_runtime=20.0)
+    assert outcome.status == "crashed"
+    assert outcome.reason == reason
+    assert children_of(sandbox_of_two) == []
+
+
+def test_no_rank_runs_while_the_referee_evaluates_and_all_are_killed_at_the_budget(
+    race_of_two, sandbox_of_two, tmp_path
+):
+    source = """
+        import threading, time
+
+        def train(trial, hp):
+            beats = open(f"beats{trial.rank}", "a", buffering=1)
+
+            def count():
+                while True:
+                    beats.write(f"{time.monotonic()}\\n")
+                    time.sleep(0.01)
+
+            threading.Thread(target=count, daemon=True).start()
+            for batch in trial.batches():
+                trial.loss(batch).backward()
+            time.sleep(1000)
+    """
+    ends: list[float] = []
+    outcome = race_of_two(
+        source,
+        max_runtime=1.2,
+        eval_period=0.4,
+        options={"slow_evaluation": 0.5},
+        on_evaluation=lambda _: ends.append(time.monotonic()),
+    )
+    assert outcome.status == "out_of_budget"
+    assert outcome.charged_seconds == pytest.approx(1.2, abs=0.2)
+    assert len(ends) == 2
+    for rank in range(2):
+        beats = [float(line) for line in (tmp_path / "scratch" / f"beats{rank}").read_text().split()]
+        assert len(beats) > 20
+        assert [beat for beat in beats if any(end - 0.4 < beat < end for end in ends)] == []
+    assert children_of(sandbox_of_two) == []
+    # Two interpreters with torch are more than one: memory is that of all ranks.
+    assert outcome.peak_host_bytes is not None
+    assert outcome.peak_host_bytes > 300 << 20
+
+
+def test_another_number_of_devices_is_another_machine():
+    one, same, two = (this_machine("local", "cpu", 1, None, count) for count in (1, 1, 2))
+    assert one.fingerprint == same.fingerprint != two.fingerprint
+    assert (one.device_name, two.device_name) == ("cpu", "2 x cpu")
+    assert departures(one, {"system": "Linux"}) == []
+    assert departures(two, {"system": "Linux"}) == ["devices is 2 instead of 1"]
+    assert departures(two, two.properties) == []
+
+
+def test_a_number_of_devices_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match=r"hardware\.devices is 0\. Use at least 1"):
+        devices.resolve("cpu", 0)
+    found = torch.cuda.device_count()
+    if found:
+        with pytest.raises(ConfigError, match=f"this machine has {found} CUDA devices"):
+            devices.resolve("cuda", found + 1)

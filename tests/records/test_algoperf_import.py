@@ -1,0 +1,168 @@
+"""AlgoPerf's logs: what the importer makes of a directory, and the published scores from the archive of 0.5."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from harness.api import ConfigError, DataError
+from harness.commands.import_algoperf import Import, main, parse_import, run_import
+from harness.commands.leaderboard import Choice, read_evaluations, read_trials, score_selection
+from harness.records.tables import read_table
+from harness.scoring.rules import load_rules
+from harness.scoring.score import score_tables
+from harness.scoring.selection import comparable
+from harness.scoring.times import trial_times
+
+PUBLISHED = {
+    "shampoo_submission": 0.7784,
+    "schedule_free_adamw": 0.7077,
+    "generalized_adam": 0.6383,
+    "cyclic_lr": 0.6301,
+    "nadamp": 0.5909,
+    "baseline": 0.5707,
+    "amos": 0.4918,
+    "caspr_adaptive": 0.4722,
+    "lawa_queue": 0.3699,
+    "lawa_ema": 0.3384,
+    "schedule_free_prodigy": 0.0,
+}
+
+HEADER = "accumulated_eval_time,global_step,score,total_duration,test/wer,validation/ctc_loss,validation/wer"
+
+
+def write_trial(logs, path, lines, hparams=None, meta=None):
+    folder = logs / path
+    folder.mkdir(parents=True)
+    if lines is not None:
+        (folder / "eval_measurements.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    (folder / "hparams.json").write_text(json.dumps(hparams or {"learning_rate": 0.1}))
+    if meta is not None:
+        (folder / "meta_data_0.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture
+def targets(tmp_path):
+    entry = {"target_metric_name": "wer", "validation_target_value": 0.1, "step_hint": 1}
+    workloads = {"librispeech_conformer": entry, "librispeech_conformer_layernorm": entry}
+    path = tmp_path / "targets.json"
+    path.write_text(json.dumps({"benchmark_version": "0.5", "workloads": workloads}))
+    return path
+
+
+def imported(logs, targets, tmp_path):
+    run_import(Import(logs, targets, tmp_path / "results", workers=1))
+    runs = tmp_path / "results" / "runs"
+    return read_table(runs, "trials").set_index("trial_id"), read_table(runs, "evaluations")
+
+
+def test_a_log_becomes_the_rows_of_both_tables(tmp_path, targets):
+    lines = ["1,1,2.5,4,0.9,9,0.8", "2,101,102.5,110,0.2,3,0.15", "3,201,202.5,210,0.1,2,0.1"]
+    write_trial(tmp_path / "logs", "external_tuning/adam/study_3/librispeech_conformer_jax/trial_2", lines)
+    trials, evaluations = imported(tmp_path / "logs", targets, tmp_path)
+    trial = trials.iloc[0]
+    where = trial[["workload", "submission", "study", "trial"]].tolist()
+    assert where == ["librispeech_conformer", "adam", 3, 2]
+    assert (trial["status"], trial["source"], trial["ruleset"]) == ("reached", "algoperf", "algoperf_v0_5")
+    assert (trial["time_to_target"], trial["steps_to_target"], trial["max_runtime"]) == (202.5, 201, 61068)
+    assert (trial["first_step_seconds"], trial["median_step_seconds"]) == (2.5, 1.0)
+    assert json.loads(trial["hyperparameters"]) == {"learning_rate": 0.1}
+    assert evaluations["validation"].tolist() == [0.8, 0.15, 0.1]
+    assert evaluations["validation_loss"].tolist() == [9, 3, 2]
+    assert evaluations["test"].tolist() == [0.9, 0.2, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (None, "crashed"),
+        ([], "crashed"),
+        (["1,1,2.5,4,0.9,9,0.8"], "crashed"),
+        (["1,1,2.5,4,0.9,9,0.8", "1,9,60000,4,0.9,9,0.8"], "out_of_budget"),
+        (["1,1,2.5,4,0.9,9,0.8", "1,9,60,4,nan,nan,nan"], "diverged"),
+    ],
+)
+def test_a_trial_that_misses_is_kept_with_the_way_it_ended(tmp_path, targets, lines, status):
+    write_trial(tmp_path / "logs", "adam/study_0/librispeech_conformer_jax/trial_1", lines)
+    trials, _ = imported(tmp_path / "logs", targets, tmp_path)
+    assert trials["status"].tolist() == [status]
+    assert trials["time_to_target"].tolist() == [math.inf]
+
+
+def test_a_variant_has_the_budget_of_its_base_and_meta_data_comes_first(tmp_path, targets):
+    name = "adam/study_0/librispeech_conformer_layernorm_pytorch"
+    write_trial(tmp_path / "logs", f"{name}/trial_1", None)
+    write_trial(tmp_path / "logs", f"{name}/trial_2", None, meta={"workload.max_allowed_runtime_sec": 7, "rng_seed": 5})
+    trials, _ = imported(tmp_path / "logs", targets, tmp_path)
+    assert trials["max_runtime"].tolist() == [61068, 7]
+    assert trials["seed"].tolist() == [-1, 5]
+
+
+def test_self_tuning_logs_are_a_ruleset_of_their_own_with_three_times_the_budget(tmp_path, targets):
+    for ruleset in ("external_tuning", "self_tuning"):
+        write_trial(tmp_path / "logs", f"{ruleset}/adam/study_0/librispeech_conformer_jax/trial_1", None)
+    trials, _ = imported(tmp_path / "logs", targets, tmp_path)
+    assert trials.set_index("ruleset")["max_runtime"].to_dict() == {
+        "algoperf_v0_5": 61068,
+        "algoperf_v0_5_self": 3 * 61068,
+    }
+
+
+def test_importing_twice_gives_the_same_rows(tmp_path, targets):
+    write_trial(tmp_path / "logs", "adam/study_0/librispeech_conformer_jax/trial_1", ["1,1,2.5,4,0.9,9,0.8"])
+    once = imported(tmp_path / "logs", targets, tmp_path)
+    twice = imported(tmp_path / "logs", targets, tmp_path)
+    pd.testing.assert_frame_equal(once[0], twice[0])
+    pd.testing.assert_frame_equal(once[1], twice[1])
+
+
+def test_a_torn_log_names_file_and_line(tmp_path, targets):
+    write_trial(tmp_path / "logs", "adam/study_0/librispeech_conformer_jax/trial_1", ["1,1,2.5,4,0.9,9,0.8", "1,x"])
+    with pytest.raises(DataError, match=r"trial_1/eval_measurements.csv: line 3"):
+        imported(tmp_path / "logs", targets, tmp_path)
+
+
+def test_a_log_without_the_metric_of_the_target_names_the_column(tmp_path, targets):
+    write_trial(tmp_path / "logs", "adam/study_0/librispeech_conformer_jax/trial_1", ["1,1,2.5,4,0.9,9,0.8"])
+    targets.write_text(targets.read_text().replace('"wer"', '"ssim"'))
+    with pytest.raises(DataError, match="column 'validation/ssim' is missing"):
+        imported(tmp_path / "logs", targets, tmp_path)
+
+
+def test_a_directory_without_logs_and_a_missing_argument_are_said(tmp_path, targets):
+    with pytest.raises(DataError, match="no AlgoPerf logs found"):
+        main([f"logs={tmp_path}", f"targets={targets}"])
+    with pytest.raises(ConfigError, match="targets= is missing"):
+        parse_import([f"logs={tmp_path}"])
+
+
+def test_the_archive_gives_the_eleven_published_scores(archive_runs):
+    trials = read_trials(archive_runs)
+    rules = load_rules("algoperf_v0_5", reading="as_published")
+    scores = score_tables(trials, read_evaluations(archive_runs, trials), rules).scores["score"]
+    assert scores.to_dict() == pytest.approx(PUBLISHED, abs=1e-4)
+
+
+def test_as_written_differs_from_as_published_by_less_than_half_a_point_and_keeps_the_order(archive_runs):
+    selection = comparable(read_trials(archive_runs))
+    choice = Choice(results=str(archive_runs.parent), reading="as_written")
+    written = score_selection(selection, choice).scores["score"]
+    assert (written - pd.Series(PUBLISHED)).abs().max() < 0.005
+    assert written.index.tolist() == list(PUBLISHED)
+    assert written["lawa_ema"] == pytest.approx(0.3431, abs=1e-4)
+
+
+def test_every_logged_trial_of_a_workload_is_kept_and_its_time_is_that_of_its_evaluations(archive_runs):
+    trials = read_table(archive_runs, "trials")
+    assert len(trials) == 3881
+    assert trials["status"].value_counts().to_dict() == {
+        "reached": 1691,
+        "out_of_budget": 1316,
+        "crashed": 862,
+        "diverged": 12,
+    }
+    recomputed = trial_times(trials, read_evaluations(archive_runs, trials), enforce_budget=False)
+    assert (recomputed["time_to_target"] == trials["time_to_target"]).all()

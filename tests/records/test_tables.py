@@ -1,0 +1,191 @@
+"""The two tables: written whole or not at all, never twice, and read back by one line of pandas."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness.api import DataError
+from harness.records.tables import EVALUATIONS, TRIALS, Records, Row, TrialKey, read_parquet, read_table
+
+KEY = TrialKey("digits_mlp", "adamw", "0123456789abcdef")
+
+
+def trial_row(**changes: object) -> Row:
+    empty = {"string": "x", "int32": 1, "int64": 1, "double": 1.0, "bool": True}
+    row = {field.name: empty.get(str(field.type)) for field in TRIALS if not field.nullable}
+    row["started_at"] = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    return {**row, "trial_id": KEY.trial_id, **changes}
+
+
+def evaluation_row(number: int) -> Row:
+    return {
+        "trial_id": KEY.trial_id,
+        "evaluation": number,
+        "step": 10 * number,
+        "examples": 640 * number,
+        "charged_seconds": 0.5 * number,
+        "validation": 0.1,
+        "validation_loss": 0.2,
+        "other_metrics": "{}",
+        "reported": "{}",
+    }
+
+
+def test_a_finished_trial_is_read_by_one_line_of_pandas(tmp_path):
+    Records(tmp_path).finish(KEY, trial_row(time_to_target=math.inf), [evaluation_row(1), evaluation_row(2)])
+    trials = pd.read_parquet(tmp_path / "trials")
+    evaluations = pd.read_parquet(tmp_path / "evaluations")
+    assert trials["trial_id"].tolist() == [KEY.trial_id]
+    assert (trials["workload"].tolist(), trials["submission"].tolist()) == (["digits_mlp"], ["adamw"])
+    assert math.isinf(trials["time_to_target"][0])
+    assert evaluations["step"].tolist() == [10, 20]
+
+
+def test_a_trial_is_done_when_its_row_exists(tmp_path):
+    records = Records(tmp_path)
+    assert not records.is_done(KEY)
+    records.finish(KEY, trial_row(), [])
+    assert records.is_done(KEY)
+    assert records.trial(KEY)["status"] == "x"
+
+
+def test_a_row_is_never_overwritten(tmp_path):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(status="reached"), [])
+    records.finish(KEY, trial_row(status="crashed"), [])
+    assert records.trial(KEY)["status"] == "reached"
+
+
+def test_evaluation_rows_that_a_kill_left_without_their_trial_row_are_replaced(tmp_path):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(), [evaluation_row(1), evaluation_row(2)])
+    records.path("trials", KEY).unlink()
+    records.finish(KEY, trial_row(), [evaluation_row(1)])
+    assert len(pd.read_parquet(tmp_path / "evaluations")) == 1
+
+
+def test_nothing_but_tables_is_left_beside_them(tmp_path):
+    Records(tmp_path).finish(KEY, trial_row(), [evaluation_row(1)])
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet"}
+
+
+def test_a_journal_is_read_as_far_as_it_is_whole(tmp_path):
+    records = Records(tmp_path)
+    with records.journal(KEY) as journal:
+        journal.append("start", {"trial_id": KEY.trial_id})
+        journal.append("evaluation", evaluation_row(1))
+    path = tmp_path / "journal" / f"{KEY.trial_id}.jsonl"
+    with path.open("ab") as handle:
+        handle.write(b'{"kind": "evalua')
+    with records.journal(KEY) as journal:
+        assert [line["kind"] for line in journal.lines()] == ["start", "evaluation"]
+        assert journal.lines()[1]["step"] == 10
+
+
+def test_a_journal_goes_once_the_trial_has_its_row(tmp_path):
+    records = Records(tmp_path)
+    with records.journal(KEY) as journal:
+        journal.append("start", {})
+        records.finish(KEY, trial_row(), [])
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_two_processes_cannot_run_one_trial(tmp_path):
+    with (
+        Records(tmp_path).journal(KEY),
+        pytest.raises(DataError, match="another process is running"),
+        Records(tmp_path).journal(KEY),
+    ):
+        pass
+
+
+def test_an_empty_folder_is_an_empty_table_with_all_columns(tmp_path):
+    table = read_table(tmp_path, "trials")
+    assert len(table) == 0
+    assert set(TRIALS.names) < set(table.columns)
+
+
+def test_a_table_can_be_read_in_part(tmp_path):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(), [])
+    records.finish(TrialKey("kjv_char_lm", "muon", "b" * 16), trial_row(trial_id="b" * 16), [])
+    import pyarrow.dataset as ds
+
+    table = read_table(tmp_path, "trials", ["trial_id", "workload"], ds.field("submission") == "muon")
+    assert table.to_dict("list") == {"trial_id": ["b" * 16], "workload": ["kjv_char_lm"]}
+
+
+def test_a_table_without_a_column_is_an_error_that_names_file_and_column(tmp_path):
+    path = tmp_path / "broken.parquet"
+    pq.write_table(pa.table({"trial_id": ["a"]}), path)
+    with pytest.raises(DataError, match=r"broken.parquet: column 'evaluation'"):
+        read_parquet(path, EVALUATIONS)
+
+
+def test_a_table_of_a_newer_schema_is_an_error(tmp_path):
+    path = tmp_path / "newer.parquet"
+    table = pa.Table.from_pylist([evaluation_row(1)], schema=EVALUATIONS)
+    pq.write_table(table.replace_schema_metadata({"timetrial_schema_version": "99"}), path)
+    with pytest.raises(DataError, match="schema version 99"):
+        read_parquet(path, EVALUATIONS)
+
+
+def test_a_table_of_an_older_schema_has_the_default_in_columns_that_came_later(tmp_path):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(resumes=3), [])
+    older = records.path("trials", TrialKey("digits_mlp", "muon", "d" * 16))
+    older.parent.mkdir(parents=True)
+    row = trial_row(trial_id="d" * 16)
+    del row["resumes"]
+    schema = TRIALS.remove(TRIALS.get_field_index("resumes"))
+    table = pa.Table.from_pylist([row], schema=schema.with_metadata({"timetrial_schema_version": "1"}))
+    pq.write_table(table, older)
+    assert read_parquet(older, TRIALS)["resumes"].to_pylist() == [0]
+    frame = read_table(tmp_path, "trials").set_index("trial_id")
+    assert frame["resumes"].to_dict() == {KEY.trial_id: 3, "d" * 16: 0}
+    pq.write_table(table.replace_schema_metadata({"timetrial_schema_version": "2"}), older)
+    with pytest.raises(DataError, match="column 'resumes' is missing"):
+        read_table(tmp_path, "trials")
+
+
+def test_a_file_that_is_no_parquet_is_an_error_that_names_it(tmp_path):
+    folder = tmp_path / "trials" / "workload=a" / "submission=b"
+    folder.mkdir(parents=True)
+    (folder / "cut.parquet").write_bytes(b"PAR1 and then the disk was full")
+    with pytest.raises(DataError, match=r"cut.parquet"):
+        read_table(tmp_path, "trials")
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        records = Records(disk)
+        records.finish(KEY, trial_row(), [evaluation_row(1)])
+        (disk / "filler").write_bytes(b"x" * (64 * 1024 - used_bytes(disk)))
+        other = TrialKey("digits_mlp", "muon", "c" * 16)
+        with pytest.raises(DataError, match="Free some space"):
+            records.finish(other, trial_row(trial_id="c" * 16), [evaluation_row(1)] * 2000)
+        assert records.trial(KEY)["trial_id"] == KEY.trial_id
+        assert not records.is_done(other)
+        (disk / "filler").unlink()
+        records.finish(other, trial_row(trial_id="c" * 16), [evaluation_row(1)])
+        assert len(pd.read_parquet(disk / "trials")) == 2
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def used_bytes(disk: Path) -> int:
+    return shutil.disk_usage(disk).used

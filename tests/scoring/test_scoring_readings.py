@@ -1,0 +1,118 @@
+"""Near misses, speed apart from reliability, bands of targets, tuning curves; and rules as data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from harness.api import ConfigError
+from harness.scoring.reading import near_misses, speed_and_reliability, target_band
+from harness.scoring.rules import ScoringRules, load_rules, parse_rules
+from harness.scoring.score import score_tables
+from harness.scoring.times import trial_times
+from harness.scoring.tuning import tuning_curves
+from tests.scoring.scoring_tables import MAX_RUNTIME, TARGET, evaluation_row, tables, trial_rows
+
+RULES = ScoringRules("plain")
+
+
+def trial_with(curve, **changes):
+    row, _ = trial_rows("w", changes.pop("submission", "s"), math.inf, **changes)
+    return row, [evaluation_row(row, number, *point) for number, point in enumerate(curve)]
+
+
+def test_a_miss_by_a_hair_is_nearly_all_of_the_way_and_counts_as_the_budget():
+    trials, evaluations = tables([trial_with([(1.0, 1.1), (99.0, TARGET + 0.001)])])
+    cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
+    assert cell["way_to_target"] == pytest.approx(0.999)
+    assert cell["shortfall"] == pytest.approx(0.01)
+    assert cell["restricted_mean_seconds"] == MAX_RUNTIME
+
+
+def test_a_target_that_was_reached_is_all_of_the_way_and_lacks_nothing():
+    trials, evaluations = tables([trial_rows("w", "s", 20.0)])
+    cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
+    assert cell[["way_to_target", "shortfall", "restricted_mean_seconds"]].tolist() == [1.0, 0.0, 20.0]
+
+
+def test_a_trial_without_evaluations_has_gone_no_way():
+    trials, evaluations = tables([trial_with([], status="crashed")])
+    cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
+    assert cell["way_to_target"] == 0.0
+    assert math.isinf(cell["shortfall"])
+
+
+def test_the_restricted_mean_is_over_studies_of_their_fastest_trial():
+    rows = [trial_rows("w", "s", t, study=n // 2, trial=n % 2) for n, t in enumerate([10.0, 30.0, math.inf, math.inf])]
+    trials, evaluations = tables(rows)
+    cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
+    assert cell["restricted_mean_seconds"] == (10.0 + MAX_RUNTIME) / 2
+
+
+def test_a_fast_but_unreliable_submission_is_fast_and_unreliable():
+    seconds = {("u", "fast"): [5.0, math.inf, 5.0], ("u", "safe"): [10.0] * 3}
+    seconds |= {("v", "fast"): [math.inf] * 3, ("v", "safe"): [10.0] * 3}
+    rows = [trial_rows(w, s, t, study=n) for (w, s), times in seconds.items() for n, t in enumerate(times)]
+    axes = speed_and_reliability(score_tables(*tables(rows), RULES))
+    assert axes.loc["fast", "speed"] == 1.0
+    assert axes.loc["fast", "reliability"] == pytest.approx((2 / 3 + 0) / 2)
+    assert axes.loc["safe", "speed"] == pytest.approx(math.sqrt(0.5))
+    assert axes.loc["safe", "reliability"] == 1.0
+
+
+def test_the_band_of_targets_rescues_a_miss_by_a_hair():
+    missed = trial_with([(1.0, 0.5), (50.0, TARGET * 1.004)])
+    band = target_band(*tables([missed, trial_rows("w", "r", 50.0)]), RULES)
+    score = band.set_index(["submission", "ease"])["score"]
+    assert score["s", 0.005] == 1.0
+    assert score["s", 0.0] == 0.0
+
+
+def test_trials_that_ended_at_the_target_are_counted_as_cut_off_under_a_harder_one():
+    row, _ = trial_rows("w", "s", 50.0)
+    stopped = row, [evaluation_row(row, 0, 25.0, 0.5), evaluation_row(row, 1, 50.0, TARGET)]
+    band = target_band(*tables([stopped, trial_rows("w", "r", 50.0)]), RULES)
+    cut_off = band.set_index(["submission", "ease"])["cut_off"]
+    assert cut_off["s", -0.005] == 1
+    assert cut_off["s", 0.0] == cut_off["r", -0.005] == 0
+
+
+def test_the_tuning_curve_is_the_mean_over_all_choices_of_k_trials():
+    seconds = [30.0, 10.0, math.inf, 20.0, math.inf]
+    rows = [trial_rows("w", "s", time, trial=n) for n, time in enumerate(seconds)]
+    curve = tuning_curves(trial_times(*tables(rows))).set_index("k")
+    for k in range(1, 6):
+        best = np.array([min(choice) for choice in itertools.combinations(seconds, k)])
+        assert curve.loc[k, "share_reached"] == pytest.approx(np.isfinite(best).mean())
+        assert curve.loc[k, "expected_seconds"] == pytest.approx(np.minimum(best, MAX_RUNTIME).mean())
+        assert curve.loc[k, "median_seconds"] == np.quantile(best, 0.5, method="inverted_cdf")
+
+
+def test_pruned_trials_are_counted_in_a_tuning_curve():
+    rows = [trial_rows("w", "s", 10.0), trial_rows("w", "s", math.inf, trial=1, status="pruned")]
+    assert tuning_curves(trial_times(*tables(rows)))["pruned"].tolist() == [1, 1]
+
+
+def test_the_shipped_rules_say_what_algoperf_says():
+    published = load_rules("algoperf_v0_5", reading="as_published")
+    assert (published.study_trial, published.area, published.enforce_budget) == ("first_evaluation", "trapezoid", False)
+    assert published.held_out["wmt_glu_tanh"] == "wmt"
+    assert published.budget("fastmri_tanh") == (8859, 80)
+    assert load_rules("algoperf_v0_5_self").budget("wmt") == (3 * 48151, 840)
+    later = load_rules("algoperf_v0_6", reading="as_written")
+    assert (later.studies, later.held_out, later.budget("fastmri")[0]) == (3, {}, 4430)
+    assert load_rules("timetrial_v1").area == "exact"
+
+
+def test_rules_with_a_mistake_say_which():
+    with pytest.raises(ConfigError, match=r"no reading 'as_told'\. Use one of as_published, as_written"):
+        load_rules("algoperf_v0_5", reading="as_told")
+    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v1'"):
+        load_rules("timetrial")
+    with pytest.raises(ConfigError, match="unknown key 'tau'"):
+        parse_rules({"name": "mine", "tau": 4})
+    with pytest.raises(ConfigError, match=r"area is 'round'\. Use one of exact, trapezoid"):
+        parse_rules({"name": "mine", "area": "round"})

@@ -1,0 +1,109 @@
+"""Named hardware: budgets frozen by name, and rows of another machine, which are unofficial."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from harness.api import ConfigError
+from harness.commands import bench, calibrate
+from harness.commands.leaderboard import Choice, show
+from harness.config import CONF, HardwareConfig
+from harness.study.hardware import departures
+from harness.study.identity import describe, trial_key
+from tests.commands.test_bench import FAST
+from tests.conftest import SGD
+from tests.scoring.scoring_tables import trial_rows, write
+from tests.study.test_study import run, study_config, write_submission
+
+
+def named(properties, **changes):
+    hardware = HardwareConfig("box", "cpu", 1, 2.0, {"blobs": 0.0025}, machine=properties)
+    return dataclasses.replace(hardware, **changes)
+
+
+def study_on(tmp_path, hardware):
+    submission = tmp_path / "plain_sgd"
+    return study_config(
+        tmp_path, submission if submission.exists() else write_submission(submission, SGD), hardware=hardware
+    )
+
+
+def test_rows_of_the_named_machine_are_official_and_those_of_another_are_not(tmp_path):
+    here = describe(study_on(tmp_path, named({}))).machine.properties
+    run(study_on(tmp_path, named(here)))
+    run(study_on(tmp_path, named({**here, "cores": 4096})))
+    rows = pd.read_parquet(tmp_path / "runs" / "trials").sort_values("started_at")
+    assert rows["unofficial"].tolist() == [False, True]
+    assert rows["hardware_fingerprint"].nunique() == 1
+
+
+def test_a_budget_that_was_measured_and_not_frozen_is_unofficial(tmp_path):
+    study = describe(study_on(tmp_path, named({}, seconds_per_step={})))
+    assert study.unofficial == ["no seconds per step of blobs are frozen"]
+
+
+def test_a_machine_without_properties_is_any_machine(tmp_path):
+    assert describe(study_on(tmp_path, named(None, seconds_per_step={}))).unofficial == []
+
+
+def test_a_value_frozen_later_makes_another_trial(tmp_path):
+    keys = {
+        trial_key(describe(study_on(tmp_path, named(None, seconds_per_step=frozen))), 0).trial_id
+        for frozen in ({}, {"blobs": 0.1}, {"blobs": 0.2})
+    }
+    assert len(keys) == 3
+
+
+def test_every_difference_is_named(tmp_path):
+    machine = describe(study_on(tmp_path, named({}))).machine
+    assert departures(machine, {"cores": -1, "threads": 1}) == [f"cores is {machine.properties['cores']} instead of -1"]
+
+
+def test_unofficial_rows_are_never_ranked_with_official_ones(tmp_path):
+    rows = [trial_rows("digits", "a", 10.0), trial_rows("digits", "b", 5.0, unofficial=True, trial_id="u")]
+    write(tmp_path / "runs", rows)
+    console = Console(width=140, record=True, quiet=True)
+    show(Choice(results=str(tmp_path), submission="b"), console)
+    page = (tmp_path / "board" / "leaderboard.md").read_text()
+    assert "unofficial" in page.splitlines()[2]
+    show(Choice(results=str(tmp_path)), console)
+    page = (tmp_path / "board" / "leaderboard.md").read_text()
+    assert ("| a |" in page) != ("| b |" in page)
+
+
+def test_a_run_on_another_machine_is_warned_of_before_it_starts(tmp_path, capfd):
+    arguments = [
+        "workload=digits_mlp",
+        "submission=adamw",
+        f"results={tmp_path}",
+        "+hardware.machine.cores=4096",
+        *FAST,
+    ]
+    assert bench.main(arguments) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "rows will be unofficial, as this is not local: cores is" in said
+
+
+def test_calibrate_freezes_what_it_measured_and_never_changes_it(tmp_path, capfd):
+    path = CONF / "hardware" / f"{tmp_path.name}.yaml"
+    arguments = ["workload=digits_mlp", f"results={tmp_path}", f"freeze={tmp_path.name}"]
+    try:
+        assert calibrate.main(arguments) == 0
+        written = path.read_text()
+        config = bench.studies_of(
+            bench.parse(["workload=digits_mlp", "submission=adamw", f"hardware={tmp_path.name}", f"results={tmp_path}"])
+        )[0]
+        assert describe(config).unofficial == []
+        assert 1e-5 < config.hardware.seconds_per_step["digits_mlp"] < 1.0
+        assert calibrate.main(arguments) == 0
+        assert path.read_text() == written
+        assert "frozen in" in capfd.readouterr().out
+        path.write_text(written.replace("cores: ", "cores: 9"))
+        with pytest.raises(ConfigError, match="Freeze under another name"):
+            calibrate.main(arguments)
+    finally:
+        path.unlink(missing_ok=True)

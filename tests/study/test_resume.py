@@ -1,0 +1,406 @@
+"""A trial that was killed goes on from its checkpoint: same losses, same charge, and nothing used by half."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.resume import Setting, measure
+from harness.config import StudyConfig, TrackingConfig
+from harness.race.outcome import Observation
+from harness.records.tables import TrialKey
+from harness.study.identity import describe, trial_key
+from harness.study.rows import evaluation_row, observation_of
+from tests.study.test_study import run, study_config, write_submission
+
+# Keeps state in every place that a checkpoint must reach: optimizer, own counter, averaged weights swapped in for
+# evaluations, batch norm, dropout, all random streams, batches of changing size, and what it logs.
+STATEFUL = """
+    import random
+    import time
+
+    import numpy
+    import torch
+
+
+    class Count:
+        def __init__(self):
+            self.value = 0
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+
+    def train(trial, hp):
+        optimizer = torch.optim.SGD(trial.model.parameters(), lr=hp.learning_rate, momentum=0.9)
+        average = torch.optim.swa_utils.AveragedModel(trial.model)
+        count, away = Count(), []
+        trial.resumable(optimizer=optimizer, count=count, average=average)
+
+        @torch.no_grad()
+        def swap_in():
+            away[:] = [p.clone() for p in trial.model.parameters()]
+            for p, mean in zip(trial.model.parameters(), average.module.parameters()):
+                p.copy_(mean)
+            trial.refresh_batch_norm(2)
+
+        @torch.no_grad()
+        def swap_out():
+            for p, trained in zip(trial.model.parameters(), away):
+                p.copy_(trained)
+
+        trial.before_evaluation(swap_in)
+        trial.after_evaluation(swap_out)
+        while True:
+            count.value += 1
+            if count.value % 7 == 0:
+                trial.set_dropout(0.5 * random.random())
+            noise = numpy.random.rand() + float(torch.rand((), generator=trial.generator)) + float(torch.rand(()))
+            loss = trial.loss(trial.next_batch(16 + count.value % 5)) * (0.5 + noise)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.update_parameters(trial.model)
+            trial.log(train_loss=loss, count=count.value, seen=len(trial.evaluations))
+            time.sleep(0.001)
+            trial.end_step()
+"""
+SEEN = ["step", "examples", "validation", "validation_loss", "test", "train_loss", "reported"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., StudyConfig]:
+    """A study of one trial of 120 steps, evaluated every 10, with a checkpoint at every second evaluation."""
+
+    def make(results: str, source: str = STATEFUL, **changes: Any) -> StudyConfig:
+        submission = write_submission(tmp_path / "stateful", source)
+        plain = study_config(tmp_path / results, submission)
+        workload = dataclasses.replace(
+            plain.workload,
+            options={"dropout": 0.2, "batch_norm": True},
+            target=dataclasses.replace(plain.workload.target, validation=-1.0),
+            budget=dataclasses.replace(plain.workload.budget, steps=120),
+            **{"checkpoint_evaluations": 2, **changes},
+        )
+        return dataclasses.replace(plain, workload=workload, evaluate_every_steps=10)
+
+    return make
+
+
+def tables(config: StudyConfig) -> tuple[pd.Series[Any], pd.DataFrame]:
+    """The one trial row, and its evaluation rows."""
+    runs = config.results / "runs"
+    trials, evaluations = pd.read_parquet(runs / "trials"), pd.read_parquet(runs / "evaluations")
+    assert len(trials) == 1
+    return trials.iloc[0], evaluations.sort_values("evaluation")
+
+
+def curve(config: StudyConfig) -> list[list[object]]:
+    """What the evaluations saw, times aside."""
+    return json.loads(tables(config)[1][SEEN].to_json(orient="values", double_precision=15))
+
+
+@contextlib.contextmanager
+def interrupted(watch: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Ctrl-C as soon as `watch` returns; it is called in a thread and told when it need not go on."""
+
+    def interrupt(*_: object) -> None:
+        if not over.is_set():
+            raise KeyboardInterrupt
+
+    def wait() -> None:
+        watch(over)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    over, before = threading.Event(), signal.signal(signal.SIGALRM, interrupt)
+    watcher = threading.Thread(target=wait)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)
+
+
+def cut(config: StudyConfig, kind: str = "checkpoint", count: int = 1) -> None:
+    """Run the study and interrupt it a little after so many lines of that kind more than there are in its journal."""
+    journal = config.results / "runs" / "journal" / f"{trial_key(describe(config), 0).trial_id}.jsonl"
+
+    def lines() -> int:
+        return journal.read_text().count(f'"kind": "{kind}"') if journal.exists() else 0
+
+    def watch(over: threading.Event) -> None:
+        while lines() < before + count and not over.is_set():
+            time.sleep(0.01)
+        over.wait(0.03)
+
+    before = lines()
+    with pytest.raises(KeyboardInterrupt), interrupted(watch):
+        run(config)
+
+
+def checkpoint_file(config: StudyConfig) -> Path:
+    """The one file that the trial would go on from."""
+    (file,) = (config.results / "runs" / "checkpoints").rglob("0.pt")
+    return file
+
+
+def test_a_trial_that_was_cut_off_at_random_moments_ends_with_the_curve_of_one_that_was_not(config):
+    whole, parts = config("whole"), config("parts")
+    run(whole)
+    chance = random.Random(1)
+    cut(parts)
+    for seconds in [chance.uniform(0.05, 0.5) for _ in range(5)]:
+        with contextlib.suppress(KeyboardInterrupt), interrupted(lambda over, s=seconds: over.wait(s)):
+            run(parts)
+    run(parts)
+    row = tables(parts)[0]
+    assert row["resumes"] >= 1
+    assert (row["status"], row["steps"]) == ("out_of_budget", 120)
+    assert curve(parts) == curve(whole)
+    assert tables(whole)[0]["resumes"] == 0
+
+
+def test_what_was_charged_before_the_checkpoint_is_charged_and_what_came_after_it_is_not(config):
+    slow_start = STATEFUL.replace("count, away", "time.sleep(0.5)\n        count, away")
+    whole, parts = config("whole", slow_start), config("parts", slow_start)
+    run(whole)
+    cut(parts)
+    for _ in range(2):
+        cut(parts, "evaluation")
+    run(parts)
+    row, of_whole = tables(parts)[0], tables(whole)[0]
+    # Each start takes the half second again; it is paid once. Steps of 1 ms are as noisy as the machine.
+    assert row["resumes"] == 3
+    assert 0.5 + 120 * 0.001 < row["charged_seconds"] < of_whole["charged_seconds"] + 1.0
+    assert row["total_seconds"] > row["charged_seconds"] + row["evaluation_seconds"]
+    seconds = tables(parts)[1]["charged_seconds"]
+    assert seconds.is_monotonic_increasing
+    assert seconds.iloc[-1] == row["charged_seconds"]
+
+
+def test_evaluations_after_the_checkpoint_are_dropped(config):
+    parts = config("parts", checkpoint_evaluations=5)
+    cut(parts)
+    run(parts)
+    assert tables(parts)[1]["step"].tolist() == list(range(10, 121, 10))
+
+
+def test_a_trial_by_the_clock_goes_on_with_its_evaluation_period(config):
+    parts = dataclasses.replace(config("parts"), evaluate_every_steps=None)
+    cut(parts)
+    run(parts)
+    row, evaluations = tables(parts)
+    assert row["status"] == "out_of_budget"
+    assert row["resumes"] == 1
+    assert (evaluations["charged_seconds"].diff().dropna() >= 0.999 * row["eval_period"]).all()
+    assert row["charged_seconds"] == pytest.approx(row["max_runtime"], abs=0.1)
+
+
+def test_nothing_is_left_of_a_trial_that_is_over(config):
+    parts = config("parts")
+    cut(parts)
+    run(parts)
+    left = [
+        path for name in ("checkpoints", "scratch", "journal") for path in (parts.results / "runs" / name).iterdir()
+    ]
+    assert left == []
+
+
+def test_a_workload_without_a_period_starts_again(config):
+    parts = config("parts", checkpoint_evaluations=None)
+    cut(parts, "evaluation", 3)
+    assert "goes on" not in run(parts)
+    assert tables(parts)[0]["resumes"] == 0
+
+
+def test_a_submission_that_names_no_state_has_no_checkpoints(config):
+    parts = config("parts", STATEFUL.replace("trial.resumable", "dict"))
+    cut(parts, "evaluation", 3)
+    assert "goes on" not in run(parts)
+    assert tables(parts)[0]["resumes"] == 0
+
+
+@pytest.mark.parametrize("damage", ["altered", "gone"])
+def test_a_damaged_checkpoint_is_not_used(config, damage):
+    parts = config("parts")
+    cut(parts)
+    file = checkpoint_file(parts)
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(content[:-9] + b"\0" + content[-8:])
+    assert "goes on" not in run(parts)
+    assert tables(parts)[0]["resumes"] == 0
+
+
+def test_a_checkpoint_without_its_line_in_the_journal_is_not_used(config):
+    parts = config("parts")
+    cut(parts)
+    journal = next((parts.results / "runs" / "journal").iterdir())
+    journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"checkpoint"' not in line))
+    assert "goes on" not in run(parts)
+    assert tables(parts)[0]["resumes"] == 0
+
+
+def test_a_checkpoint_of_another_budget_is_not_used(config):
+    parts = config("parts")
+    cut(parts)
+    slower = dataclasses.replace(parts.hardware, seconds_per_step={"blobs": 0.003})
+    assert "goes on" not in run(dataclasses.replace(parts, hardware=slower))
+
+
+def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next_one(config):
+    parts = config("parts")
+    cut(parts)
+    with next((parts.results / "runs" / "journal").iterdir()).open("a") as journal:
+        journal.write('{"kind": "evalua')
+    cut(parts, "evaluation")
+    assert "goes on" in run(parts)
+    assert tables(parts)[0]["resumes"] == 2
+
+
+def late(when: str) -> str:
+    """STATEFUL with one object more that is named at step 15, `when` being `==` or `>=`."""
+    named = f"""
+            if trial.step {when} 15 and "more" not in locals():
+                more = Count()
+                trial.resumable(more=more)
+    """
+    return STATEFUL.replace("        while True:\n", f"        while True:{named}\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (STATEFUL.replace('self.value = state["value"]', 'raise KeyError("gone")'), "cannot load its state (KeyError"),
+        (STATEFUL.replace("count=count,", '**{f"count{time.time()}": count},'), "was not named when the checkpoint"),
+        (STATEFUL.replace("average=", "size=torch.nn.Linear(1, time.time_ns() % 997 + 1), average="), "size mismatch"),
+        (late("=="), "does not name more as resumable any more"),
+    ],
+)
+def test_a_submission_that_cannot_take_its_state_back_starts_again_and_the_reason_is_said(config, source, words):
+    parts = config("parts", source)
+    cut(parts)
+    assert words in run(parts)
+    row = tables(parts)[0]
+    assert (row["status"], row["resumes"]) == ("out_of_budget", 0)
+
+
+def test_what_is_named_late_may_be_named_later_still(config):
+    parts = config("parts", late(">="))
+    cut(parts)
+    run(parts)
+    assert tables(parts)[0]["resumes"] == 1
+
+
+def crashes_once(tmp_path: Path, way: str) -> str:
+    """STATEFUL, failing in the first start that finds a file `mark`."""
+    failure = f"""
+        import pathlib
+        mark = pathlib.Path("{tmp_path}/mark")
+        if mark.exists():
+            mark.unlink()
+            {way}
+    """
+    return STATEFUL.replace("        while True:\n", f"{failure}\n        while True:\n")
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("raise ValueError('once')", "ValueError: once"),
+        ("trial.finish()", "finished within its first step"),
+        ("import os; os._exit(3)", "exited with code 3"),
+        pytest.param("time.sleep(1000)", "did not stand at step 20 again after 1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_submission_that_fails_before_it_has_caught_up_starts_again(config, tmp_path, way, words):
+    parts = config("parts", crashes_once(tmp_path, way))
+    cut(parts)
+    (tmp_path / "mark").touch()
+    assert words in run(parts)
+    row = tables(parts)[0]
+    assert (row["status"], row["resumes"]) == ("out_of_budget", 0)
+
+
+def test_a_state_that_cannot_be_written_costs_the_checkpoint_and_not_the_trial(config):
+    parts = config("parts", STATEFUL.replace('{"value": self.value}', '{"value": lambda: self.value}'))
+    run(parts)
+    row = tables(parts)[0]
+    assert row["status"] == "out_of_budget"
+    log = (parts.results / "runs" / "logs" / f"{row['trial_id']}.txt").read_text()
+    assert "this checkpoint cannot be written" in log
+    assert "lambda" in log
+
+
+def test_a_trainer_that_is_killed_is_a_crash_and_goes_nowhere(config):
+    kill = "if trial.step == 50: import os; os.kill(os.getpid(), 9)\n            trial.end_step()"
+    parts = config("parts", STATEFUL.replace("trial.end_step()", kill))
+    run(parts)
+    row = tables(parts)[0]
+    assert (row["status"], row["resumes"]) == ("crashed", 0)
+    assert "SIGKILL" in row["reason"]
+    assert run(parts) == ""
+
+
+def test_a_trial_on_two_devices_goes_on_with_the_state_of_each(config):
+    whole, parts = (
+        dataclasses.replace(made, hardware=dataclasses.replace(made.hardware, devices=2))
+        for made in (config(name, STATEFUL.replace("16 + count.value % 5", "16")) for name in ("whole", "parts"))
+    )
+    run(whole)
+    cut(parts)
+    run(parts)
+    assert tables(parts)[0]["resumes"] == 1
+    assert curve(parts) == curve(whole)
+
+
+def test_wandb_gets_the_whole_curve_of_a_trial_that_went_on(config):
+    parts = dataclasses.replace(config("parts"), tracking=TrackingConfig("offline", "timetrial"))
+    cut(parts)
+    assert "W&B" not in run(parts)
+    assert tables(parts)[0]["resumes"] == 1
+    assert len(list((parts.results / "wandb").glob("offline-run-*"))) >= 2
+
+
+@pytest.mark.slow
+def test_killing_referee_and_trainer_at_random_moments_changes_no_loss_and_no_charge(tmp_path):
+    # Six kills of a shorter trial than by make resume-check; its 1 % is more than a busy machine can show in a test.
+    setting = Setting("digits_mlp", "schedule_free_adamw", steps=180, pace=0.05, kills=6, seed=1)
+    found = measure(setting, tmp_path)
+    assert found.different == []
+    assert found.ratio == pytest.approx(1.0, abs=0.1)
+
+
+NUMBERS = st.floats(allow_nan=False, width=64)
+
+
+@given(
+    validation=st.fixed_dictionaries({"error": NUMBERS, "loss": NUMBERS}, optional={"validation_gap": NUMBERS}),
+    test=st.none() | st.fixed_dictionaries({"error": NUMBERS, "loss": NUMBERS}, optional={"test": NUMBERS}),
+    reported=st.dictionaries(st.text(), NUMBERS, max_size=3),
+    seconds=NUMBERS,
+)
+def test_an_evaluation_is_read_back_from_its_row_as_it_was(validation, test, reported, seconds):
+    seen = Observation(3, 96, seconds, validation, test, reported)
+    row = json.loads(json.dumps(evaluation_row(TrialKey("w", "s", "t"), 0, seen, "error")))
+    assert observation_of(row, "error") == seen

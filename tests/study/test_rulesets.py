@@ -1,0 +1,153 @@
+"""The tuning rulesets, live pruning, status and retry: which points are run, which are not, and what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from harness.api import ConfigError
+from harness.commands import bench, retry, status
+from harness.config import HardwareConfig, PruningConfig, RulesetConfig, load, names_in
+from harness.records.tables import Records
+from harness.study.identity import describe, trial_key, trial_seed
+from tests.commands.test_bench import FAST
+from tests.conftest import SGD
+from tests.study.test_study import run, study_config, write_submission
+
+TUNED = RulesetConfig("external", 1, 3, 2, "search_space", 1.0, "adamw")
+SPACE = "{learning_rate: 0.05}\nsearch_space: {learning_rate: {min: 0.01, max: 0.1, scaling: log}}"
+NEVER = "def train(trial, hp):\n    for batch in trial.batches():\n        pass\n"
+SLOW = HardwareConfig("local", "cpu", 1, 2.0, {"blobs": 0.002})
+
+
+def trials_of(results):
+    return pd.read_parquet(results / "runs" / "trials").sort_values(["submission", "study", "trial"])
+
+
+def test_external_gives_three_studies_of_five_points_and_self_three_of_the_defaults_with_half_as_much_time_again():
+    external, own = (load("ruleset", name, RulesetConfig) for name in ("external", "self"))
+    assert (external.studies, external.trials, external.tuning, external.budget_factor) == (3, 5, "search_space", 1.0)
+    assert (own.studies, own.trials, own.tuning, own.budget_factor) == (3, 1, "defaults", 1.5)
+
+
+def test_the_points_of_a_submission_are_the_same_on_every_workload_and_differ_between_studies(tmp_path):
+    submission = write_submission(tmp_path / "tuned", SGD, SPACE)
+    config = study_config(tmp_path, submission, ruleset=TUNED)
+    other = dataclasses.replace(config, workload=dataclasses.replace(config.workload, name="other"))
+    assert describe(config).points == describe(other).points
+    points = [describe(dataclasses.replace(config, study=study)).points for study in range(3)]
+    rates = [point["learning_rate"] for study in points for point in study]
+    assert len(set(rates)) == 6
+    assert all(0.01 <= rate <= 0.1 for rate in rates)
+    assert describe(dataclasses.replace(config, seed=1)).points != points[0]
+
+
+def test_a_hyperparameter_on_the_command_line_is_written_over_every_point(tmp_path):
+    submission = write_submission(tmp_path / "tuned", SGD, SPACE)
+    points = describe(study_config(tmp_path, submission, ruleset=TUNED, hp={"learning_rate": 0.5})).points
+    assert points == [{"learning_rate": 0.5}] * 2
+
+
+def test_the_rows_of_a_study_have_its_points_and_the_seeds_of_every_submission(tmp_path):
+    submission = write_submission(tmp_path / "tuned", SGD, SPACE)
+    config = study_config(tmp_path, submission, ruleset=TUNED, pruning=PruningConfig("none"))
+    run(config)
+    rows = trials_of(tmp_path)
+    assert [json.loads(text) for text in rows["hyperparameters"]] == describe(config).points
+    assert rows["seed"].tolist() == [trial_seed(TUNED, "blobs", 0, trial, 0) for trial in range(2)]
+    assert set(rows["status"]) == {"reached"}
+
+
+def test_studies_stop_when_the_median_can_no_longer_be_finite(tmp_path):
+    submission = write_submission(tmp_path / "never", NEVER, SPACE)
+    for study in range(3):
+        run(study_config(tmp_path, submission, ruleset=TUNED, hardware=SLOW, study=study))
+    rows = trials_of(tmp_path)
+    assert rows["status"].tolist() == ["out_of_budget"] * 4 + ["pruned"] * 2
+    last = rows.iloc[-1]
+    assert last["pruned_by"] == "2 of 3 studies have missed: the median over studies is infinite"
+    assert (last["charged_seconds"], last["steps"], math.isinf(last["time_to_target"])) == (0.0, 0, True)
+
+
+def test_without_pruning_every_trial_runs_to_its_end(tmp_path):
+    submission = write_submission(tmp_path / "never", NEVER, SPACE)
+    for study in range(3):
+        run(
+            study_config(tmp_path, submission, ruleset=TUNED, hardware=SLOW, study=study, pruning=PruningConfig("none"))
+        )
+    assert trials_of(tmp_path)["status"].tolist() == ["out_of_budget"] * 6
+
+
+def test_against_the_board_a_trial_stops_where_nothing_is_left_to_gain(tmp_path):
+    fast = write_submission(tmp_path / "fast", SGD)
+    never = write_submission(tmp_path / "never", NEVER)
+    ruleset = RulesetConfig("mine", 1, 1, 1, "defaults", 1.0, "adamw")
+    long = HardwareConfig("local", "cpu", 1, 2.0, {"blobs": 0.02})
+    for submission in (fast, never):
+        # Evaluations come every 1 s of the long budget; the board knows of a hit at the first of them.
+        run(study_config(tmp_path, submission, ruleset=ruleset, hardware=long, pruning=PruningConfig("board")))
+    rows = trials_of(tmp_path).set_index("submission")
+    best = rows.loc["fast", "time_to_target"]
+    assert rows.loc["never", "status"] == "pruned"
+    assert 4 * best <= rows.loc["never", "charged_seconds"] < rows.loc["never", "max_runtime"]
+    assert "best median on this board" in rows.loc["never", "pruned_by"]
+
+
+def test_a_crashed_trial_is_run_again_under_a_new_id_and_its_old_row_stays(tmp_path, capfd):
+    bad = write_submission(tmp_path / "bad", "def train(trial, hp):\n    raise ValueError('no')\n")
+    arguments = ["workload=digits_mlp", f"submission={bad}", f"results={tmp_path}", *FAST]
+    assert bench.main(arguments) == 1
+    assert bench.main(arguments) == 1
+    assert len(trials_of(tmp_path)) == 1
+    assert status.main(arguments) == 0
+    assert "0 done, 0 running, 1 failed, 0 missing of 1 studies" in capfd.readouterr().out
+    assert retry.main(["status=crashed", *arguments]) == 1
+    rows = trials_of(tmp_path)
+    assert rows["trial_id"].nunique() == 2
+    assert rows["started_at"].nunique() == 2
+    assert "1 trials with status crashed are run again" in capfd.readouterr().out
+    assert bench.main(arguments) == 1
+    assert len(trials_of(tmp_path)) == 2
+
+
+def test_a_result_is_not_run_again_until_it_pleases():
+    with pytest.raises(ConfigError, match="'out_of_budget' are not run again"):
+        retry.main(["status=out_of_budget", "workload=digits_mlp"])
+    with pytest.raises(ConfigError, match="STATUS=crashed"):
+        retry.main(["workload=digits_mlp"])
+
+
+def test_the_status_counts_studies_that_are_done_running_and_missing(tmp_path, capfd):
+    arguments = ["workload=digits_mlp", "submission=adamw", "ruleset=self", f"results={tmp_path}", *FAST]
+    configs = bench.studies_of(bench.parse(arguments))
+    run(configs[0])
+    records = Records(tmp_path / "runs")
+    with records.journal(trial_key(describe(configs[1]), 0)):
+        assert [status.state_of(config).state for config in configs] == ["done", "running", "missing"]
+        assert status.main(arguments) == 0
+    assert "1 done, 1 running, 0 failed, 1 missing of 3 studies" in capfd.readouterr().out
+    assert status.state_of(configs[1]).state == "missing"
+
+
+def test_a_ruleset_that_was_changed_needs_a_name_of_its_own():
+    arguments = ["workload=digits_mlp", "submission=adamw", "ruleset=external", "ruleset.studies=1"]
+    with pytest.raises(ConfigError, match=r"ruleset\.name=mine"):
+        bench.studies_of(bench.parse(arguments))
+    configs = bench.studies_of(bench.parse([*arguments, "ruleset.name=mine"]))
+    assert [config.ruleset.name for config in configs] == ["mine"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("studies", 0), ("trials", 0), ("budget_factor", 0)])
+def test_numbers_that_make_no_ruleset_are_refused(key, value):
+    arguments = ["workload=digits_mlp", "submission=adamw", "ruleset.name=mine", f"ruleset.{key}={value}"]
+    with pytest.raises(ConfigError, match=key):
+        bench.studies_of(bench.parse(arguments))
+
+
+def test_every_ruleset_can_be_loaded():
+    for name in names_in("ruleset"):
+        assert load("ruleset", name, RulesetConfig).name == name

@@ -1,0 +1,292 @@
+"""Contract of every directory in submissions/, and of the loop around a bare optimizer class: each learns a task."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.api import (
+    Batch,
+    ConfigError,
+    DataSource,
+    Examples,
+    Hyperparameters,
+    LossKind,
+    SplitName,
+    Target,
+    TensorExamples,
+    Workload,
+)
+from harness.plugins.optimizer_class import train_with
+from harness.plugins.submission import SUBMISSIONS, TrainFunction, load_submission, train_function
+from harness.trial.checkpoint import State, read_state, write_state
+from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
+from harness.trial.trial import Trial
+
+NAMES = sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml"))
+STEPS = 120
+
+
+class Stripes(Workload):
+    """Tells 8x8 images with horizontal stripes from vertical ones: a convolution with batch norm, two linear layers."""
+
+    loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
+
+    def sources(self) -> list[DataSource]:
+        return []
+
+    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - it reads no files
+        count, seed = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}[split]
+        generator = torch.Generator().manual_seed(seed)
+        targets = torch.arange(count) % 2
+        stripes = (torch.arange(8) % 2 * 2.0 - 1.0).expand(8, 8)
+        images = torch.where(targets[:, None, None] == 0, stripes, stripes.T)
+        images = images + 1.5 * torch.randn(count, 8, 8, generator=generator)
+        return TensorExamples({"inputs": images.unsqueeze(1), "targets": targets})
+
+    def build_model(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, stride=2, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(96, 12),
+            nn.ReLU(),
+            nn.Linear(12, 2),
+        )
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
+        return F.cross_entropy(outputs, batch["targets"], reduction="none", label_smoothing=label_smoothing), None
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.losses(outputs, batch, 0.0)[0]}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        return {"loss": statistics["loss"].mean().item()}
+
+
+class Race:
+    """One trial on Stripes in this process: its validation losses, and what was handed over and named."""
+
+    def __init__(self, *, seed: int = 1, checkpoints: "Kept | None" = None) -> None:
+        self.losses: list[float] = []
+        self.weights: list[dict[str, Tensor]] = []
+        self.resumable: dict[str, object] = {}
+        self._workload = Stripes()
+        self._validation = self._workload.load("validation", Path())
+        torch.manual_seed(seed)
+        self.trial = _NamingTrial(
+            self._workload,
+            self._workload.build_model(),
+            self._workload.load("train", Path()),
+            Conditions(seed, torch.device("cpu"), 32, STEPS, Target("loss", "min", 0.0), 60.0, 60.0, STEPS // 4),
+            self._judge,
+            None,
+            checkpoints,
+            self.resumable,
+        )
+
+    def run(self, train: TrainFunction, hp: Hyperparameters) -> "Race":
+        self.losses.append(self._validation_loss(self.trial.model))
+        self.trial.go(Go(0.0))
+        with contextlib.suppress(TrialOver):
+            train(self.trial, hp)
+        assert self.trial.is_over, "train returned before its trial was over"
+        return self
+
+    def _judge(self, model: nn.Module, progress: Progress) -> Go | None:
+        self.weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        self.losses.append(self._validation_loss(model))
+        if progress.step >= STEPS:
+            return None
+        return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
+
+    def _validation_loss(self, model: nn.Module) -> float:
+        batch = self._validation.gather(torch.arange(len(self._validation)))
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            loss = self._workload.metrics(self._workload.statistics(model(batch["inputs"]), batch))["loss"]
+        model.train(was_training)
+        return loss
+
+
+class Kept:
+    """Keeps the checkpoints of a race in a folder; goes on from one of them."""
+
+    def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
+        self.is_continued = go_on_from is not None
+        self.count = 0
+        self._folder = folder
+        self._go_on_from = go_on_from
+
+    def write(self, state: State) -> None:
+        if not self.is_continued:
+            self.count += 1
+            write_state(self._folder / f"{self.count}.pt", state)
+
+    def read(self) -> State:
+        return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
+
+    def restored(self, step: int) -> Go:
+        assert step == self._go_on_from * STEPS // 4
+        return Go(0.0)
+
+
+class _NamingTrial(Trial):
+    """A trial that keeps what the submission names as resumable where a test can see it."""
+
+    def __init__(self, *arguments: object) -> None:
+        *usual, self._seen = arguments
+        super().__init__(*usual)  # type: ignore[arg-type]
+
+    def resumable(self, **objects: object) -> None:
+        super().resumable(**objects)
+        self._seen.update(objects)  # type: ignore[attr-defined]
+
+
+def race_of(name: str, seed: int = 1, checkpoints: Kept | None = None) -> Race:
+    submission = load_submission(name)
+    train = train_function(submission.folder, submission.entry, submission.schedule)
+    return Race(seed=seed, checkpoints=checkpoints).run(train, submission.hyperparameters)
+
+
+def test_there_are_submissions():
+    assert {"adagrad", "adamw", "heavy_ball", "muon", "nadamw", "nesterov", "schedule_free_adamw"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_submission_describes_itself(name: str):
+    submission = load_submission(name)
+    assert submission.paper.startswith("https://")
+    assert (submission.folder / "README.md").read_text().startswith(f"# {submission.title}\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_submission_can_be_tuned_around_its_defaults(name: str):
+    submission = load_submission(name)
+    assert submission.space.dimensions or submission.space.points
+    for hyperparameter, dimension in submission.space.dimensions.items():
+        assert dimension.contains(submission.hyperparameters[hyperparameter]), hyperparameter
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_submission_learns(name: str):
+    losses = race_of(name).losses
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_decides_the_weights_bit_for_bit(name: str):
+    first, again, other = (race_of(name, seed).weights[-1] for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_submission_names_as_resumable_survives_the_disk(name: str):
+    named = race_of(name).resumable
+    assert named
+    for thing in named.values():
+        buffer = io.BytesIO()
+        torch.save(thing.state_dict(), buffer)  # type: ignore[attr-defined]
+        buffer.seek(0)
+        thing.load_state_dict(torch.load(buffer))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_submission_goes_on_from_any_checkpoint_as_if_it_had_not_been_killed(name: str, tmp_path: Path):
+    kept = Kept(tmp_path)
+    whole = race_of(name, checkpoints=kept)
+    assert kept.count == 3, "a submission without trial.resumable(...) has no checkpoints"
+    for number in range(1, 4):
+        rest = race_of(name, checkpoints=Kept(tmp_path, go_on_from=number))
+        assert rest.losses[1:] == whole.losses[1 + number :]
+        for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
+            assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+# --- entry: an optimizer class ---
+
+
+class Recorder(torch.optim.SGD):
+    """SGD that keeps the rates it stepped with and the arguments it was made with."""
+
+    def __init__(self, params: object, lr: float, momentum: float = 0.0) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+        self.rates: list[float] = []
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        self.rates.append(self.param_groups[0]["lr"])
+        return super().step(closure)
+
+
+ENTRY = "tests.submissions.test_submissions.Recorder"
+
+
+def rates_of(schedule: str, **hyperparameters: float) -> list[float]:
+    race = Race().run(train_with(ENTRY, schedule), Hyperparameters(hyperparameters))
+    optimizer = race.resumable["optimizer"]
+    assert isinstance(optimizer, torch.optim.SGD)
+    return optimizer.rates  # type: ignore[attr-defined, no-any-return]
+
+
+def test_learning_rate_is_lr_to_the_class_and_stays():
+    assert rates_of("constant", learning_rate=0.01, momentum=0.9) == [0.01] * STEPS
+
+
+def test_warmup_cosine_uses_up_its_fraction():
+    rates = rates_of("warmup_cosine", learning_rate=0.01, warmup_fraction=0.1)
+    assert rates[:3] == pytest.approx([0.01 / 12, 0.02 / 12, 0.03 / 12])
+    assert max(rates) == pytest.approx(0.01)
+    assert rates[-1] < 1e-4
+
+
+def test_an_argument_that_the_class_does_not_take_is_named():
+    with pytest.raises(ConfigError, match=r"takes no argument 'momentun', .* Did you mean 'momentum'\?"):
+        rates_of("constant", learning_rate=0.01, momentun=0.9)
+
+
+def test_an_argument_that_the_class_needs_is_named():
+    with pytest.raises(ConfigError, match=r"missing a required argument: 'lr'"):
+        rates_of("constant", momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ("torch.optim.Adagrd", "no 'Adagrd'"),
+        ("nowhere_at_all.Adagrad", "nowhere_at_all"),
+        ("torch.nn.Linear", "no subclass of torch.optim.Optimizer"),
+    ],
+)
+def test_an_entry_that_is_no_optimizer_class_is_refused(entry: str, complaint: str):
+    with pytest.raises(ConfigError, match=complaint):
+        train_with(entry, "constant")
+
+
+def test_a_schedule_free_class_is_judged_at_its_average():
+    hp = Hyperparameters({"learning_rate": 0.01})
+    race = Race().run(train_with("schedulefree.AdamWScheduleFree", "constant"), hp)
+    optimizer, handed_over = race.resumable["optimizer"], race.weights[-1]
+    # The clock has stopped at the average; going back to training would move the weights away from it.
+    assert all(torch.equal(handed_over[name], p) for name, p in race.trial.model.named_parameters())
+    optimizer.train()  # type: ignore[attr-defined]
+    assert any(not torch.equal(handed_over[name], p) for name, p in race.trial.model.named_parameters())
+    assert race.losses[-1] < 0.5 * race.losses[0]
+
+
+@pytest.mark.parametrize("name", ["schedule_free_adamw"])
+def test_averaged_weights_come_with_normalisation_statistics_of_their_own(name: str):
+    race = race_of(name)
+    inputs = race.trial.train_set.gather(torch.arange(512))["inputs"]
+    convolution, norm = race.trial.model[0], race.trial.model[1]  # type: ignore[index]
+    convolution.load_state_dict({"weight": race.weights[-1]["0.weight"], "bias": race.weights[-1]["0.bias"]})
+    means = convolution(inputs).mean(dim=(0, 2, 3)).detach()
+    deviation = norm.running_var.sqrt()
+    assert ((race.weights[-1]["1.running_mean"] - means).abs() < 0.1 * deviation).all()

@@ -1,0 +1,298 @@
+"""The contract of every workload that has a file in conf/workload; the last part tests single families."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from harness.api import SPLITS, ConfigError, Examples, LossKind, ParameterKind, SplitName, Workload, mean_loss
+from harness.config import CONF, WorkloadConfig, base_workloads, load, names_in, values_of
+from harness.plugins.data import data_folder, is_present
+from harness.plugins.entries import create_workload
+from harness.race.evaluation import evaluate
+from harness.trial.parameter_kinds import kinds_of
+from workloads.digits_mlp import DigitsMlp
+from workloads.networks.decoder_transformer import DecoderTransformer
+from workloads.networks.residual_network import ResidualNetwork
+
+each_workload = pytest.mark.parametrize("name", base_workloads())
+# A variant shares data, loss and metric with its base: what is to be tested is its model.
+each_model = pytest.mark.parametrize("name", names_in("workload"))
+
+
+@cache
+def config(name: str) -> WorkloadConfig:
+    return load("workload", name, WorkloadConfig)
+
+
+@cache
+def made(name: str) -> Workload:
+    return create_workload(config(name).entry, config(name).options)
+
+
+@cache
+def split_of(name: str, split: SplitName) -> Examples:
+    if not is_present(made(name), data_folder()):
+        pytest.skip(f"the data of {name} are not here: make data WORKLOAD={name}")
+    return made(name).load(split, data_folder())
+
+
+def model_of(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return made(name).build_model()
+
+
+def batch_of(name: str, count: int, split: SplitName = "train") -> dict[str, Tensor]:
+    return split_of(name, split).gather(torch.arange(count))
+
+
+def loss_on(name: str, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return mean_loss(*made(name).losses(made(name).outputs(model, batch), batch, 0.0))
+
+
+@each_model
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str):
+    first, again, other = (model_of(name, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@each_model
+def test_the_model_has_as_many_parameters_as_its_yaml_says(name: str):
+    assert sum(parameter.numel() for parameter in model_of(name).parameters()) == config(name).parameters
+
+
+@each_model
+def test_the_model_is_in_float32(name: str):
+    assert {parameter.dtype for parameter in model_of(name).parameters()} == {torch.float32}
+
+
+@each_model
+def test_every_parameter_has_a_kind_and_one_weight_is_the_output_layer(name: str):
+    model = model_of(name)
+    kinds = kinds_of(model)
+    assert set(kinds) == {path for path, _ in model.named_parameters()}
+    # A matrix that is embedding and output layer has the role of its first use.
+    is_tied = len(list(model.named_parameters(remove_duplicate=False))) > len(kinds)
+    assert list(kinds.values()).count(ParameterKind.OUTPUT) == (0 if is_tied else 1)
+    assert not is_tied or ParameterKind.EMBEDDING in kinds.values()
+
+
+@each_workload
+def test_each_split_is_the_one_that_its_yaml_names(name: str):
+    assert {split: split_of(name, split).digest() for split in SPLITS} == config(name).data
+
+
+@each_workload
+def test_the_same_index_gives_the_same_batch(name: str):
+    index = torch.tensor([3, 1, 2])
+    first, again = (split_of(name, "train").gather(index) for _ in range(2))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+@each_workload
+def test_a_batch_is_its_examples_stacked(name: str):
+    examples = split_of(name, "train")
+    batch = examples.gather(torch.tensor([5, 2]))
+    assert all(torch.equal(batch[key], torch.stack([examples[5][key], examples[2][key]])) for key in batch)
+
+
+@each_workload
+def test_the_splits_share_no_example(name: str):
+    # Whole examples, labels too: a few published images and verses do occur twice with one input.
+    def contents(split: SplitName) -> set[bytes]:
+        batch = split_of(name, split).gather(torch.arange(len(split_of(name, split))))
+        flat = torch.cat(
+            [values.flatten(1).double() if values.ndim > 1 else values[:, None].double() for values in batch.values()],
+            dim=1,
+        )
+        return {row.tobytes() for row in flat.numpy()}
+
+    train, validation, test = (contents(split) for split in SPLITS)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+@each_workload
+def test_the_loss_at_the_start_is_that_of_a_guess(name: str):
+    kind = made(name).loss_kind
+    if kind not in (LossKind.SOFTMAX_CROSS_ENTROPY, LossKind.SIGMOID_CROSS_ENTROPY):
+        pytest.skip("only a cross-entropy has a loss at the start that theory knows")
+    model = model_of(name)
+    batch = batch_of(name, 256)
+    classes = made(name).outputs(model, batch).shape[-1] if kind is LossKind.SOFTMAX_CROSS_ENTROPY else 2
+    assert loss_on(name, model, batch).item() == pytest.approx(math.log(classes), rel=0.05)
+
+
+@each_model
+def test_every_parameter_gets_a_gradient(name: str):
+    model = model_of(name)
+    # A step away from the start, where some weights are zero so that others have no gradient yet.
+    for parameter in model.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    loss_on(name, model, batch_of(name, 8)).backward()
+    assert [path for path, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0] == []
+
+
+@each_workload
+def test_it_learns_one_batch_by_heart(name: str):
+    model = model_of(name)
+    batch = batch_of(name, min(8, config(name).batch_size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    # A model that adds to its input begins with less than the loss of outputs of zero.
+    guess = mean_loss(*made(name).losses(torch.zeros_like(made(name).outputs(model, batch)), batch, 0.0)).item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = loss_on(name, model, batch)
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.1 * guess:
+            break
+    assert loss.item() < 0.1 * guess
+
+
+@each_workload
+def test_each_unit_has_a_loss_and_what_is_masked_changes_nothing(name: str):
+    model = model_of(name).eval()
+    batch = batch_of(name, 4)
+    outputs = made(name).outputs(model, batch)
+    losses, weights = made(name).losses(outputs, batch, 0.0)
+    assert losses.shape[0] == 4
+    if weights is not None:
+        assert weights.shape == losses.shape
+        changed = torch.where(weights > 0, losses, losses + 1.0)
+        torch.testing.assert_close(mean_loss(changed, weights), mean_loss(losses, weights))
+
+
+@each_workload
+def test_label_smoothing_changes_cross_entropies_alone(name: str):
+    kind = made(name).loss_kind
+    model = model_of(name)
+    batch = batch_of(name, 4)
+    # Away from the start, where all classes are as likely and smoothing changes nothing.
+    outputs = made(name).outputs(model, batch) + torch.randn(1, generator=torch.Generator().manual_seed(0))
+    outputs = outputs * torch.linspace(0.5, 2.0, outputs.shape[-1])
+    plain, smoothed = (made(name).losses(outputs, batch, amount)[0] for amount in (0.0, 0.1))
+    assert plain.shape == smoothed.shape
+    is_cross_entropy = kind in (LossKind.SOFTMAX_CROSS_ENTROPY, LossKind.SIGMOID_CROSS_ENTROPY)
+    assert torch.allclose(plain, smoothed) != is_cross_entropy
+
+
+@each_workload
+def test_an_evaluation_gives_the_loss_and_the_metric_of_the_target(name: str):
+    found = evaluate(made(name), model_of(name), split_of(name, "validation"), config(name).eval_batch_size)
+    assert {"loss", config(name).target.metric} <= set(found)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+@each_workload
+def test_an_evaluation_is_repeatable_and_does_not_depend_on_the_batch_size(name: str):
+    model = model_of(name)
+    size = config(name).eval_batch_size
+    first, again, other = (
+        evaluate(made(name), model, split_of(name, "validation"), batch_size) for batch_size in (size, size, size // 3)
+    )
+    assert first == again
+    assert other == pytest.approx(first, rel=1e-5)
+
+
+@each_workload
+def test_an_evaluation_changes_no_weight_and_no_statistic(name: str):
+    model = model_of(name)
+    before: dict[str, Any] = {key: values.clone() for key, values in model.state_dict().items()}
+    evaluate(made(name), model, split_of(name, "validation"), config(name).eval_batch_size)
+    assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(set(names_in("workload")) - set(base_workloads())))
+def test_a_variant_has_the_data_and_the_budget_of_its_base_and_a_model_and_a_target_of_its_own(name: str):
+    base = config(str(config(name).variant_of))
+    assert base.variant_of is None
+    assert (config(name).data, config(name).budget, config(name).entry) == (base.data, base.budget, base.entry)
+    assert config(name).options != base.options
+    assert "target" in OmegaConf.load(CONF / "workload" / f"{name}.yaml"), "it would have the target of its base"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("defaults: [digits_mpl, _self_]", "there is no workload 'digits_mpl'"),
+        ("defaults: [mine, _self_]", "defaults is \\['mine', '_self_'\\]. Write one other file"),
+        ("defaults: [_self_, digits_mlp]", "Write one other file of the folder"),
+        ("defaults: digits_mlp", "Write one other file of the folder"),
+    ],
+)
+def test_a_variant_of_what_is_not_there_is_answered(tmp_path: Path, text: str, complaint: str):
+    (tmp_path / "workload").mkdir()
+    (tmp_path / "workload" / "mine.yaml").write_text(f"{text}\nname: mine\n")
+    with pytest.raises(ConfigError, match=complaint):
+        values_of("workload", "mine", folder=tmp_path)
+
+
+# --- what only some families promise ---
+
+
+def test_the_splits_of_the_digits_use_every_published_image():
+    digits = DigitsMlp(hidden=[64, 64])
+    sizes = [len(digits.load(split, data_folder())) for split in SPLITS]
+    assert sizes == [997, 500, 300]
+
+
+def test_the_residual_network_reaches_resnet_50_by_its_sizes():
+    with torch.device("meta"):
+        network = ResidualNetwork(
+            channels=3, classes=1000, widths=[64, 128, 256, 512], blocks=[3, 4, 6, 3], expansion=4,
+            stem_kernel=7, stem_stride=2, stem_pool=True,
+        )  # fmt: skip
+    assert sum(parameter.numel() for parameter in network.parameters()) == 25_557_032
+
+
+def test_the_transformer_reaches_algoperfs_language_model_by_its_sizes():
+    with torch.device("meta"):
+        transformer = DecoderTransformer(
+            vocabulary=50_257, context=1024, width=1024, layers=12, heads=8, hidden=4096, rotary_base=500_000.0,
+            tied=True,
+        )  # fmt: skip
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == 252_815_372
+
+
+def small_transformer() -> DecoderTransformer:
+    torch.manual_seed(0)
+    return DecoderTransformer(
+        vocabulary=11, context=16, width=32, layers=2, heads=2, hidden=32, rotary_base=10_000.0, tied=False
+    )
+
+
+def test_the_transformer_does_not_look_ahead():
+    transformer = small_transformer()
+    symbols = torch.randint(11, (2, 16))
+    changed = symbols.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 11
+    before, after = transformer(symbols), transformer(changed)
+    torch.testing.assert_close(before[:, :10], after[:, :10])
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_the_transformer_tells_positions_apart():
+    transformer = small_transformer()
+    one_way, other_way = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 1, 3]])
+    assert not torch.allclose(transformer(one_way)[:, -1], transformer(other_way)[:, -1], atol=1e-6)
+
+
+def test_a_rotation_depends_on_the_distance_alone():
+    # The first block's scores between equal symbols are the same wherever the pair stands.
+    attention = small_transformer().blocks[0].attention
+    rotations = small_transformer().get_buffer("rotations").squeeze()
+    vector = torch.view_as_complex(attention.qkv.weight[0, :16].reshape(-1, 2))
+    turned = vector * rotations
+    scores = torch.view_as_real(turned).flatten(1) @ torch.view_as_real(turned).flatten(1).T
+    torch.testing.assert_close(scores.diagonal(3), scores[0, 3].expand(13))

@@ -1,0 +1,63 @@
+"""Fashion-MNIST, grey photographs of clothes of 28x28 pixels: what workloads on it share. Knows no model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy
+import torch
+
+from harness.api import DataError, DataSource, Examples, SplitName
+from workloads.data.sources import FashionMnistFiles
+from workloads.losses.classification import Classification, Images
+
+CLASSES = 10
+_MEAN, _DEVIATION = 0.286, 0.353  # of the training pixels in [0, 1]
+# Where each split begins and ends in the published training or test file. The training file is far larger than a run of
+# seconds can use, so a third of it trains and the next part validates.
+_PARTS: dict[SplitName, tuple[str, int, int]] = {
+    "train": ("train", 0, 20_000),
+    "validation": ("train", 20_000, 25_000),
+    "test": ("t10k", 0, 10_000),
+}
+_IDX_BYTES = 8  # the IDX format's code of unsigned bytes
+
+
+class FashionMnist(Classification):
+    """Ten kinds of clothes; a subclass says which model."""
+
+    def sources(self) -> list[DataSource]:
+        """The four published files."""
+        return [FashionMnistFiles()]
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Images in published order. Raises DataError where a file is missing or damaged."""
+        # Read here: importing torchvision for its reader would take a second and a half of every trial.
+        part, start, stop = _PARTS[split]
+        raw = folder / "FashionMNIST" / "raw"
+        pixels = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
+        labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
+        return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
+
+
+def read_idx(path: Path) -> numpy.ndarray:
+    """The unsigned bytes of an IDX file, in its shape; mapped, so that only the used part is read.
+
+    Raises DataError where the file is missing, of another type, or not as long as its header says.
+    Source: the description of the format at yann.lecun.com/exdb/mnist.
+    """
+    mend = "Run: make data"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            header = handle.read(4)
+            if len(header) < 4 or header[:3] != bytes([0, 0, _IDX_BYTES]):
+                raise DataError(f"{path} is no IDX file of unsigned bytes: it begins with {header.hex()!r}. {mend}")
+            shape = [int.from_bytes(handle.read(4)) for _ in range(header[3])]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). {mend}") from error
+    offset = 4 + 4 * len(shape)
+    if size != offset + math.prod(shape):
+        raise DataError(f"{path} has {size} bytes; its header says {offset + math.prod(shape)}. {mend}")
+    return numpy.memmap(path, numpy.uint8, mode="r", offset=offset, shape=tuple(shape))

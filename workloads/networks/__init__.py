@@ -1,0 +1,1 @@
+"""Architectures and how their weights are drawn."""
