@@ -24,6 +24,29 @@ _ATTENTION = {
     "out_proj.bias": ParameterKind.ATTENTION_BIAS,
 }
 
+HIDDEN_MATRICES = frozenset(
+    {
+        ParameterKind.WEIGHT,
+        ParameterKind.CONV,
+        ParameterKind.ATTENTION_Q,
+        ParameterKind.ATTENTION_K,
+        ParameterKind.ATTENTION_V,
+        ParameterKind.ATTENTION_KV,
+        ParameterKind.ATTENTION_QKV,
+        ParameterKind.ATTENTION_OUT,
+    }
+)
+"""Kinds that are matrices between hidden layers (kernels are, once flattened): what Muon and its kin are made for."""
+
+
+def hidden_matrices_and_rest(
+    model: nn.Module, kinds: Mapping[str, ParameterKind]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of HIDDEN_MATRICES with two dimensions or more, and all others, each in the model's order."""
+    named = list(model.named_parameters())
+    is_hidden = {name: kinds[name] in HIDDEN_MATRICES and p.ndim >= 2 for name, p in named}
+    return [p for name, p in named if is_hidden[name]], [p for name, p in named if not is_hidden[name]]
+
 
 def kinds_of(model: nn.Module) -> dict[str, ParameterKind]:
     """Kind of every parameter, by name; a tied parameter has the role of its first use.

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness import ConfigError, Hyperparameters, Trial, warmup_cosine
+from harness import (
+    ConfigError,
+    Hyperparameters,
+    MultiTensorOptimizer,
+    Trial,
+    collected,
+    corrections,
+    train_loop,
+    warmup_cosine,
+    zeros_like,
+)
 
 
-class NAdamW(torch.optim.Optimizer):
+class NAdamW(MultiTensorOptimizer):
     """AdamW with Nesterov's look-ahead in the numerator, as AlgoPerf's baseline has it.
 
     At step t of a parameter p with gradient g, decoupled decay first:
@@ -39,36 +49,20 @@ class NAdamW(torch.optim.Optimizer):
             )
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; returns what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._update(group)
-        return loss
+    def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Both moments."""
+        return {"exp_avg": zeros_like(parameter), "exp_avg_sq": zeros_like(parameter)}
 
-    def _update(self, group: dict[str, Any]) -> None:
-        parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return
-        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-        states = [self._state_of(p) for p in parameters]
-        first = [state["exp_avg"] for state in states]
-        second = [state["exp_avg_sq"] for state in states]
+    def update(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
+    ) -> None:
+        """The formula above."""
+        first, second = collected(states, "exp_avg"), collected(states, "exp_avg_sq")
         lr, (beta1, beta2) = group["lr"], group["betas"]
-
         # Parameters that were skipped at times have step counters of their own, so corrections come as lists.
         # sqrt(v / bc2) + eps is (sqrt(v) + eps sqrt(bc2)) / sqrt(bc2): one pass over the weights fewer.
-        rates, epsilons = [], []
-        for state in states:
-            state["step"] += 1
-            root = sqrt(1 - beta2 ** state["step"])
-            rates.append(-lr * root / (1 - beta1 ** state["step"]))
-            epsilons.append(group["eps"] * root)
-
+        roots = [sqrt(correction) for correction in corrections(states, beta2)]
+        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         torch._foreach_lerp_(first, gradients, 1 - beta1)
@@ -76,16 +70,8 @@ class NAdamW(torch.optim.Optimizer):
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
         ahead = torch._foreach_lerp(gradients, first, beta1)
         scale = torch._foreach_sqrt(second)
-        torch._foreach_add_(scale, epsilons)
+        torch._foreach_add_(scale, [group["eps"] * root for root in roots])
         torch._foreach_addcdiv_(parameters, ahead, scale, rates)
-
-    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
-        state: dict[str, Any] = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        return state
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
@@ -97,10 +83,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         weight_decay=hp.weight_decay,
     )
     schedule = warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction)
-    trial.resumable(optimizer=optimizer, schedule=schedule)
-    for batch in trial.batches():
-        loss = trial.loss(batch, label_smoothing=hp.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    train_loop(trial, optimizer, schedule, label_smoothing=hp.label_smoothing)

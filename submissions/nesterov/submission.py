@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness import Hyperparameters, Trial, warmup_cosine
+from harness import Hyperparameters, Trial, train_loop, warmup_cosine
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
@@ -18,10 +18,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         fused=True,
     )
     schedule = warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction)
-    trial.resumable(optimizer=optimizer, schedule=schedule)
-    for batch in trial.batches():
-        loss = trial.loss(batch, label_smoothing=hp.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    train_loop(trial, optimizer, schedule, label_smoothing=hp.label_smoothing)

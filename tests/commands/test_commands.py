@@ -66,13 +66,13 @@ def test_doctor_names_the_machine_the_workloads_and_what_is_missing(tmp_path):
 def test_calibrate_measures_and_keeps_seconds_per_step(tmp_path):
     done = call("harness.commands.calibrate", "workload=digits_mlp", f"results={tmp_path}", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = json.loads(next((tmp_path / "calibration").iterdir()).read_text())
+    kept = json.loads(next((tmp_path / "calibration").glob("*.json")).read_text())
     assert 1e-5 < kept["workloads"]["digits_mlp"]["seconds_per_step"] < 1.0
     assert "ms per step" in done.stdout
 
 
 def test_sync_without_runs_says_so(tmp_path):
-    done = call("harness.records.tracking", f"results={tmp_path}", folder=tmp_path)
+    done = call("harness.commands.sync", f"results={tmp_path}", folder=tmp_path)
     assert done.returncode == 2
     assert "no offline runs" in done.stderr
 

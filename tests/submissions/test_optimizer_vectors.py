@@ -9,7 +9,8 @@ import torch
 from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
-from submissions.muon.submission import Muon, newton_schulz
+from harness import newton_schulz
+from submissions.muon.submission import Muon
 from submissions.nadamw.submission import NAdamW
 
 STEPS = 3

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness import ConfigError, warmup_cosine
+from harness import ConfigError
+from harness.trial.schedules import warmup_constant, warmup_cosine, warmup_linear
 
 
 def optimizer_of(*peaks: float) -> torch.optim.SGD:
@@ -70,5 +71,37 @@ def test_a_saved_schedule_goes_on_where_it_stopped():
 
 @pytest.mark.parametrize(("steps", "fraction"), [(0, 0.1), (10, -0.1), (10, 1.1), (10, float("nan"))])
 def test_an_impossible_schedule_is_refused(steps: int, fraction: float):
-    with pytest.raises(ConfigError, match="warmup_cosine got"):
+    with pytest.raises(ConfigError, match="the schedule got"):
         warmup_cosine(optimizer_of(1.0), steps, fraction)
+
+
+def test_linear_decay_ends_at_its_end_factor_and_stays_there():
+    optimizer = optimizer_of(2.0)
+    schedule = warmup_linear(optimizer, 10, 0.2, end_factor=0.1)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:3] == pytest.approx([1.0, 2.0, 2.0])
+    assert rates[6] == pytest.approx(2.0 * (1 - 0.5 * 0.9))
+    assert rates[10:] == pytest.approx([0.2, 0.2])
+
+
+def test_a_constant_rate_stays_at_its_peak_until_it_decays_to_zero():
+    optimizer = optimizer_of(1.0)
+    schedule = warmup_constant(optimizer, 20, 0.1, 0.25)
+    rates = []
+    for _ in range(22):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:2] == pytest.approx([0.5, 1.0])
+    assert rates[2:15] == pytest.approx([1.0] * 13)
+    assert rates[15:20] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert rates[20:] == [0.0, 0.0]
+
+
+def test_a_decay_longer_than_what_the_warmup_leaves_is_refused():
+    with pytest.raises(ConfigError, match="a decay fraction of"):
+        warmup_constant(optimizer_of(1.0), 10, 0.1, 0.95)

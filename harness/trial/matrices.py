@@ -1,0 +1,62 @@
+"""Matrices for update rules: orthogonalisation, and one batched operation for all matrices of a shape."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def newton_schulz(matrices: Tensor, *, steps: int = 5) -> Tensor:
+    """Matrices with the singular vectors of the given ones and singular values near 1 (0.68 to 1.14 for 0.01 to 1).
+
+    Shape: [count, rows, columns], fastest with rows <= columns -> the same. A zero matrix stays zero.
+    Source: Jordan et al. 2024, Muon, the quintic iteration with its published coefficients.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    # A dead layer has zero norm.
+    x: Tensor = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram: Tensor = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def orthogonalised(matrices: Sequence[Tensor], *, steps: int = 5) -> list[Tensor]:
+    """Each matrix after `newton_schulz`. Shapes: [rows, columns] each -> the same."""
+
+    def of_stack(stack: Tensor) -> Tensor:
+        x = stack.bfloat16() if _is_faster_in_bfloat16(stack) else stack
+        rows, columns = stack.shape[1:]
+        x = newton_schulz(x, steps=steps) if rows <= columns else newton_schulz(x.mT, steps=steps).mT
+        return x.to(stack.dtype).contiguous()
+
+    return by_shape(of_stack, matrices)
+
+
+def by_shape(function: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of stacks of all matrices of one shape, taken apart again: small products are slow one by one.
+
+    Shapes: [rows, columns] each; `function`: [count, rows, columns] -> [count, ...].
+    """
+    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for position, matrix in enumerate(matrices):
+        shapes[tuple(matrix.shape)].append(position)
+    done: list[Tensor] = list(matrices)
+    for positions in shapes.values():
+        stack = torch.stack([matrices[position] for position in positions])
+        for position, result in zip(positions, function(stack), strict=True):
+            done[position] = result
+    return done
+
+
+def _is_faster_in_bfloat16(stack: Tensor) -> bool:
+    """The reference's type, where the device multiplies it natively.
+
+    On a CPU with AMX: 3.3 ms instead of 12.6 ms for [8, 128, 512], but 0.31 ms instead of 0.07 ms for [1, 16, 144].
+    """
+    if stack.dtype != torch.float32:
+        return False
+    return stack.is_cuda or (stack.numel() >= 2**14 and torch.cpu._is_amx_tile_supported())

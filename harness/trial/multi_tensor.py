@@ -1,0 +1,65 @@
+"""A base for optimizers that move all parameters of a group at once: a rule then holds its formula and little else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MultiTensorOptimizer(torch.optim.Optimizer):
+    """Gathers what has a gradient, makes its state, counts its steps, and calls `update` once for each group.
+
+    A parameter without a gradient is skipped: no decay, no step counted, no state. A gradient of zero is a gradient.
+    States are float32 or wider, also those of parameters in bfloat16, unless `initial_state` says otherwise.
+    A subclass has `update` and, where it keeps anything, `initial_state`.
+    """
+
+    def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What the state of a parameter begins with, beside `step`. Default: nothing."""
+        return {}
+
+    def update(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
+    ) -> None:
+        """Move `parameters` in place, by torch._foreach_* or batched matrices. `states`: `step` counts this one."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; returns what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+                self.update(group, parameters, gradients, [self._state_of(p, group) for p in parameters])
+        return loss
+
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        if "step" not in state:
+            state["step"] = 0
+            state.update(self.initial_state(parameter, group))
+        state["step"] += 1
+        return state
+
+
+def collected(states: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    """The entry `name` of each state, in their order."""
+    return [state[name] for state in states]
+
+
+def corrections(states: Sequence[dict[str, Any]], beta: float) -> list[float]:
+    """1 - beta^t of each parameter, with t its own count of steps: what an average from zero is divided by."""
+    return [1 - beta ** state["step"] for state in states]
+
+
+def zeros_like(parameter: Tensor) -> Tensor:
+    """Zeros in the parameter's shape, in float32 where it is narrower."""
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
