@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.power import FEWEST_SEEDS, FRESH
 from benchmarks.target_log import REFERENCE, Log, line_of, read_runs, write_runs
 from benchmarks.target_runs import Bench, Plan, by_method
 from harness import command_line, config
@@ -21,8 +22,6 @@ from harness.config import WorkloadConfig
 
 FIRST_SEED = 101
 """Those below set targets."""
-SEEDS = 20
-FRESH = REFERENCE.parent / "power"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     given = command_line.options(arguments, ["workload", "seeds", "results"])
     if not given.get("workload"):
         raise ConfigError("say which workload: make power-runs WORKLOAD=name,name.")
-    count = command_line.whole_number(given, "seeds", SEEDS)
+    count = command_line.whole_number(given, "seeds", FEWEST_SEEDS)
     results = Path(given.get("results") or config.ROOT / "results")
     for settings in [config.load("workload", name, WorkloadConfig) for name in given["workload"].split(",")]:
         run_fresh(settings, count, results / "power", FRESH)

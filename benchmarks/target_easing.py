@@ -34,10 +34,10 @@ def eased_to_separate(chosen: Chosen, settings: WorkloadConfig) -> Chosen:
         power = power_of(replace(settings, target=eased.target), runs)
         if power is None:
             continue
-        eased = replace(eased, seeds_needed=power.seeds_enough)
-        if power.seeds_enough <= SEPARATING_SEEDS:
+        eased = replace(eased, seeds_needed=power.seeds_needed)
+        if power.seeds_needed <= SEPARATING_SEEDS:
             return eased
-        if fewest.seeds_needed is None or power.seeds_enough < fewest.seeds_needed:
+        if fewest.seeds_needed is None or power.seeds_needed < fewest.seeds_needed:
             fewest = eased
     return fewest
 

@@ -154,9 +154,9 @@ def _easing(chosen: Chosen) -> list[str]:
     if chosen.target.validation != chosen.often_reached:
         value, seeds = chosen.target.validation, chosen.seeds_needed
         lines.append(
-            f"Eased to {value}, the hardest target with which ten seeds tell a tenth of speed apart"
+            f"Eased to {value}, the hardest target with which these runs ask for ten seeds to tell a tenth of speed apart"
             if seeds is not None and seeds <= SEPARATING_SEEDS
-            else f"Eased to {value}, where {seeds} seeds tell a tenth of speed apart, the fewest; ten do nowhere"
+            else f"Eased to {value}, where these runs ask for {seeds} seeds to tell a tenth of speed apart, the fewest of all targets"
         )
     return [f"{line}." for line in lines]
 

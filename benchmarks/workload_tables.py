@@ -122,8 +122,11 @@ def _target_cells(target: Target) -> list[str]:
 
 
 def _power_cells(name: str) -> list[str]:
-    power = measured(name)
-    return [f"{power.ratio:.1f}", f"{power.seeds_enough}"] if power else ["not measured", "not measured"]
+    found = measured(name)
+    if found is None:
+        return ["not measured", "not measured"]
+    low, high = found.power.range_of_seeds
+    return [f"{found.ratio:.1f}", f"{found.power.seeds_needed} ({low} to {high})"]
 
 
 if __name__ == "__main__":

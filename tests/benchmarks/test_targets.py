@@ -115,7 +115,10 @@ def test_a_target_that_chance_decides_is_eased_to_the_hardest_that_ten_seeds_can
     assert (chosen.target.validation, eased.target.validation) == (0.1, 0.3)
     assert (eased.often_reached, eased.reached) == (0.1, {"adamw": 10, "nadamw": 10})
     lines = target_rule.target_lines(eased, settings, points=2)
-    assert "# Eased to 0.3, the hardest target with which ten seeds tell a tenth of speed apart." in lines
+    assert (
+        "# Eased to 0.3, the hardest target with which these runs ask for ten seeds to tell a tenth of speed apart."
+        in lines
+    )
 
 
 def test_a_target_that_ten_seeds_can_time_is_kept():
@@ -143,8 +146,8 @@ def test_where_ten_seeds_can_time_no_target_it_is_the_one_that_needs_the_fewest(
     assert eased.seeds_needed > 10
     lines = target_rule.target_lines(eased, settings, points=2)
     assert (
-        f"# Eased to 0.3, where {eased.seeds_needed} seeds tell a tenth of speed apart, the fewest; ten do nowhere."
-        in lines
+        f"# Eased to 0.3, where these runs ask for {eased.seeds_needed} seeds to tell a tenth of speed apart, "
+        "the fewest of all targets." in lines
     )
 
 
