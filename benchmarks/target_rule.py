@@ -153,10 +153,11 @@ def _easing(chosen: Chosen) -> list[str]:
         lines = [f"eased to {chosen.often_reached}, which two methods reach on {OFTEN:.0%} of the seeds"]
     if chosen.target.validation != chosen.often_reached:
         value, seeds = chosen.target.validation, chosen.seeds_needed
+        asked = "to tell a tenth of speed apart"
         lines.append(
-            f"Eased to {value}, the hardest target with which these runs ask for ten seeds to tell a tenth of speed apart"
+            f"Eased to {value}, the hardest target with which these runs ask for ten seeds {asked}"
             if seeds is not None and seeds <= SEPARATING_SEEDS
-            else f"Eased to {value}, where these runs ask for {seeds} seeds to tell a tenth of speed apart, the fewest of all targets"
+            else f"Eased to {value}, where these runs ask for {seeds} seeds {asked}, the fewest of all targets"
         )
     return [f"{line}." for line in lines]
 

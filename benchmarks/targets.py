@@ -8,7 +8,8 @@ A variant asks whether what was tuned on the workload that it differs from carri
 the two methods that were best there run on it at the points that were best there.
 
 Each finished run is a line in results/targets/WORKLOAD.jsonl and is not run again; the first points of a longer search
-are those of a shorter one. The runs behind a target go to results/reference/targets, from which `make power-runs` takes its methods and points.
+are those of a shorter one. The runs behind a target go to results/reference/targets, from which `make power-runs`
+takes its methods and points.
 """
 
 from __future__ import annotations
