@@ -99,9 +99,12 @@ class Trial:
 
     # --- forward and loss ---
 
-    def outputs(self, batch: Batch) -> Tensor:
-        """Forward pass of the model on a batch, in whatever mode (train or eval) the model is."""
-        return self._workload.outputs(self.model, batch)
+    def outputs(self, batch: Batch, *, model: nn.Module | None = None) -> Tensor:
+        """Forward pass of the model on a batch, in whatever mode (train or eval) the model is.
+
+        `model`: another of the same form in its place, such as an averaged copy.
+        """
+        return self._workload.outputs(self.model if model is None else model, batch)
 
     def loss(
         self,
@@ -137,6 +140,17 @@ class Trial:
                 return losses.flatten(1).mean(dim=1)
             return (losses * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-12)
         raise ConfigError(f"reduction is {reduction!r}. Use 'mean', 'sum' or 'none'.")
+
+    def unit_losses(
+        self, batch: Batch, *, outputs: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of each unit (example, token, label ...) and its weight: 0 is masked or padding; None: all count.
+
+        Shapes: both [batch, ...], alike; with several ranks of this rank's examples. What `loss` is the mean or sum of.
+        """
+        if outputs is None:
+            outputs = self._workload.outputs(self.model, batch)
+        return self._workload.losses(outputs, batch, label_smoothing)
 
     # --- the clock ---
 

@@ -1,0 +1,133 @@
+"""Directories of AlgoPerf submissions run as they are: their names, their loop, their search spaces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.api import ConfigError
+from harness.plugins.algoperf import read_search_space
+from tests.conftest import ROOT
+
+SUBMISSIONS = ROOT / "tests" / "algoperf"
+POINT = {
+    "adamw_with_warmup": {
+        "learning_rate": 0.01, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 0.05, "warmup_factor": 0.05,
+    },
+    "averaged_weights": {},
+    "ends_by_itself": {"learning_rate": 0.02, "steps": 90},
+    "relocated": {"learning_rate": 0.05},
+}  # fmt: skip
+
+
+def run(folder: Path, point: dict[str, float], then: str = "") -> dict:
+    """One trial in a fresh interpreter, since the names that a submission imports stay in it; what it says as JSON."""
+    code = f"""
+        import json
+        from pathlib import Path
+        from harness.api import Hyperparameters
+        from harness.plugins.algoperf import train_with
+        from tests.submissions.test_submissions import Kept, Race
+        train = train_with(Path({str(folder)!r}))
+        race = Race()
+        race.run(train, Hyperparameters({point!r}))
+        said = {{"losses": race.losses, "sum": float(race.weights[-1]["4.weight"].abs().sum())}}
+        {then}
+        print(json.dumps(said))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["adamw_with_warmup", "averaged_weights", "relocated"])
+def test_a_submission_in_algoperfs_api_learns(name):
+    losses = run(SUBMISSIONS / name, POINT[name])["losses"]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_loop_takes_the_steps_of_the_same_update_written_as_a_plain_one():
+    plain = """
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+import torch
+def plain(trial, hp):
+    optimizer = torch.optim.AdamW(trial.model.parameters(), lr=0.01, betas=(0.9, 0.99), weight_decay=0.05, fused=False)
+    warmup = max(1, int(0.05 * trial.step_hint))
+    schedule = SequentialLR(optimizer, [LinearLR(optimizer, 1e-10, 1.0, warmup),
+        CosineAnnealingLR(optimizer, trial.step_hint - warmup)], [warmup])
+    for batch in trial.batches():
+        optimizer.zero_grad(); trial.loss(batch).backward(); optimizer.step(); schedule.step()
+other = Race().run(plain, Hyperparameters({}))
+said["other"] = float(other.weights[-1]["4.weight"].abs().sum())
+"""
+    said = run(SUBMISSIONS / "adamw_with_warmup", POINT["adamw_with_warmup"], plain.replace("\n", "\n        "))
+    assert said["sum"] == pytest.approx(said["other"], rel=1e-4)
+
+
+def test_the_end_of_training_error_ends_the_trial():
+    # The referee of this test goes on after the last word, so the loop ends at its last step instead.
+    code = "said['finished'] = race.trial.is_over"
+    said = run(SUBMISSIONS / "ends_by_itself", {"learning_rate": 0.02, "steps": 1000}, code)
+    assert said["finished"]
+
+
+def test_files_that_need_jax_are_refused_by_name(tmp_path):
+    folder = tmp_path / "in_jax"
+    shutil.copytree(SUBMISSIONS / "adamw_with_warmup", folder)
+    (folder / "helper.py").write_text("import jax.numpy as jnp\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", f"""
+from pathlib import Path
+from harness.plugins.algoperf import train_with
+train_with(Path({str(folder)!r}))
+"""],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert "helper.py imports jax.numpy. Only AlgoPerf submissions in PyTorch run here" in done.stderr
+
+
+def test_what_would_name_the_workload_is_not_told(tmp_path):
+    folder = tmp_path / "asks"
+    shutil.copytree(SUBMISSIONS / "adamw_with_warmup", folder)
+    source = (folder / "submission.py").read_text(encoding="utf-8")
+    (folder / "submission.py").write_text(
+        source.replace("    del model_state, rng\n", "    table = {}[workload.workload_name]\n"), encoding="utf-8"
+    )
+    with pytest.raises(AssertionError, match=r"asks its workload for 'workload_name', which this suite does not tell"):
+        run(folder, POINT["adamw_with_warmup"])
+
+
+def test_ranges_and_points_of_a_search_space_are_read(tmp_path):
+    path = tmp_path / "tuning_search_space.json"
+    path.write_text('[{"a": 1}, {"a": 2}]', encoding="utf-8")
+    assert read_search_space(path) == [{"a": 1}, {"a": 2}]
+    found = read_search_space(SUBMISSIONS / "adamw_with_warmup" / path.name)
+    assert found["learning_rate"] == {"min": 1e-3, "max": 1e-2, "scaling": "log"}
+    assert found["beta2"] == {"values": [0.99]}
+
+
+@pytest.mark.parametrize("text", ["{", "3", "[]", '{"a": 4}'])
+def test_another_search_space_is_refused_with_its_file(tmp_path, text):
+    path = tmp_path / "tuning_search_space.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="tuning_search_space"):
+        read_search_space(path)
+
+
+def test_the_losses_of_units_are_what_the_loss_is_the_mean_of():
+    from tests.submissions.test_submissions import Race
+
+    trial = Race().trial
+    batch = trial.next_batch(32)
+    losses, weights = trial.unit_losses(batch)
+    assert weights is None
+    torch.testing.assert_close(losses.mean(), trial.loss(batch))
