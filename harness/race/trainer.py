@@ -54,6 +54,8 @@ def prepare(request: Message) -> Prepared:
 
 def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | None = None) -> int:
     """Run one trial over the channel, on one device or with one process for each; returns the exit code."""
+    # Line by line, since most trials end by a signal, which no buffer survives; any text, whatever the locale is.
+    sys.stdout = open(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     channel = Channel(socket.socket(fileno=channel_descriptor))
     failure = None
     try:

@@ -198,6 +198,15 @@ def test_a_submission_that_prints_megabytes_runs_as_any_other_and_its_log_is_cut
     assert "[... cut ...]" in outcome.log
 
 
+@pytest.mark.parametrize("forks", [True, False], ids=["forked", "fresh interpreter"])
+def test_what_a_trial_printed_is_kept_when_it_is_killed_at_its_budget(tmp_path, forks):
+    source = SGD.replace("        for batch", "        print('began \u2192', '\\udcff')\n        for batch")
+    with Sandbox(torch.device("cpu"), threads=1, forks=forks) as sandbox:
+        outcome = race_on(sandbox, tmp_path, source, max_runtime=0.5)
+    assert outcome.status == "out_of_budget"
+    assert outcome.log == "began \u2192 \\udcff\n"
+
+
 def test_a_model_in_another_dtype_is_refused(race):
     outcome = race("def train(trial, hp):\n    trial.model.half()\n    trial.finish()\n")
     assert outcome.status == "refused"
