@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from harness.race.outcome import Observation
 from harness.records.tables import TrialKey
 from harness.study.identity import describe, trial_key
 from harness.study.rows import evaluation_row, observation_of
+from tests.conftest import interrupted
 from tests.study.test_study import run, study_config, write_submission
 
 # Keeps state in every place that a checkpoint must reach: optimizer, own counter, averaged weights swapped in for
@@ -115,29 +114,6 @@ def tables(config: StudyConfig) -> tuple[pd.Series[Any], pd.DataFrame]:
 def curve(config: StudyConfig) -> list[list[object]]:
     """What the evaluations saw, times aside."""
     return json.loads(tables(config)[1][SEEN].to_json(orient="values", double_precision=15))
-
-
-@contextlib.contextmanager
-def interrupted(watch: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Ctrl-C as soon as `watch` returns; it is called in a thread and told when it need not go on."""
-
-    def interrupt(*_: object) -> None:
-        if not over.is_set():
-            raise KeyboardInterrupt
-
-    def wait() -> None:
-        watch(over)
-        os.kill(os.getpid(), signal.SIGALRM)
-
-    over, before = threading.Event(), signal.signal(signal.SIGALRM, interrupt)
-    watcher = threading.Thread(target=wait)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        signal.signal(signal.SIGALRM, before)
 
 
 def cut(config: StudyConfig, kind: str = "checkpoint", count: int = 1) -> None:
