@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +114,26 @@ def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
         "eval_period": 0.2,
     }
     return TrialSpec(**{**values, **changes}), options
+
+
+@contextlib.contextmanager
+def interrupted(watch: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Ctrl-C as soon as `watch` returns; it is called in a thread and told when it need not go on."""
+
+    def interrupt(*_: object) -> None:
+        if not over.is_set():
+            raise KeyboardInterrupt
+
+    def wait() -> None:
+        watch(over)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    over, before = threading.Event(), signal.signal(signal.SIGALRM, interrupt)
+    watcher = threading.Thread(target=wait)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ def main(descriptor: int, *, warm: bool) -> None:
         _warm_up()
     prepared: dict[str, Any] = {}
     trainers: set[int] = set()
+    temporary = ""
     waits: list[Any] = [control, wake_read]
     while True:
         readable = select.select(waits, [], [])[0]
@@ -43,7 +45,9 @@ def main(descriptor: int, *, warm: bool) -> None:
             request, descriptors = _request(control)
             if request is None:
                 kill_descendants()
+                shutil.rmtree(temporary, ignore_errors=True)  # of a referee that was killed
                 os._exit(0)
+            temporary = request["temporary"]
             if warm:
                 _prepare(prepared, request)
             try:
@@ -104,7 +108,7 @@ def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: d
     os.close(log)
     scratch = request["scratch"]
     os.chdir(scratch)
-    os.environ.update({"HOME": scratch, "TMPDIR": scratch})
+    os.environ.update({"HOME": scratch, "TMPDIR": request["temporary"]})
     if prepared is None:
         for passed in (channel, weights):
             os.set_inheritable(passed, True)

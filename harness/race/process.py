@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -35,11 +37,14 @@ class Trainer:
         channel: Channel,
         exits: Channel,
         log: int,
+        temporary: Path,
         memory_bytes: int,
         *,
         has_ranks: bool = False,
     ) -> None:
         self.pid = pid
+        self.is_over = False
+        """Whether `end` has come to its end: no process and no file is left."""
         self._peak_of_one: int | None = None
         self._peak_of_all = 0
         self._has_ranks = has_ranks
@@ -47,6 +52,7 @@ class Trainer:
         self._channel = channel
         self._exits = exits
         self._log = log
+        self._temporary = temporary
         self._memory_bytes = memory_bytes
         self._exit: int | None = None
         self._escaped: list[psutil.Process] = []
@@ -106,10 +112,12 @@ class Trainer:
             with contextlib.suppress(TrainerGone):
                 self._wait(0.2)
         self._drain_log()
+        shutil.rmtree(self._temporary, ignore_errors=True)
         self._channel.close()
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
+        self.is_over = True
 
     @property
     def peak_host_bytes(self) -> int | None:

@@ -66,6 +66,10 @@ class Referee:
             written = scratch.resolve() / "checkpoint"
             trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)
             return trial.run(began)
+        except BaseException:
+            if not self._sandbox.is_idle:  # an interrupt comes anywhere, in the middle of the trainer's end too
+                self._sandbox.close()
+            raise
         finally:
             weights.close()
 

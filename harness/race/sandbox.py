@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +29,9 @@ _PASSED_ON = (
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
 )  # fmt: skip
 _START_SECONDS = 300.0
+# Of the folder that temporary ones are made in: below these the sockets of a DataLoader's workers have names that come
+# near the 104 bytes (107 on Linux) that a socket's name may have.
+_TEMPORARY_BYTES = 50
 
 
 class Sandbox:
@@ -58,6 +62,7 @@ class Sandbox:
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
+        self._trainer: Trainer | None = None
         atexit.register(self.close)
 
     def __enter__(self) -> Sandbox:
@@ -67,14 +72,33 @@ class Sandbox:
         self.close()
 
     def start(self, workload: Message, weights: SharedWeights, scratch: Path) -> Trainer:
-        """A new trainer, which waits for its task. `workload`: what it prepares; `scratch`: its folder and home."""
+        """A new trainer, which waits for its task. `workload`: what it prepares; `scratch`: its folder and home.
+
+        Its temporary files are elsewhere, since RESULTS may have a long name, and go with it.
+        """
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir(parents=True)
+            temporary = _temporary_folder()
         except OSError as error:
             raise DataError(
-                f"{scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
+                f"{error.filename or scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
             ) from None
+        try:
+            self._trainer = self._start(workload, weights, scratch, temporary)
+        except BaseException:
+            # An interrupt, too: an answer that nobody has read would be taken for that of the next trial.
+            self.close()
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return self._trainer
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every trainer that was started has been ended."""
+        return self._trainer is None or self._trainer.is_over
+
+    def _start(self, workload: Message, weights: SharedWeights, scratch: Path, temporary: Path) -> Trainer:
         # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
         content = {name: value for name, value in workload.items() if name != "data_folder"}
         is_used = self._forks and content != self._workload
@@ -89,6 +113,7 @@ class Sandbox:
         request = {
             "workload": workload,
             "scratch": str(scratch.resolve()),
+            "temporary": str(temporary),
             "memory_bytes": self.memory_bytes,
             # CUDA reserves address space far beyond what it uses.
             "limit_memory": self.device.type == "cpu",
@@ -97,7 +122,6 @@ class Sandbox:
             passed = [theirs.fileno(), weights.descriptor, log_write]
             socket.send_fds(self._control, [json.dumps(request).encode()], passed)
         except OSError as error:
-            self.close()
             raise DataError(f"the trainers' server has gone ({error.strerror}). Run the same command again.") from None
         finally:
             theirs.close()
@@ -109,15 +133,22 @@ class Sandbox:
         except (TimeoutError, ChannelClosed):
             answer = {"error": "the trainers' server does not answer"}
         if "pid" not in answer:
-            self.close()
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
         has_ranks = self.devices > 1
         return Trainer(
-            answer["pid"], self._server.pid, channel, self._notices, log_read, self.memory_bytes, has_ranks=has_ranks
+            answer["pid"],
+            self._server.pid,
+            channel,
+            self._notices,
+            log_read,
+            temporary,
+            self.memory_bytes,
+            has_ranks=has_ranks,
         )
 
     def close(self) -> None:
         """End the server and everything below it."""
+        self._trainer = None
         if self._server is None:
             return
         server, control = self._server, self._control
@@ -160,6 +191,14 @@ class Sandbox:
             start_new_session=True,
         )
         theirs.close()
+
+
+def _temporary_folder() -> Path:
+    """A new folder of this user's alone, with a short name. Raises OSError."""
+    usual = tempfile.gettempdir()
+    return Path(
+        tempfile.mkdtemp(prefix="timetrial-", dir=usual if len(os.fsencode(usual)) <= _TEMPORARY_BYTES else "/tmp")
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ import random
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,8 @@ def prepare(request: Message) -> Prepared:
 
 def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | None = None) -> int:
     """Run one trial over the channel, on one device or with one process for each; returns the exit code."""
+    # Line by line, since most trials end by a signal, which no buffer survives; any text, whatever the locale is.
+    sys.stdout = open(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     channel = Channel(socket.socket(fileno=channel_descriptor))
     failure = None
     try:
@@ -200,17 +203,17 @@ class _Checkpoints:
         self._device = device
         self._process = os.getpid()
 
-    def write(self, state: State) -> Go | None:
+    def write(self, state: Callable[[], State]) -> Go | None:
         if os.getpid() != self._process:  # as for the weights
             raise ChannelClosed
         failed = 0
         try:
             self._write_to.parent.mkdir(exist_ok=True)
-            write_state(self._write_to, state)
-        except Exception:
-            # A state that cannot be pickled, or a full disk: a checkpoint is no result, so the trial goes on without.
-            print("this checkpoint cannot be written; killed now, the trial starts again or from an earlier one:")
-            traceback.print_exc()
+            write_state(self._write_to, state())
+        except Exception as error:
+            # A state_dict that raises, a state that cannot be pickled, a full disk: a checkpoint is no result, so the
+            # trial goes on without.
+            print(f"no checkpoint here; a kill takes the trial back to an earlier one, or its start: {one_line(error)}")
             failed = 1
         if self._ranks is not None:
             failed = self._ranks.total(failed) or 0

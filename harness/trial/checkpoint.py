@@ -6,6 +6,7 @@ For the trainer alone. The referee knows that there is a file, at which step and
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,18 @@ class Named:
             raise CannotContinue(f"the submission does not name {', '.join(self._unclaimed)} as resumable any more")
 
     def _load(self, name: str) -> None:
+        state = self._unclaimed.pop(name)
+        saved = _containers_copied(state)
         try:
-            self._things[name].load_state_dict(self._unclaimed.pop(name))
+            self._things[name].load_state_dict(state)
+            different = _difference(saved, self._things[name].state_dict())
         except Exception as error:
             raise CannotContinue(
                 f"resumable({name}=...) cannot load its state ({type(error).__name__}: {error})"
             ) from error
+        if different is not None:
+            # torch's Optimizer.load_state_dict casts what belongs to a float32 parameter to float32.
+            raise CannotContinue(f"resumable({name}=...) has another state than was saved: {different}")
 
 
 def write_state(path: Path, state: State) -> None:
@@ -162,6 +169,52 @@ def _same_names(what: str, found: Mapping[str, object], saved: Mapping[str, obje
     if different:
         place = "the model" if different[0] in found else "the checkpoint"
         raise CannotContinue(f"the {what} of model and checkpoint differ: only {place} has {different[0]!r}")
+
+
+def _containers_copied(state: object) -> object:
+    """What `_difference` compares, out of reach of a load_state_dict that takes the state apart."""
+    if isinstance(state, Mapping):
+        return {key: _containers_copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple | deque):
+        return [_containers_copied(value) for value in state]
+    return state
+
+
+def _difference(saved: object, found: object, where: str = "state") -> str | None:
+    """Where and how a state is not what was saved; None: the same. Objects without a value to compare are trusted."""
+    if isinstance(saved, Tensor | np.ndarray):
+        return None if _is_same_array(saved, found) else f"{where} is {_short(found)} and was {_short(saved)}"
+    if isinstance(saved, Mapping) and isinstance(found, Mapping):
+        return _difference_of_parts(dict(saved), dict(found), where)
+    if isinstance(saved, list | tuple | deque) and isinstance(found, list | tuple | deque):
+        return _difference_of_parts(dict(enumerate(saved)), dict(enumerate(found)), where)
+    is_plain = isinstance(saved, int | float | complex | str | bytes | set | frozenset | type(None))
+    if is_plain and saved != found and saved == saved:  # a NaN, as other objects, is trusted
+        return f"{where} is {_short(found)} and was {_short(saved)}"
+    return None
+
+
+def _difference_of_parts(saved: Mapping[Any, object], found: Mapping[Any, object], where: str) -> str | None:
+    if saved.keys() != found.keys():
+        return f"{where} has {_short([*found])} and had {_short([*saved])}"
+    different = (_difference(value, found[key], f"{where}[{key!r}]") for key, value in saved.items())
+    return next((text for text in different if text is not None), None)
+
+
+def _is_same_array(saved: Tensor | np.ndarray[Any, Any], found: object) -> bool:
+    """Bit for bit, wherever they are: a NaN is the same as itself."""
+    if isinstance(saved, np.ndarray) and isinstance(found, np.ndarray):
+        return (saved.dtype, saved.shape, saved.tobytes()) == (found.dtype, found.shape, found.tobytes())
+    if not isinstance(saved, Tensor) or not isinstance(found, Tensor):
+        return False
+    if (saved.dtype, saved.shape) != (found.dtype, found.shape):
+        return False
+    return torch.equal(*(tensor.detach().cpu().contiguous().flatten().view(torch.uint8) for tensor in (saved, found)))
+
+
+def _short(value: object) -> str:
+    text = _kind(value) if isinstance(value, Tensor) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _kind(tensor: Tensor) -> str:

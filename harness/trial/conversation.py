@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +73,11 @@ class Checkpoints(Protocol):
     is_continued: bool
     """Whether there is such a state."""
 
-    def write(self, state: State) -> Go | None:
-        """Keep `state`; return when the trial goes on. None: it could not be kept, and the clock has not stopped."""
+    def write(self, state: Callable[[], State]) -> Go | None:
+        """Keep what `state` returns; return when the trial goes on.
+
+        None: it could not be taken or kept, and the clock has not stopped.
+        """
 
     def read(self) -> State:
         """The state to go on from."""

@@ -183,7 +183,7 @@ class Pace:
             function()
         if word.checkpoint and self._checkpoints is not None and self.named.is_said:
             # Only now are the weights those of training again.
-            kept = self._checkpoints.write(self._state())
+            kept = self._checkpoints.write(self._state)
             if kept is not None:
                 self._run_on(kept)
 

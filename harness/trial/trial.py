@@ -180,9 +180,9 @@ class Trial:
     def refresh_batch_norm(self, batches: int) -> None:
         """Recompute the running statistics of batch norm layers as plain means over `batches` fresh training batches.
 
-        For averaged weights, whose statistics no training step has seen. Charged; draws from a stream of its own, so
-        the order of training batches stays. Leaves the model in the mode that it was in. Raises ConfigError if
-        batches < 1.
+        For averaged weights, whose statistics no training step has seen. Charged; draws from streams of its own, so
+        the order of training batches and the masks of dropout stay. Leaves each module in the mode that it was in.
+        Raises ConfigError if batches < 1.
         """
         if batches < 1:
             raise ConfigError(f"refresh_batch_norm got {batches} batches. Use at least 1.")
@@ -190,19 +190,20 @@ class Trial:
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         order = self._streams.new_batch_norm_order()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a plain mean over all batches
         self.model.train()
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             for _ in range(batches):
                 index = order.draw(self.batch_size_hint)
                 self.outputs(self.train_set.gather(index if self._ranks is None else self._ranks.share(index)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        self.model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
 
     def set_dropout(self, probability: float) -> None:
         """Set the probability of every dropout layer; no effect where the model has none.

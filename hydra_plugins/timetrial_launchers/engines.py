@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -33,6 +34,8 @@ from hydra_plugins.timetrial_launchers._options import (
 Options = TypeVar("Options")
 
 _CONNECT_SECONDS = 10.0
+_told_to_end = threading.Event()
+"""Whether SIGTERM has ended a job in this process."""
 
 
 class StudyLauncher(Launcher):
@@ -214,9 +217,16 @@ class SubmititSlurmLauncher(StudyLauncher):
 
 
 def _numbered(job: Job) -> tuple[int, Any]:
+    """A job in one of joblib's processes, which takes no further one once SIGTERM has ended one in it.
+
+    The signal cannot end the process: joblib would end all others with it. They finish what they have begun.
+    """
+    if _told_to_end.is_set():
+        return job.number, Lost("not started, since SIGTERM had ended a study before it")
     try:
         return job.number, job()
     except SystemExit:  # joblib would raise it in the head process
+        _told_to_end.set()
         return job.number, Lost("ended by SIGTERM")
 
 

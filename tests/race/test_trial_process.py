@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
+import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +16,7 @@ import torch
 from harness.api import Target
 from harness.race.outcome import Outcome
 from harness.race.sandbox import Sandbox
-from tests.conftest import SGD, race_on
+from tests.conftest import SGD, interrupted, race_on
 
 REACHABLE = Target("error", "min", 0.02)
 
@@ -196,6 +199,15 @@ def test_a_submission_that_prints_megabytes_runs_as_any_other_and_its_log_is_cut
     assert outcome.observations
     assert 300_000 < len(outcome.log) < 400_000
     assert "[... cut ...]" in outcome.log
+
+
+@pytest.mark.parametrize("forks", [True, False], ids=["forked", "fresh interpreter"])
+def test_what_a_trial_printed_is_kept_when_it_is_killed_at_its_budget(tmp_path, forks):
+    source = SGD.replace("        for batch", "        print('began \u2192', '\\udcff')\n        for batch")
+    with Sandbox(torch.device("cpu"), threads=1, forks=forks) as sandbox:
+        outcome = race_on(sandbox, tmp_path, source, max_runtime=0.5)
+    assert outcome.status == "out_of_budget"
+    assert outcome.log == "began \u2192 \\udcff\n"
 
 
 def test_a_model_in_another_dtype_is_refused(race):
@@ -428,6 +440,27 @@ def test_the_trainer_works_in_a_folder_of_its_own(race, tmp_path):
     assert (tmp_path / "scratch" / "left_behind").exists()
 
 
+def test_workers_of_a_data_loader_run_however_long_the_name_of_the_results_folder_is(sandbox, tmp_path):
+    source = """
+        import os, tempfile
+        import torch
+
+        def train(trial, hp):
+            loader = torch.utils.data.DataLoader(torch.arange(8.0), batch_size=4, num_workers=2)
+            assert [batch.tolist() for batch in loader] == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
+            open("place", "w").write(tempfile.mkdtemp())
+            trial.finish()
+    """
+    folder = tmp_path / ("results of the year " * 5) / "runs"
+    folder.mkdir(parents=True)
+    outcome = race_on(sandbox, folder, source, max_runtime=20.0)
+    assert outcome.status == "finished", outcome.log
+    place = Path((folder / "scratch" / "place").read_text())
+    assert not place.exists()
+    assert not place.parent.exists()
+    assert place.parent != Path(tempfile.gettempdir())
+
+
 def test_swapped_weights_are_what_is_judged(race):
     source = """
         import torch
@@ -495,6 +528,45 @@ def test_a_server_that_was_killed_is_started_again(tmp_path):
         sandbox._server.kill()
         sandbox._server.wait()
         assert race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400).observations
+
+
+def test_an_interrupted_start_leaves_nothing_that_the_next_trial_would_take_for_its_own(tmp_path):
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+        race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        server = psutil.Process(sandbox._server.pid)
+        server.suspend()  # so that it answers when nobody waits any more
+        with pytest.raises(KeyboardInterrupt), interrupted(lambda over: over.wait(0.3)):
+            race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        if server.is_running():
+            server.resume()
+        outcome = race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400)
+        assert (outcome.status, outcome.reason) == ("out_of_budget", "the budget of 400 steps was used up")
+
+
+def test_an_interrupt_while_a_trainer_is_being_ended_leaves_nothing_of_it_behind(tmp_path):
+    source = """
+        import os, time
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                pass
+            open("place", "w").write(os.environ["TMPDIR"])
+            time.sleep(1000)
+    """
+    place = tmp_path / "scratch" / "place"
+
+    def watch(over: threading.Event) -> None:
+        while not place.exists() and not over.is_set():
+            time.sleep(0.01)
+        over.wait(0.3)  # of the two seconds that the referee gives it to end by itself
+
+    before = psutil.Process().children(recursive=True)
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+        with pytest.raises(KeyboardInterrupt), interrupted(watch):
+            race_on(sandbox, tmp_path, source, evaluate_every_steps=400)
+        assert [each for each in psutil.Process().children(recursive=True) if each not in before] == []
+        assert not Path(place.read_text()).exists()
+        assert race_on(sandbox, tmp_path, SGD, evaluate_every_steps=400).status == "out_of_budget"
 
 
 def test_each_workload_has_a_server_of_its_own_so_that_none_counts_as_memory_of_another(tmp_path):

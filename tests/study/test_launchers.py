@@ -217,6 +217,21 @@ def test_a_job_that_is_killed_loses_nothing(tmp_path, launcher, option, end, cod
 
 @pytest.mark.slow
 @needs("joblib")
+def test_a_process_that_got_sigterm_starts_no_further_study_and_writes_no_row_of_a_crash(tmp_path):
+    submissions = [write(tmp_path / name, TEN_SECONDS) for name in ("one", "two", "three", "four")]
+    results = tmp_path / "results"
+    chosen = ["workload=digits_mlp", f"results={results}", f"submission={','.join(map(str, submissions))}"]
+    with started(tmp_path, *chosen, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2") as process:
+        racing(process.pid).terminate()
+        said = process.communicate(timeout=200)[0]
+    assert process.returncode == 2, said
+    assert said.count("lost: ended by SIGTERM") == 1
+    assert said.count("lost: not started, since SIGTERM had ended a study before it") >= 1
+    assert set(tables(results)[0]["status"]) == {"finished"}
+
+
+@pytest.mark.slow
+@needs("joblib")
 def test_jobs_on_this_machine_start_after_the_reference_has_been_measured_once(tmp_path):
     submissions = [write(tmp_path / name, FORTY_STEPS % "SGD") for name in ("one", "two")]
     chosen = ["workload=digits_mlp", f"submission={','.join(map(str, submissions))}", "tracking=offline"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from harness.race.outcome import Observation
 from harness.records.tables import TrialKey
 from harness.study.identity import describe, trial_key
 from harness.study.rows import evaluation_row, observation_of
+from tests.conftest import interrupted
 from tests.study.test_study import run, study_config, write_submission
 
 # Keeps state in every place that a checkpoint must reach: optimizer, own counter, averaged weights swapped in for
@@ -115,29 +114,6 @@ def tables(config: StudyConfig) -> tuple[pd.Series[Any], pd.DataFrame]:
 def curve(config: StudyConfig) -> list[list[object]]:
     """What the evaluations saw, times aside."""
     return json.loads(tables(config)[1][SEEN].to_json(orient="values", double_precision=15))
-
-
-@contextlib.contextmanager
-def interrupted(watch: Callable[[threading.Event], object]) -> Iterator[None]:
-    """Ctrl-C as soon as `watch` returns; it is called in a thread and told when it need not go on."""
-
-    def interrupt(*_: object) -> None:
-        if not over.is_set():
-            raise KeyboardInterrupt
-
-    def wait() -> None:
-        watch(over)
-        os.kill(os.getpid(), signal.SIGALRM)
-
-    over, before = threading.Event(), signal.signal(signal.SIGALRM, interrupt)
-    watcher = threading.Thread(target=wait)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        signal.signal(signal.SIGALRM, before)
 
 
 def cut(config: StudyConfig, kind: str = "checkpoint", count: int = 1) -> None:
@@ -305,6 +281,45 @@ def test_a_submission_that_cannot_take_its_state_back_starts_again_and_the_reaso
     assert (row["status"], row["resumes"]) == ("out_of_budget", 0)
 
 
+# An optimizer with state in a dtype of its own, which torch's load_state_dict casts to that of the parameter.
+OWN_DTYPE = STATEFUL.replace(
+    "    class Count:",
+    """
+    class Rounded(torch.optim.SGD):
+        def step(self):
+            super().step()
+            for p in self.param_groups[0]["params"]:
+                self.state[p]["sign"] = p.grad.to(torch.DTYPE)
+
+    class Count:""",
+).replace("optimizer = torch.optim.SGD", "optimizer = Rounded")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", "bool"])
+def test_state_that_loading_casts_is_not_gone_on_with(config, dtype):
+    parts = config("parts", OWN_DTYPE.replace("DTYPE", dtype))
+    cut(parts)
+    said = run(parts)
+    assert "cannot go on from its checkpoint at step 20 and starts again at the beginning" in said
+    assert "resumable(optimizer=...) has another state than was saved" in said
+    assert f"is float32 [8] and was {dtype} [8]" in " ".join(said.split())
+    row = tables(parts)[0]
+    assert (row["status"], row["resumes"]) == ("out_of_budget", 0)
+
+
+def test_a_load_state_dict_that_leaves_something_out_is_not_gone_on_with(config):
+    parts = config("parts", STATEFUL.replace('self.value = state["value"]', "pass"))
+    cut(parts)
+    assert "resumable(count=...) has another state than was saved: state['value'] is 1 and was 20" in run(parts)
+
+
+def test_a_load_state_dict_may_take_the_state_apart(config):
+    parts = config("parts", STATEFUL.replace('state["value"]', 'state.pop("value")'))
+    cut(parts)
+    run(parts)
+    assert tables(parts)[0]["resumes"] == 1
+
+
 def test_what_is_named_late_may_be_named_later_still(config):
     parts = config("parts", late(">="))
     cut(parts)
@@ -342,14 +357,22 @@ def test_a_submission_that_fails_before_it_has_caught_up_starts_again(config, tm
     assert (row["status"], row["resumes"]) == ("out_of_budget", 0)
 
 
-def test_a_state_that_cannot_be_written_costs_the_checkpoint_and_not_the_trial(config):
-    parts = config("parts", STATEFUL.replace('{"value": self.value}', '{"value": lambda: self.value}'))
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ('return {"value": lambda: self.value}', "lambda"),
+        ('raise ValueError(f"no state at {self.value}")', "ValueError: no state at 20 (submission.py:"),
+    ],
+)
+def test_a_state_that_cannot_be_taken_or_written_costs_the_checkpoint_and_not_the_trial(config, way, words):
+    parts = config("parts", STATEFUL.replace('return {"value": self.value}', way))
     run(parts)
     row = tables(parts)[0]
-    assert row["status"] == "out_of_budget"
-    log = (parts.results / "runs" / "logs" / f"{row['trial_id']}.txt").read_text()
-    assert "this checkpoint cannot be written" in log
-    assert "lambda" in log
+    assert (row["status"], row["steps"]) == ("out_of_budget", 120)
+    log = (parts.results / "runs" / "logs" / f"{row['trial_id']}.txt").read_text().splitlines()
+    assert len(log) == 5  # one line for each checkpoint that would be due
+    assert all("no checkpoint here" in line for line in log)
+    assert words in log[0]
 
 
 def test_a_trainer_that_is_killed_is_a_crash_and_goes_nowhere(config):

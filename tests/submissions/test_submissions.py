@@ -125,10 +125,10 @@ class Kept:
         self._folder = folder
         self._go_on_from = go_on_from
 
-    def write(self, state: State) -> None:
+    def write(self, state: Callable[[], State]) -> None:
         if not self.is_continued:
             self.count += 1
-            write_state(self._folder / f"{self.count}.pt", state)
+            write_state(self._folder / f"{self.count}.pt", state())
 
     def read(self) -> State:
         return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))

@@ -277,6 +277,24 @@ def test_refreshing_batch_norm_changes_no_later_batch():
     assert torch.equal(rows(draw(first, 3)), rows(draw(second, 3)))
 
 
+def test_refreshing_batch_norm_leaves_each_module_in_its_mode():
+    trial, _ = make_trial(batch_norm=True)
+    trial.model[1].eval()  # frozen
+    trial.refresh_batch_norm(1)
+    assert [module.training for module in trial.model] == [True, False, True]
+    trial.model.eval()
+    trial.model[0].train()
+    trial.refresh_batch_norm(1)
+    assert [trial.model.training, *(module.training for module in trial.model)] == [False, True, False, False]
+
+
+def test_refreshing_batch_norm_changes_no_later_dropout_mask():
+    trial, _ = make_trial(batch_norm=True, dropout=0.5)
+    before = torch.get_rng_state()
+    trial.refresh_batch_norm(3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_refreshing_a_model_without_batch_norm_does_nothing():
     trial, _ = make_trial()
     trial.refresh_batch_norm(1)
