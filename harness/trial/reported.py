@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -60,7 +61,7 @@ class Reported:
             print(f"trial.log({name[:_NAME_LENGTH_AT_MOST]}=...) {fault}; it is not recorded", flush=True)
 
 
-def _number(value: object) -> float | Tensor | None:
+def _number(value: Any) -> float | Tensor | None:
     """`value` as a float, or as a tensor of its own that can be read as one later; None where it is no real number."""
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex():
