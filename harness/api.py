@@ -154,10 +154,13 @@ class Budget:
 
 
 class Hyperparameters(Mapping[str, Any]):
-    """One point of a search space: read as attributes (`hp.learning_rate`) or as a mapping (`**hp`); never changed."""
+    """One point of a search space: read as attributes (`hp.learning_rate`) or as a mapping (`**hp`); never changed.
+
+    A list is a tuple here.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self.__dict__.update(values)
+        self.__dict__.update({name: tuple(each) if isinstance(each, list) else each for name, each in values.items()})
 
     def __getitem__(self, name: str) -> Any:
         return self.__dict__[name]

@@ -77,7 +77,8 @@ def parse(arguments: list[str]) -> Request:
         if key in ("workload", "submission", "suite"):
             chosen[key] = value
         elif key.startswith("hp."):
-            overrides.append(f"++{argument}")  # which ones there are depends on the submission, not on conf/
+            # Which ones there are depends on the submission, not on conf/, and so do their types: text until then.
+            overrides.append(f"++{key}={quoted(value)}")
         else:
             overrides.append(argument)
     suite = load("suite", chosen.get("suite", "quick"), SuiteConfig)

@@ -1,16 +1,13 @@
-"""Hyperparameters and search spaces as data: reading, checking, overriding, drawing points. Nothing is trained here."""
+"""Search spaces as data: reading, checking, overriding, drawing points. Nothing is trained here."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from harness.api import ConfigError, Hyperparameters, near_matches
-
-Scalar = bool | int | float | str | None
-"""What a hyperparameter may be."""
+from harness.plugins.values import Value, fitted, flat, is_number, value_at, with_value
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,9 @@ class Interval:
         value = min(self.max, max(self.min, round(value) if self.integer else value))
         return int(value) if self.integer else value
 
-    def contains(self, value: Scalar) -> bool:
+    def contains(self, value: Value) -> bool:
         """True where `value` could be drawn."""
-        if not _is_number(value) or not self.min <= value <= self.max:
+        if not is_number(value) or not self.min <= value <= self.max:
             return False
         return not self.integer or float(value).is_integer()
 
@@ -42,13 +39,13 @@ class Interval:
 class Choice:
     """One of a few values, all as likely."""
 
-    values: tuple[Scalar, ...]
+    values: tuple[Value, ...]
 
-    def value_at(self, share: float) -> Scalar:
+    def value_at(self, share: float) -> Value:
         """The value whose cell holds `share`, 0 <= share < 1."""
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
 
-    def contains(self, value: Scalar) -> bool:
+    def contains(self, value: Value) -> bool:
         """True where `value` could be drawn."""
         return value in self.values
 
@@ -64,26 +61,27 @@ class SearchSpace:
     defaults: Hyperparameters
     dimensions: Mapping[str, Interval | Choice]
     points: tuple[Hyperparameters, ...] = ()
-    conditions: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+    conditions: Mapping[str, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
 
     def point_at(self, shares: Sequence[float]) -> Hyperparameters:
         """The point at `shares` of the way along each dimension, each in [0, 1)."""
-        point = dict(self.defaults)
+        point: dict[str, Value] = dict(self.defaults)
         for (name, dimension), share in zip(self.dimensions.items(), shares, strict=True):
             wanted = self.conditions.get(name, {})
             # Conditions speak of hyperparameters whose values are settled: those before, and those that are not tuned.
-            if all(point[other] in values for other, values in wanted.items()):
-                point[name] = dimension.value_at(float(share))
+            if all(value_at(point, other, name) in values for other, values in wanted.items()):
+                drawn = fitted(dimension.value_at(float(share)), value_at(point, name, name), name)
+                point = with_value(point, name, drawn)
         return Hyperparameters(point)
 
 
-def parse_space(space: object, *, defaults: Mapping[str, Scalar], where: str) -> SearchSpace:
+def parse_space(space: object, *, defaults: Mapping[str, Value], where: str) -> SearchSpace:
     """The search space written under `search_space` in the file `where`; None: nothing to tune.
 
     Either name -> {min, max, scaling: linear | log, integer: true} or {values: [...]}, both with `when: {other: [...]}`
     where they count for some values of another hyperparameter alone; or a list of points, each a mapping from names to
-    values. Raises ConfigError, naming file and key, for anything else, and for names that are not
-    in `defaults`.
+    values. Values have the types of `defaults`. Raises ConfigError, naming file and key, for anything else, and for
+    names that are not in `defaults`.
     """
     base = Hyperparameters(defaults)
     where = f"{where}: search_space"
@@ -97,29 +95,27 @@ def parse_space(space: object, *, defaults: Mapping[str, Scalar], where: str) ->
         raise ConfigError(f"{where} is {space!r}. Use a mapping from names to ranges, or a list of points.")
     dimensions, conditions = {}, {}
     for name, written in space.items():
-        _check_name(name, base, where)
+        default = value_at(base, name, where)
         ranges = written
         if isinstance(written, dict) and "when" in written:
             ranges = {key: value for key, value in written.items() if key != "when"}
             later = list(space)[list(space).index(name) :]
             conditions[name] = _condition(written["when"], base, later, f"{where}.{name}.when")
-        dimensions[name] = _dimension(ranges, f"{where}.{name}")
+        dimensions[name] = _dimension(ranges, default, f"{where}.{name}")
     return SearchSpace(base, dimensions, conditions=conditions)
 
 
 def resolve_overrides(
-    defaults: Mapping[str, Scalar], overrides: Mapping[str, Any], *, where: str = "hp"
+    defaults: Mapping[str, Value], overrides: Mapping[Any, object], *, where: str = "hp"
 ) -> Hyperparameters:
-    """`defaults` with `overrides` written over them. `where` names the source of the overrides in errors.
+    """`defaults` with `overrides` written over them, in their types. `where`: the source of the overrides, for errors.
 
-    Raises ConfigError for a name that the submission does not have, or text where the default is a number.
+    Raises ConfigError for a name that the submission does not have, or a value that does not fit the default's type.
     """
-    for name, value in overrides.items():
-        _check_name(name, defaults, where)
-        _check_value(value, f"{where}.{name}")
-        if _is_number(defaults[name]) and not _is_number(value):
-            raise ConfigError(f"{where}.{name} is {value!r}. Use a number; the default is {defaults[name]!r}.")
-    return Hyperparameters({**defaults, **overrides})
+    point = dict(defaults)
+    for name, value in flat(overrides).items():
+        point = with_value(point, name, fitted(value, value_at(point, name, where), f"{where}.{name}"))
+    return Hyperparameters(point)
 
 
 def draw(space: SearchSpace, *, count: int, seed: int) -> list[Hyperparameters]:
@@ -164,19 +160,6 @@ def check_keys(written: Mapping[Any, object], known: Iterable[str], where: str) 
             raise ConfigError(f"{where} has an unknown key {key!r}. {near_matches(key, names)}")
 
 
-def check_hyperparameters(written: object, where: str) -> dict[str, Scalar]:
-    """The mapping from names to scalars that `written` is. Raises ConfigError where it is anything else."""
-    if not isinstance(written, dict):
-        raise ConfigError(
-            f"{where} is {written!r}. Use a mapping from names to default values; {{}} if there are none."
-        )
-    for name, value in written.items():
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ConfigError(f"{where} has the name {name!r}. Use a Python name, so that hp.<name> reads it.")
-        _check_value(value, f"{where}.{name}")
-    return written
-
-
 def _point(written: object, defaults: Hyperparameters, where: str) -> Hyperparameters:
     if not isinstance(written, dict) or not written:
         raise ConfigError(f"{where} has {written!r} in its list. Each point is a mapping from names to values.")
@@ -184,25 +167,23 @@ def _point(written: object, defaults: Hyperparameters, where: str) -> Hyperparam
 
 
 def _condition(
-    written: object, defaults: Mapping[str, Scalar], later: Sequence[str], where: str
-) -> dict[str, tuple[Scalar, ...]]:
+    written: object, defaults: Mapping[str, Value], later: Sequence[str], where: str
+) -> dict[str, tuple[Value, ...]]:
     """`later`: the dimension itself and those written after it, whose values are not settled when it is drawn."""
     if not isinstance(written, dict) or not written:
         raise ConfigError(f"{where} is {written!r}. Use a mapping such as {{optimizer: [sgd]}}.")
     conditions = {}
     for name, values in written.items():
-        _check_name(name, defaults, where)
+        default = value_at(defaults, name, where)
         if name in later:
             raise ConfigError(f"{where} depends on {name!r}, which is drawn later. Write {name!r} before it.")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}.{name} is {values!r}. List at least one value.")
-        for value in values:
-            _check_value(value, f"{where}.{name}")
-        conditions[name] = tuple(values)
+        conditions[name] = tuple(fitted(value, default, f"{where}.{name}") for value in values)
     return conditions
 
 
-def _dimension(written: object, where: str) -> Interval | Choice:
+def _dimension(written: object, default: Value, where: str) -> Interval | Choice:
     if not isinstance(written, dict):
         raise ConfigError(f"{where} is {written!r}. Use {{min: ..., max: ..., scaling: log}} or {{values: [...]}}.")
     if "values" in written:
@@ -210,16 +191,22 @@ def _dimension(written: object, where: str) -> Interval | Choice:
         values = written["values"]
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{where}.values is {values!r}. List at least one value.")
-        for value in values:
-            _check_value(value, f"{where}.values")
-        return Choice(tuple(values))
+        return Choice(tuple(fitted(value, default, f"{where}.values") for value in values))
     check_keys(written, ["min", "max", "scaling", "integer"], where)
     for key in ("min", "max"):
-        if not _is_number(written.get(key)):
+        if not is_number(written.get(key)):
             raise ConfigError(f"{where}.{key} is {written.get(key)!r}. Use a number.")
-    return _interval(
+    interval = _interval(
         written["min"], written["max"], written.get("scaling", "linear"), written.get("integer", False), where
     )
+    if default is not None and not is_number(default):
+        raise ConfigError(f"{where} is a range of numbers, but the default is none. Use {{values: [...]}}.")
+    if isinstance(default, int) and not interval.integer:
+        raise ConfigError(
+            f"{where} is a range of all numbers, but the default {default} is a whole one. "
+            f"Add integer: true, or make the default {float(default)}."
+        )
+    return interval
 
 
 def _interval(low: float, high: float, scaling: object, integer: object, where: str) -> Interval:
@@ -234,19 +221,3 @@ def _interval(low: float, high: float, scaling: object, integer: object, where: 
     if integer and not (float(low).is_integer() and float(high).is_integer()):
         raise ConfigError(f"{where} has min {low} and max {high} with integer: true. Use whole numbers.")
     return Interval(low, high, scaling, integer)
-
-
-def _check_name(name: object, defaults: Mapping[str, Scalar], where: str) -> None:
-    if name not in defaults:
-        raise ConfigError(f"{where} names {name!r}, which is not a hyperparameter. {near_matches(name, defaults)}")
-
-
-def _check_value(value: object, where: str) -> None:
-    if not (value is None or isinstance(value, bool | int | float | str)):
-        raise ConfigError(f"{where} is {value!r}. Use a number, true, false, text or null.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where} is {value}. Use a finite number.")
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError, Hyperparameters, near_matches
-from harness.plugins.search import SearchSpace, check_hyperparameters, check_keys, parse_space
+from harness.plugins.search import SearchSpace, check_keys, parse_space
 from harness.plugins.submission_files import check_requirements, check_train, content_hash
+from harness.plugins.values import check_hyperparameters
 
 if TYPE_CHECKING:
     from harness.trial.trial import Trial

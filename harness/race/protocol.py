@@ -11,6 +11,8 @@ the trainer may say `crashed` or `refused`, which ends the trial, and nothing el
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.api import TrialStatus
@@ -18,6 +20,7 @@ from harness.race.channel import Message
 from harness.race.outcome import Observation, TrialSpec
 
 _TEXT_AT_MOST = 400
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _MEASURED = ("first_step_seconds", "median_step_seconds", "p90_step_seconds", "peak_device_bytes")
 
 
@@ -39,6 +42,7 @@ class Snapshot:
     examples: int
     is_finished: bool
     reported: dict[str, float]
+    """By `trial.log`; NaN and infinities are among them."""
     first_step_seconds: float | None
     median_step_seconds: float | None
     p90_step_seconds: float | None
@@ -137,6 +141,16 @@ def is_not_continued(message: Message) -> bool:
     return message.get("type") == "not_continued"
 
 
+def as_json(numbers: Mapping[str, float]) -> dict[str, float | str]:
+    """`numbers` as every JSON parser reads them, which knows none that is not finite: those by their names."""
+    return {name: value if math.isfinite(value) else _NOT_FINITE[str(value)] for name, value in numbers.items()}
+
+
+def from_json(written: Mapping[str, float | str]) -> dict[str, float]:
+    """The numbers that `as_json` wrote. Raises ValueError where one is none."""
+    return {name: float(value) for name, value in written.items()}
+
+
 def snapshot(message: Message, last: Observation | None) -> Snapshot:
     """`message` as a snapshot that is no older than `last`. Raises TrialEnded (refused) for anything else."""
     faults = []
@@ -149,7 +163,9 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
     if not isinstance(message.get("is_finished"), bool):
         faults.append("a snapshot that does not say whether it is the last")
     reported = message.get("reported")
-    if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
+    if not isinstance(reported, dict) or not all(
+        _is_number(value) or value in _NOT_FINITE.values() for value in reported.values()
+    ):
         faults.append("reported values that are not numbers")
     for name in _MEASURED:
         if message.get(name) is not None and not _is_number(message[name]):
@@ -160,10 +176,11 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
-        message["reported"],
+        from_json(message["reported"]),
         *(message.get(name) for name in _MEASURED),
     )
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # No isfinite, which raises for a whole number beyond the range of floats.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

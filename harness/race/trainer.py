@@ -28,13 +28,12 @@ from harness.plugins.submission import train_function
 from harness.race import device as devices
 from harness.race import torchrun
 from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights
+from harness.race.protocol import as_json
 from harness.trial.checkpoint import CannotContinue, State, read_state, write_state
 from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
 from harness.trial.order import stream_seed
 from harness.trial.ranks import Ranks
 from harness.trial.trial import Trial
-
-_REPORTED_AT_MOST = 64
 
 
 class Prepared:
@@ -169,14 +168,13 @@ class _HandOver:
         if os.getpid() != self._process:  # a fork of the submission must not write over its parent's weights
             raise ChannelClosed
         self._weights.write(self._stage.bring(model.state_dict()))
-        reported = dict(list(progress.reported.items())[:_REPORTED_AT_MOST])
         self._channel.send(
             {
                 "type": "snapshot",
                 "step": progress.step,
                 "examples": progress.examples,
                 "is_finished": progress.is_finished,
-                "reported": reported,
+                "reported": as_json(progress.reported),
                 "peak_device_bytes": peak_device_bytes,
                 **_step_seconds(self.step_ends),
             }

@@ -98,9 +98,10 @@ EVALUATIONS = pa.schema(
         pa.field("validation_loss", pa.float64()),
         pa.field("test", pa.float64()),  # null where the test split was not evaluated
         pa.field("test_loss", pa.float64()),
-        pa.field("train_loss", pa.float64()),  # as reported by the submission
-        pa.field("other_metrics", pa.string(), nullable=False),  # JSON
-        pa.field("reported", pa.string(), nullable=False),  # JSON: what the submission logged; never scored
+        pa.field("train_loss", pa.float64()),  # as reported by the submission, NaN too; null: not reported
+        # JSON; what is not finite is the text "NaN", "Infinity" or "-Infinity"
+        pa.field("other_metrics", pa.string(), nullable=False),
+        pa.field("reported", pa.string(), nullable=False),  # logged since the evaluation before; never scored
     ]
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""

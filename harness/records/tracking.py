@@ -104,7 +104,8 @@ class WandbMirror:
 def _curves(row: Row) -> dict[str, Any]:
     """One evaluation for W&B: every value once over charged seconds and once over steps."""
     values = {name: row[name] for name in _SPLITS if row[name] is not None}
-    values |= {f"reported/{name}": value for name, value in json.loads(row["reported"]).items()}
+    # What is not finite is text in JSON.
+    values |= {f"reported/{name}": float(value) for name, value in json.loads(row["reported"]).items()}
     curves: dict[str, Any] = {"charged_seconds": row["charged_seconds"], "step": row["step"]}
     for name, value in values.items():
         curves[f"by_charged_seconds/{name}"] = value

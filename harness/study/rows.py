@@ -9,6 +9,7 @@ import math
 from harness.api import Target
 from harness.config import ROOT
 from harness.race.outcome import Observation, Outcome, TrialSpec
+from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
 from harness.study.hardware import git_revision
 from harness.study.identity import Study, workload_hash
@@ -30,14 +31,14 @@ def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -
         "test": test.get(metric),
         "test_loss": test.get("loss"),
         "train_loss": seen.reported.get("train_loss"),
-        "other_metrics": json.dumps(others),
-        "reported": json.dumps(seen.reported),
+        "other_metrics": json.dumps(as_json(others), allow_nan=False),
+        "reported": json.dumps(as_json(seen.reported), allow_nan=False),
     }
 
 
 def observation_of(row: Row, metric: str) -> Observation:
     """The evaluation that `evaluation_row` made this row of."""
-    others = json.loads(row["other_metrics"])
+    others = from_json(json.loads(row["other_metrics"]))
     validation, test = (
         {metric: row[split], "loss": row[f"{split}_loss"]}
         | {name.removeprefix(f"{split}_"): value for name, value in others.items() if name.startswith(f"{split}_")}
@@ -49,7 +50,7 @@ def observation_of(row: Row, metric: str) -> Observation:
         charged_seconds=row["charged_seconds"],
         validation=validation,
         test=None if row["test"] is None else test,
-        reported=json.loads(row["reported"]),
+        reported=from_json(json.loads(row["reported"])),
     )
 
 

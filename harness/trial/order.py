@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 from torch import Tensor
@@ -24,13 +25,17 @@ class Order:
         self._chunk_size = 0
 
     def draw(self, count: int) -> Tensor:
-        """The next `count` indices. Shape: [count], int64."""
+        """The next `count` indices. Shape: [count], int64. Raises ConfigError where it is no whole number from 1 on."""
         # The usual case costs one list pop: a whole epoch is cut up at once.
         if self._chunks and count == self._chunk_size:
             return self._chunks.pop()
-        if count < 1:
-            raise ConfigError(f"batch size is {count}. Use at least 1.")
-        return self._redraw(count)
+        try:
+            whole = operator.index(count)
+        except TypeError:
+            whole = 0
+        if whole < 1:
+            raise ConfigError(f"batch size is {count}. Use a whole number from 1 on.")
+        return self._redraw(whole)
 
     def state(self) -> dict[str, Tensor]:
         """Where the order stands: the indices of this epoch that are left, and the generator of later epochs."""

@@ -6,12 +6,11 @@ The submission's side of it is `trial.py`.
 from __future__ import annotations
 
 import array
-import math
 import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.trial.checkpoint import (
     CannotContinue,
@@ -25,6 +24,7 @@ from harness.trial.checkpoint import (
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, Progress, TrialOver
 from harness.trial.order import Order, stream_seed
 from harness.trial.ranks import Ranks, Turn
+from harness.trial.reported import Reported
 
 
 class Streams:
@@ -79,7 +79,7 @@ class Pace:
         self.evaluations: list[Evaluation] = []
         self.before: list[Callable[[], object]] = []
         self.after: list[Callable[[], object]] = []
-        self.reported: dict[str, float | Tensor] = {}
+        self.reported = Reported()
         self.named = Named()
         self.step_ends: array.array[float] = array.array("d")
         """Charged seconds at the end of each step, on the trainer's clock, for the record."""
@@ -170,9 +170,8 @@ class Pace:
             raise CannotContinue("the submission finished within its first step, where it had not before")
         for function in self.before:
             function()
-        numbers = {name: float(value) for name, value in self.reported.items()}
-        reported = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        word = self._hand_over(self._model, Progress(self.step, self.examples, is_finished, reported))
+        progress = Progress(self.step, self.examples, is_finished, self.reported.take())
+        word = self._hand_over(self._model, progress)
         if word is None:
             self.is_over = True
             raise TrialOver
@@ -198,7 +197,7 @@ class Pace:
             "ranks_may_differ": self._ranks is not None and self._ranks.may_differ,
             "step": self.step,
             "examples": self.examples,
-            "reported": {name: float(value) for name, value in self.reported.items()},
+            "reported": self.reported.read(),
             "evaluations": [(seen.step, seen.charged_seconds, seen.validation) for seen in self.evaluations],
             "evaluation_due": self._evaluation_due,
             "next_evaluation_step": self._next_evaluation_step,
@@ -223,8 +222,7 @@ class Pace:
         if self._ranks is not None:
             self._ranks.may_differ = state["ranks_may_differ"]
         self.step, self.examples = state["step"], state["examples"]
-        self.reported.clear()
-        self.reported.update(state["reported"])
+        self.reported.load(state["reported"])
         self.evaluations[:] = [Evaluation(*seen) for seen in state["evaluations"]]
         self._evaluation_due = state["evaluation_due"]
         self._next_evaluation_step = state["next_evaluation_step"]

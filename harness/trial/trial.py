@@ -84,10 +84,10 @@ class Trial:
     def next_batch(self, batch_size: int | None = None) -> Batch:
         """The next shuffled training batch: every example comes once before any comes again.
 
-        `batch_size` is that of all ranks together; each gets its part of the batch. Raises ConfigError where it is less
-        than 1 or does not divide by `world_size`.
+        `batch_size` is that of all ranks together (None: the hint); each gets its part of the batch. Raises ConfigError
+        where it is no whole number from 1 on or does not divide by `world_size`.
         """
-        index = self._streams.order.draw(batch_size or self.batch_size_hint)
+        index = self._streams.order.draw(self.batch_size_hint if batch_size is None else batch_size)
         self._pace.examples += len(index)
         if self._ranks is not None:
             index = self._ranks.share(index)
@@ -244,19 +244,13 @@ class Trial:
 
     # --- words to the referee ---
 
-    def log(self, **scalars: float | Tensor) -> None:
-        """Report numbers, kept with the next evaluation in the journal and W&B; never scored.
+    def log(self, /, **scalars: object) -> None:
+        """Report real numbers, kept with the next evaluation in the journal and W&B; never scored.
 
-        `train_loss` has a column of its own. Raises ConfigError for anything that is not one number.
+        Of several under one name the last counts. `train_loss` has a column of its own. NaN and infinities are recorded
+        as such. What is no number is said once in the trial's log and left out: a diagnostic never ends a trial.
         """
-        for name, value in scalars.items():
-            is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-            if not is_number:
-                raise ConfigError(
-                    f"log({name}=...) got a {type(value).__name__}, not one number. Log a float or a 0-d tensor."
-                )
-            # Tensors are read when they are handed over: reading one each step would wait for the device each step.
-            self._pace.reported[name] = value.detach() if isinstance(value, Tensor) else value
+        self._pace.reported.add(scalars)
 
     def finish(self) -> None:
         """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""

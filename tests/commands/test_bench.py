@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pandas as pd
 import psutil
 import pytest
 
+from harness.api import ConfigError
 from harness.commands import bench
+from harness.study.identity import describe, trial_key
 from tests.conftest import ROOT
 
 FAST = ["tracking=off", "hardware.memory_gib=4", "++hardware.seconds_per_step.digits_mlp=0.0006"]
@@ -60,6 +63,40 @@ def test_a_submission_anywhere_on_disk_and_a_hyperparameter_can_be_given(tmp_pat
     row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
     assert (row["submission"], row["hyperparameters"]) == ("mine", '{"learning_rate": 0.003}')
     assert row["status"] == "out_of_budget"
+
+
+TYPES = """
+title: a test
+authors: nobody
+hyperparameters: {learning_rate: 0.1, mode: on, word: "on", layers: 2, betas: [0.9, 0.95]}
+"""
+
+
+def points_given(folder: Path, *arguments: str) -> tuple[dict, str]:
+    """The point and the trial id of what a command line asks for."""
+    request = bench.parse(["workload=digits_mlp", f"submission={folder}", *arguments, *FAST])
+    (config,) = bench.studies_of(request)
+    study = describe(config)
+    return study.points[0], trial_key(study, 0).trial_id
+
+
+def test_a_value_on_the_command_line_is_read_as_submission_yaml_is(tmp_path):
+    folder = write(tmp_path / "mine", TRAIN, TYPES)
+    given = ["hp.mode=off", "hp.word=off", "hp.layers=3", "hp.betas=[0.8, 1]", "hp.learning_rate=1"]
+    point, name = points_given(folder, *given)
+    assert repr(point) == repr(
+        {"learning_rate": 1.0, "mode": False, "word": "off", "layers": 3, "betas": (0.8, 1.0)},
+    )
+    other = ["hp.mode=False", "hp.word=off", "hp.layers=3.0", "hp.betas.0=8e-1", "hp.betas.1=1", "hp.learning_rate=1.0"]
+    assert points_given(folder, *other) == (point, name)
+
+
+@pytest.mark.parametrize("given", ["hp.mode=1", "hp.layers=2.5", "hp.learning_rate=fast", "hp.betas=[0.9]"])
+def test_a_value_that_does_not_fit_its_default_is_refused(tmp_path, given):
+    folder = write(tmp_path / "mine", TRAIN, TYPES)
+    name = given.partition("=")[0]
+    with pytest.raises(ConfigError, match=re.escape(name) + r" is \S+\. Use (true|a whole number|a number|a list)"):
+        points_given(folder, given)
 
 
 def test_a_key_of_the_workload_can_be_given(tmp_path):

@@ -1,5 +1,6 @@
 """Search spaces are read, checked and drawn from as their authors wrote them."""
 
+import json
 import pickle
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from harness.api import ConfigError, Hyperparameters
 from harness.plugins.search import Choice, Interval, SearchSpace, deal, draw, parse_space, resolve_overrides
 
-DEFAULTS = {"learning_rate": 1e-3, "weight_decay": 0, "layers": 2, "rule": "cosine"}
+DEFAULTS = {"learning_rate": 1e-3, "weight_decay": 0.0, "layers": 2, "rule": "cosine"}
+KINDS = {**DEFAULTS, "nesterov": True, "betas": (0.9, 0.95), "limit": None}
 
 
 def space_of(written: object) -> SearchSpace:
@@ -69,6 +71,11 @@ def test_no_search_space_means_nothing_to_tune():
         ([0.1], "search_space has 0.1 in its list"),
         ([{"learning_rate": float("nan")}], "Use a finite number"),
         ("wide", "search_space is 'wide'"),
+        ({"layers": {"min": 1, "max": 4}}, "Add integer: true, or make the default 2.0"),
+        ({"layers": {"values": [1, 2.5]}}, "search_space.layers.values is 2.5. Use a whole number"),
+        ({"rule": {"min": 1, "max": 2}}, "search_space.rule is a range of numbers, but the default is none"),
+        ({"rule": {"values": ["cosine", True]}}, "search_space.rule.values is True. Use text"),
+        ({"layers": {"values": [1], "when": {"rule": [1]}}}, "search_space.layers.when.rule is 1. Use text"),
         ({"layers": {"values": [1], "when": {"rul": ["a"]}}}, "search_space.layers.when names 'rul'"),
         ({"layers": {"values": [1], "when": ["rule"]}}, "search_space.layers.when is ['rule']"),
         ({"layers": {"values": [1], "when": {"rule": "cosine"}}}, "List at least one value"),
@@ -101,15 +108,91 @@ def test_overrides_replace_defaults():
             {"learning_rat": 1.0},
             "hp names 'learning_rat', which is not a hyperparameter. Did you mean 'learning_rate'?",
         ),
-        ({"zzz": 1.0}, "Known: layers, learning_rate, rule, weight_decay."),
+        ({"zzz": 1.0}, "Known: betas, layers, learning_rate, limit, nesterov, rule, weight_decay."),
         ({"learning_rate": "fast"}, "hp.learning_rate is 'fast'. Use a number; the default is 0.001."),
         ({"learning_rate": [1, 2]}, "hp.learning_rate is [1, 2]"),
+        ({"learning_rate": True}, "hp.learning_rate is True. Use a number"),
+        ({"learning_rate": None}, "hp.learning_rate is None. Use a number"),
+        ({"learning_rate": 10**400}, "Use a number; the default is 0.001."),
+        ({"learning_rate": "1e-3,1e-2"}, "hp.learning_rate is '1e-3,1e-2'. Use a number"),
+        ({"layers": 2.5}, "hp.layers is 2.5. Use a whole number, as the default 2 is; where others make sense"),
+        ({"nesterov": 1}, "hp.nesterov is 1. Use true or false; the default is true."),
+        ({"nesterov": "maybe"}, "hp.nesterov is 'maybe'. Use true or false"),
+        ({"rule": True}, "hp.rule is True. Use text, as the default 'cosine' is; in quotes where YAML"),
+        ({"betas": 0.9}, "hp.betas is 0.9. Use a list of 2, as the default [0.9, 0.95] is."),
+        ({"betas": "[0.9]"}, "hp.betas is '[0.9]'. Use a list of 2"),
+        ({"betas": [0.9, "much"]}, "hp.betas.1 is 'much'. Use a number; the default is 0.95."),
+        ({"betas": {"2": 0.9}}, "hp names 'betas.2'; betas has the elements 0 to 1."),
+        ({"rule": {"0": 1}}, "hp names 'rule.0', which is not a hyperparameter"),
     ],
 )
 def test_a_wrong_override_is_refused(override: dict[str, Any], complaint: str):
     with pytest.raises(ConfigError) as caught:
-        resolve_overrides(DEFAULTS, override)
+        resolve_overrides(KINDS, override)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "point"),
+    [
+        ({"learning_rate": 1}, {"learning_rate": 1.0}),
+        ({"learning_rate": "1e-2"}, {"learning_rate": 0.01}),
+        ({"weight_decay": -0.0}, {"weight_decay": 0.0}),
+        ({"layers": 3.0}, {"layers": 3}),
+        ({"layers": "1_000"}, {"layers": 1000}),
+        ({"nesterov": "off"}, {"nesterov": False}),
+        ({"nesterov": "False"}, {"nesterov": False}),
+        ({"rule": "off"}, {"rule": "off"}),
+        ({"rule": "'on'"}, {"rule": "on"}),
+        ({"rule": "a: b # c"}, {"rule": "a: b # c"}),
+        ({"betas": [0, 1]}, {"betas": (0.0, 1.0)}),
+        ({"betas": "[0.8, 1]"}, {"betas": (0.8, 1.0)}),
+        ({"betas": {"1": "0.99"}}, {"betas": (0.9, 0.99)}),
+        ({"betas.0": 0}, {"betas": (0.0, 0.95)}),
+        ({"limit": 1.0}, {"limit": 1}),
+        ({"limit": "1.5"}, {"limit": 1.5}),
+        ({"limit": "null"}, {"limit": None}),
+    ],
+)
+def test_an_override_is_read_in_the_type_of_the_default(override: dict[str, Any], point: dict[str, Any]):
+    resolved = dict(resolve_overrides(KINDS, override))
+    assert resolved == {**KINDS, **point}
+    # 1 == 1.0 == True in Python, but not in a trial's id.
+    assert json.dumps(resolved) == json.dumps({**KINDS, **point})
+
+
+def test_what_is_drawn_has_the_type_of_the_default():
+    space = parse_space(
+        {
+            "learning_rate": {"min": 1, "max": 3, "integer": True},
+            "weight_decay": {"values": [0, 1]},
+            "nesterov": {"values": [True, False]},
+            "limit": {"values": [1.0, "none"]},
+        },
+        defaults=KINDS,
+        where="mine/submission.yaml",
+    )
+    points = draw(space, count=32, seed=0)
+    assert {repr(point.learning_rate) for point in points} == {"1.0", "2.0", "3.0"}
+    assert {repr(point.weight_decay) for point in points} == {"0.0", "1.0"}
+    assert {repr(point.nesterov) for point in points} == {"True", "False"}
+    assert {repr(point.limit) for point in points} == {"1", "'none'"}
+
+
+def test_elements_of_a_list_are_tuned_one_by_one_or_as_a_whole():
+    def betas(written: dict[str, Any]) -> set[tuple[float, float]]:
+        space = parse_space(written, defaults=KINDS, where="mine/submission.yaml")
+        return {point.betas for point in draw(space, count=32, seed=0)}
+
+    one = betas({"betas.1": {"min": 0.9, "max": 0.999}})
+    assert {first for first, _ in one} == {0.9}
+    assert len(one) == 32
+    assert all(0.9 <= second <= 0.999 for _, second in one)
+    assert betas({"betas": {"values": [[0, 0.9], [0.9, 0.99]]}}) == {(0.0, 0.9), (0.9, 0.99)}
+    listed = parse_space([{"betas.0": 0}, {"betas": [0.5, 1]}], defaults=KINDS, where="mine/submission.yaml")
+    assert [point.betas for point in listed.points] == [(0.0, 0.95), (0.5, 1.0)]
+    with pytest.raises(ConfigError, match=r"search_space names 'betas.2'; betas has the elements 0 to 1"):
+        betas({"betas.2": {"min": 0, "max": 1}})
 
 
 @given(
@@ -183,7 +266,9 @@ def test_a_condition_on_what_is_not_tuned_looks_at_its_default():
 
 
 def test_the_points_of_all_studies_are_one_draw_dealt_out():
-    space = space_of({"learning_rate": {"min": 1e-4, "max": 1e-2, "scaling": "log"}, "rule": {"values": [1, 2, 3]}})
+    space = space_of(
+        {"learning_rate": {"min": 1e-4, "max": 1e-2, "scaling": "log"}, "rule": {"values": ["a", "b", "c"]}}
+    )
     dealt = [deal(space, study=study, studies=3, trials=5, seed=7) for study in range(3)]
     assert [point for points in dealt for point in points] == draw(space, count=15, seed=7)
     assert len({point["learning_rate"] for points in dealt for point in points}) == 15

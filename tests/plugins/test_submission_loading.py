@@ -53,6 +53,13 @@ def test_a_plain_name_is_looked_up_among_the_submissions(tmp_path: Path):
     assert load_submission("mine", tmp_path).folder == tmp_path / "mine"
 
 
+def test_a_list_is_a_default_too_whose_numbers_are_of_one_type(tmp_path: Path):
+    folder = write(tmp_path / "mine", yaml=YAML.replace("1e-3", "1e-3, betas: [0, 0.95], widths: [64, 32]"))
+    defaults = load_submission(str(folder)).hyperparameters
+    assert repr(defaults.betas) == "(0.0, 0.95)"
+    assert defaults.widths == (64, 32)
+
+
 def test_an_unknown_name_is_answered_with_its_near_matches(tmp_path: Path):
     write(tmp_path / "mine")
     with pytest.raises(ConfigError, match=r"no submission 'mime' in .* Did you mean 'mine'\?"):
@@ -73,7 +80,9 @@ def test_reading_runs_no_line_of_the_submission(tmp_path: Path):
         (YAML.replace("title", "titel"), "unknown key 'titel'. Did you mean 'title'?"),
         (YAML.replace("authors: me", ""), "authors is None. Write a line of text."),
         ("title: Mine\nauthors: me\n", "hyperparameters is None"),
-        (YAML.replace("1e-3", "[1, 2]"), "hyperparameters.learning_rate is [1, 2]"),
+        (YAML.replace("1e-3", "[1, [2]]"), "hyperparameters.learning_rate.1 is [2]"),
+        (YAML.replace("1e-3", "[]"), "hyperparameters.learning_rate is an empty list"),
+        (YAML.replace("1e-3", "{a: 1}"), "hyperparameters.learning_rate is {'a': 1}"),
         (YAML.replace("nesterov:", "is nesterov:"), "hyperparameters has the name 'is nesterov'"),
         (YAML.replace("min: 1e-4", "min: 1"), "search_space.learning_rate has min 1 > max 0.01. Swap them."),
         (YAML.replace("min: 1e-4", "min: 0"), "with scaling log"),

@@ -501,6 +501,17 @@ def test_what_a_submission_reports_is_kept_with_the_evaluation(race):
     assert outcome.observations[0].reported == {"train_loss": 0.5, "rate": 2.0}
 
 
+def test_a_loss_that_is_not_finite_is_kept_as_such_and_ends_nothing(race):
+    logged = "train_loss=float('nan') if trial.step >= 150 else 0.5, most=float('-inf'), text='x'"
+    source = SGD.replace("optimizer.step()", f"optimizer.step(); trial.log({logged})")
+    outcome = race(source, evaluate_every_steps=100)
+    first, second = (seen.reported for seen in outcome.observations[:2])
+    assert first == {"train_loss": 0.5, "most": -math.inf}
+    assert math.isnan(second["train_loss"])
+    assert outcome.status == "out_of_budget"
+    assert outcome.log.count("trial.log(text=...)") == 1
+
+
 def test_peak_memory_and_step_times_are_recorded(race):
     outcome = race(SGD)
     assert outcome.peak_host_bytes > 50 << 20

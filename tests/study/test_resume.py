@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import random
 import threading
 import time
@@ -415,15 +416,31 @@ def test_killing_referee_and_trainer_at_random_moments_changes_no_loss_and_no_ch
 
 
 NUMBERS = st.floats(allow_nan=False, width=64)
+REPORTED = st.floats(width=64)
 
 
 @given(
     validation=st.fixed_dictionaries({"error": NUMBERS, "loss": NUMBERS}, optional={"validation_gap": NUMBERS}),
     test=st.none() | st.fixed_dictionaries({"error": NUMBERS, "loss": NUMBERS}, optional={"test": NUMBERS}),
-    reported=st.dictionaries(st.text(), NUMBERS, max_size=3),
+    reported=st.dictionaries(st.text() | st.just("train_loss"), REPORTED, max_size=3),
     seconds=NUMBERS,
 )
 def test_an_evaluation_is_read_back_from_its_row_as_it_was(validation, test, reported, seconds):
     seen = Observation(3, 96, seconds, validation, test, reported)
     row = json.loads(json.dumps(evaluation_row(TrialKey("w", "s", "t"), 0, seen, "error")))
-    assert observation_of(row, "error") == seen
+    again = observation_of(row, "error")
+    # As text, in which one NaN is like another.
+    assert [(name, repr(value)) for name, value in again.reported.items()] == [
+        (name, repr(value)) for name, value in reported.items()
+    ]
+    assert dataclasses.replace(again, reported=reported) == seen
+    assert all(type(value) is not float or math.isfinite(value) for value in _strictly_read(row["reported"]).values())
+
+
+def _strictly_read(text):
+    """The object in a text of JSON, read as parsers do that know no NaN."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -200,14 +201,46 @@ def test_an_unknown_hyperparameter_names_the_near_one(tmp_path, submission):
 def test_wandb_offline_gets_the_same_rows(tmp_path, submission):
     said = run(study_config(tmp_path, submission, tracking=TrackingConfig("offline", "timetrial")))
     assert "W&B" not in said
-    runs = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(runs) == 1
     row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
-    wanted = ("blobs/plain_sgd", row["trial_id"], "by_charged_seconds/validation", "by_step/validation", "reached")
-    deadline = time.monotonic() + 20.0  # W&B writes in a process of its own
-    while missing := [text for text in wanted if text.encode() not in runs[0].read_bytes()]:
+    wait_for_wandb(
+        tmp_path, "blobs/plain_sgd", row["trial_id"], "by_charged_seconds/validation", "by_step/validation", "reached"
+    )
+
+
+def wait_for_wandb(results: Path, *wanted: str) -> None:
+    """Return when the one offline run holds these texts: W&B writes in a process of its own."""
+    (run,) = (results / "wandb").glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20.0
+    while missing := [text for text in wanted if text.encode() not in run.read_bytes()]:
         assert time.monotonic() < deadline, missing
         time.sleep(0.1)
+
+
+NAN_LOSS = SGD.replace(
+    "optimizer.step()",
+    "optimizer.step(); trial.log(rate=float('inf'), **({'train_loss': float('nan')} if trial.step >= 150 else {}))",
+)
+
+
+def test_a_reported_nan_can_be_told_from_what_was_not_reported_everywhere_that_it_is_kept(tmp_path):
+    config = study_config(
+        tmp_path,
+        write_submission(tmp_path / "diverging", NAN_LOSS),
+        tracking=TrackingConfig("offline", "timetrial"),
+        evaluate_every_steps=100,
+    )
+    said = run(
+        dataclasses.replace(config, workload=dataclasses.replace(config.workload, target=Target("error", "min", -1.0)))
+    )
+    table = pq.ParquetDataset(tmp_path / "runs" / "evaluations").read().sort_by("evaluation")
+    losses = table["train_loss"].to_pylist()
+    assert losses[0] is None
+    assert math.isnan(losses[1])
+    # No parser of JSON reads a bare NaN.
+    assert json.loads(table["reported"][0].as_py()) == {"rate": "Infinity"}
+    assert json.loads(table["reported"][1].as_py()) == {"rate": "Infinity", "train_loss": "NaN"}
+    assert "W&B" not in said
+    wait_for_wandb(tmp_path, "by_step/train_loss", "by_step/reported/rate")
 
 
 def test_wandb_that_cannot_be_reached_does_not_hurt_a_trial(tmp_path, submission, monkeypatch):

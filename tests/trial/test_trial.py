@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -126,10 +129,19 @@ def test_drawing_from_the_own_generator_changes_no_batch():
     assert torch.equal(rows(draw(first, 3)), rows(draw(second, 3)))
 
 
-def test_a_batch_size_below_one_is_an_error():
+@pytest.mark.parametrize("size", [0, -1, 1.5, "32"])
+def test_a_batch_size_that_is_no_whole_number_from_one_on_is_an_error(size):
     trial, _ = make_trial()
-    with pytest.raises(ConfigError, match="batch size is -1"):
-        trial.next_batch(-1)
+    with pytest.raises(ConfigError, match=f"batch size is {size}. Use a whole number"):
+        trial.next_batch(size)
+    with pytest.raises(ConfigError, match=f"batch size is {size}"):
+        next(trial.batches(size))
+
+
+def test_a_batch_size_may_be_a_number_of_numpy_and_none_means_the_hint():
+    trial, _ = make_trial()
+    assert len(trial.next_batch(np.int64(7))["inputs"]) == 7
+    assert len(trial.next_batch(None)["inputs"]) == trial.batch_size_hint
 
 
 def test_the_training_split_can_be_read_by_index():
@@ -221,16 +233,99 @@ def test_hooks_run_before_and_after_an_evaluation_and_not_after_the_last():
 def test_reported_numbers_go_with_the_next_evaluation():
     trial, told = make_trial([Go(1.0), None], every=1)
     trial.log(train_loss=torch.tensor(0.25), rate=1)
-    trial.log(broken=float("nan"))
     trial.end_step()
     assert told[0].reported == {"train_loss": 0.25, "rate": 1.0}
 
 
-@pytest.mark.parametrize("value", ["many", torch.ones(2), None])
-def test_only_single_numbers_can_be_reported(value):
-    trial, _ = make_trial()
-    with pytest.raises(ConfigError, match="not one number"):
-        trial.log(loss=value)
+def test_what_was_reported_before_an_evaluation_is_not_reported_again_at_the_next():
+    trial, told = make_trial([Go(1.0), Go(2.0), None], every=1)
+    trial.after_evaluation(lambda: trial.log(evaluations=len(told)))
+    trial.log(train_loss=1.0, warmed_up=True)
+    trial.end_step()
+    trial.log(train_loss=0.5)
+    trial.end_step()
+    assert [progress.reported for progress in told] == [
+        {"train_loss": 1.0, "warmed_up": 1.0},
+        {"train_loss": 0.5, "evaluations": 1.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.float16(0.5), 0.5),
+        (np.int64(3), 3.0),
+        (np.bool_(True), 1.0),
+        (np.array(0.5), 0.5),
+        (np.array([[3]], dtype=np.uint8), 3.0),
+        (torch.tensor(3), 3.0),
+        (torch.tensor([[0.5]], dtype=torch.bfloat16, requires_grad=True), 0.5),
+        (torch.tensor(True), 1.0),
+        (True, 1.0),
+        (Fraction(1, 4), 0.25),
+        (10**400, math.inf),
+        (-(10**400), -math.inf),
+        (np.float32("nan"), math.nan),
+        (torch.tensor(-math.inf), -math.inf),
+    ],
+    ids=repr,
+)
+def test_any_real_number_can_be_reported_and_what_is_not_finite_is_reported_as_such(value, number):
+    trial, told = make_trial([None], every=1)
+    trial.log(value=value)
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert told[0].reported == pytest.approx({"value": number}, nan_ok=True)
+    assert type(told[0].reported["value"]) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "many",
+        None,
+        1j,
+        [1.0],
+        torch.ones(2),
+        torch.ones((), dtype=torch.complex64),
+        torch.ones((), device="meta"),
+        np.ones(2),
+        np.array("1"),
+        np.array(None),
+        np.datetime64("2026-01-01"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_number_is_said_once_and_ends_nothing(value, capsys):
+    trial, told = make_trial([Go(1.0), None], every=2)
+    for _ in trial.batches():
+        trial.log(loss=value, rate=0.5)
+    assert [progress.reported for progress in told] == [{"rate": 0.5}] * 2
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith("trial.log(loss=...) got a ")
+
+
+def test_a_tensor_is_reported_as_it_was_when_it_was_given():
+    trial, told = make_trial([None], every=1)
+    total = torch.ones(())
+    trial.log(total=total)
+    total.zero_()
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert told[0].reported == {"total": 1.0}
+
+
+def test_names_without_number_or_end_end_no_trial(capsys):
+    trial, told = make_trial([None], every=1)
+    trial.log(**{f"loss_{number}": number for number in range(1000)}, self=1, **{"x" * 10_000: 1})
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert list(told[0].reported) == [f"loss_{number}" for number in range(64)]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert max(map(len, said)) < 400
 
 
 def test_finish_hands_over_the_last_weights_and_ends_the_trial():
