@@ -42,6 +42,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
     splits = {split: Blobs().load(split, Path()).digest() for split in ("train", "validation", "test")}
     workload = WorkloadConfig(
         name="blobs",
+        version=1,
         entry=BLOBS,
         options={},
         parameters=18,
