@@ -151,6 +151,11 @@ class StudyConfig:
     results: Path
     evaluate_every_steps: int | None
 
+    @property
+    def budget(self) -> Budget:
+        """The workload's budget with the ruleset's factor: what a trial of this study may use."""
+        return self.workload.budget.scaled(self.ruleset.budget_factor)
+
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """`values` as a `kind`. Raises ConfigError that names the key and, for a misspelt one, near matches."""

@@ -55,8 +55,8 @@ def trial_spec(
         seed=seed,
         target=target,
         batch_size=workload.batch_size,
-        budget_steps=workload.budget.steps,
-        step_hint=workload.budget.step_hint,
+        budget_steps=config.budget.steps,
+        step_hint=config.budget.step_hint,
         max_runtime=max_runtime,
         eval_period=eval_period,
         evaluate_every_steps=config.evaluate_every_steps,
@@ -94,9 +94,9 @@ def _measure_and_keep(config: StudyConfig, machine: Machine, calibration: Calibr
     reference = load_submission(config.ruleset.reference)
     measured = measure_step_seconds(config, reference, machine, judge, seconds=_CALIBRATION_SECONDS)
     calibration.keep(workload.name, workload_hash(workload), measured)
-    budget = measured * workload.budget.steps * config.ruleset.budget_factor
+    steps = config.budget.steps
     console.print(
-        f"  {measured * 1e3:.3g} ms per step: {workload.budget.steps} steps make a budget of {budget:.1f} s per trial"
+        f"  {measured * 1e3:.3g} ms per step: {steps} steps make a budget of {measured * steps:.1f} s per trial"
     )
     return measured
 

@@ -148,7 +148,7 @@ def _say_cost(studies: list[Study], console: Console) -> None:
     for number, count in missing.items():
         config = studies[number].config
         per_step = seconds_per_step(config, studies[number].machine, console)
-        seconds += count * config.workload.budget.steps * per_step * config.ruleset.budget_factor
+        seconds += count * config.budget.steps * per_step
     trials = sum(missing.values())
     if trials:
         there = sum(study.config.ruleset.trials for study in studies) - trials

@@ -48,7 +48,7 @@ def run_study(config: StudyConfig, console: Console) -> None:
     if all(records.is_done(key) for key in keys):
         return
     seconds = seconds_per_step(config, study.machine, console)
-    max_runtime = config.workload.budget.steps * seconds * config.ruleset.budget_factor
+    max_runtime = config.budget.steps * seconds
     board = board_limit_of(study, records)
     for trial, key in enumerate(keys):
         if not records.is_done(key):
@@ -156,7 +156,7 @@ def _spec(study: Study, trial: int, max_runtime: float, limit: Limit) -> TrialSp
         seed=trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed),
         target=config.workload.target,
         max_runtime=max_runtime,
-        eval_period=max_runtime / config.workload.budget.evaluations,
+        eval_period=max_runtime / config.budget.evaluations,
         prune_at=limit.seconds if math.isfinite(limit.seconds) else None,
         pruned_by=limit.reason,
     )
