@@ -95,7 +95,7 @@ class HardwareConfig:
     threads: int
     memory_gib: float | None
     seconds_per_step: dict[str, float]
-    machine: dict[str, str | int] | None = None
+    machine: dict[str, str | int | float] | None = None
     devices: int = 1
 
 
