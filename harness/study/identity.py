@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -45,6 +45,12 @@ def describe(config: StudyConfig) -> Study:
         machine=machine,
         unofficial=unofficial,
     )
+
+
+def sibling(study: Study, number: int) -> Study:
+    """Study `number` of the same submission, as it was read for `study`, on the same workload."""
+    config = replace(study.config, study=number)
+    return replace(study, config=config, points=_points(config, study.submission))
 
 
 def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
 
 def run(config: StudyConfig) -> str:
     said = io.StringIO()
-    run_study(config, Console(file=said, width=200))
+    run_study(describe(config), Console(file=said, width=200))
     return said.getvalue()
 
 
