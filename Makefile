@@ -84,6 +84,9 @@ targets: .venv/installed ## set a workload's target as AlgoPerf does and write i
 	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,SEEDS,seeds) \
 	    $(call override_if,JOBS,jobs) $(call override_if,RESULTS,results)
 
+golden: .venv/installed ## write down what workloads compute before anything is learned, by version: WORKLOAD=a,b
+	@$(PY) -m benchmarks.golden $(call override_if,WORKLOAD,workload)
+
 power: .venv/installed ## what workloads can tell apart, and the seeds that it takes: WORKLOAD=a,b
 	@$(PY) -m benchmarks.power $(call override_if,WORKLOAD,workload)
 

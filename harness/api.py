@@ -11,7 +11,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -142,6 +142,10 @@ class Budget:
             raise ConfigError(
                 f"budget is {self.steps} steps and {self.evaluations} evaluations. Both must be at least 1."
             )
+
+    def scaled(self, factor: float) -> Budget:
+        """`factor` times the steps, with as many evaluations: what a ruleset with this budget factor allows."""
+        return replace(self, steps=max(1, round(factor * self.steps)))
 
     @property
     def step_hint(self) -> int:

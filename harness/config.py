@@ -24,13 +24,15 @@ _STRICT = ConfigDict(extra="forbid")
 class WorkloadConfig:
     """One file of `conf/workload`. `checkpoint_evaluations`: from one checkpoint to the next; null: restart if killed.
 
+    `version`: another number for another behaviour, which a golden test sees; the text of modules identifies nothing.
     `variant_of`: the workload that this one differs from by an option or two; data are the same, the target is not.
-    Raises ConfigError where `checkpoint_evaluations` is below 1.
+    Raises ConfigError where `version` or `checkpoint_evaluations` is below 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: str
+    version: int
     entry: str
     options: dict[str, Any]
     parameters: int
@@ -43,6 +45,8 @@ class WorkloadConfig:
     variant_of: str | None = None
 
     def __post_init__(self) -> None:
+        if self.version < 1:
+            raise ConfigError(f"version is {self.version}. Count from 1.")
         if self.checkpoint_evaluations is not None and self.checkpoint_evaluations < 1:
             raise ConfigError(
                 f"checkpoint_evaluations is {self.checkpoint_evaluations}. Use at least 1, or null for no checkpoints."
@@ -91,7 +95,7 @@ class HardwareConfig:
     threads: int
     memory_gib: float | None
     seconds_per_step: dict[str, float]
-    machine: dict[str, str | int] | None = None
+    machine: dict[str, str | int | float] | None = None
     devices: int = 1
 
 
@@ -146,6 +150,11 @@ class StudyConfig:
     hp: dict[str, Any]
     results: Path
     evaluate_every_steps: int | None
+
+    @property
+    def budget(self) -> Budget:
+        """The workload's budget with the ruleset's factor: what a trial of this study may use."""
+        return self.workload.budget.scaled(self.ruleset.budget_factor)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:

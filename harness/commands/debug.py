@@ -51,16 +51,16 @@ def debug(study: Study, console: Console) -> None:
     torch.set_num_threads(study.machine.threads)
     devices.warm_up(device)
     seconds = seconds_per_step(config, study.machine, console)
-    steps = config.workload.budget.steps
+    budget = config.budget
     conditions = Conditions(
         seed=trial_seed(config.ruleset, config.workload.name, config.study, 0, config.seed),
         device=device,
         batch_size_hint=config.workload.batch_size,
-        step_hint=config.workload.budget.step_hint,
+        step_hint=budget.step_hint,
         target=config.workload.target,
-        budget_seconds=steps * seconds * config.ruleset.budget_factor,
-        eval_period=steps * seconds * config.ruleset.budget_factor / config.workload.budget.evaluations,
-        evaluate_every_steps=config.evaluate_every_steps or max(1, steps // config.workload.budget.evaluations),
+        budget_seconds=budget.steps * seconds,
+        eval_period=budget.steps * seconds / budget.evaluations,
+        evaluate_every_steps=config.evaluate_every_steps or max(1, budget.steps // budget.evaluations),
     )
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()
@@ -97,7 +97,7 @@ def _printer(config: StudyConfig, workload: Workload, device: torch.device, cons
                 f"target reached: {target.metric} {values[target.metric]:.5g} ({target.goal} {target.validation})"
             )
             return None
-        if progress.is_finished or progress.step >= settings.budget.steps:
+        if progress.is_finished or progress.step >= config.budget.steps:
             console.print(
                 f"target missed: {target.metric} {values[target.metric]:.5g} ({target.goal} {target.validation})"
             )

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from harness.api import ConfigError
 from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.plugins import data
 from harness.plugins.entries import create_workload
+from harness.study import limits
 from harness.study.hardware import Calibration, Machine, this_machine
 from harness.study.identity import workload_hash
 
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _machine(console: Console, machine: Machine, results: Path) -> None:
     free = shutil.disk_usage(results if results.exists() else ".").free / 2**30
-    memory = psutil.virtual_memory().available / 2**30
+    memory = limits.usable().free_bytes / 2**30
     lines = Table.grid(padding=(0, 2))
     lines.add_row("device", str(machine.device) + ("" if machine.device.type == "cpu" else f" ({machine.device_name})"))
     lines.add_row("machine", f"{machine.description}; fingerprint {machine.fingerprint}")
-    lines.add_row("cores", f"{os.cpu_count()}, load {os.getloadavg()[0]:.1f}")
+    lines.add_row("cores", f"{machine.properties['cores']}, load {os.getloadavg()[0]:.1f}")
     lines.add_row("memory", f"{memory:.1f} GiB free")
     lines.add_row("disk", f"{free:.0f} GiB free" + ("" if free > _FREE_GIB_WANTED else "  too little: free some"))
     lines.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import importlib
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from harness.api import ConfigError, Workload
@@ -24,29 +21,6 @@ def load_entry(entry: str) -> Any:
     if not hasattr(module, name):
         raise ConfigError(f"entry {entry!r}: module {module_name} has no {name!r}. Check the spelling.")
     return getattr(module, name)
-
-
-@functools.cache
-def source_of(entry: str) -> str:
-    """The source of the entry's module and of all modules of its package that this one needs, in the order of names."""
-    package = entry.partition(".")[0]
-    found: dict[str, str] = {}
-    wanted = [load_entry(entry).__module__]
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found[name] = inspect.getsource(importlib.import_module(name))
-            wanted += [each for each in _imported(found[name]) if each.startswith(f"{package}.")]
-    return "".join(found[name] for name in sorted(found))
-
-
-def _imported(source: str) -> Iterator[str]:
-    """Dotted names of the modules that a source imports."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
 
 
 def create_workload(entry: str, options: Mapping[str, Any]) -> Workload:

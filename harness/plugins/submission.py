@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ConfigError, Hyperparameters, near_matches
+from harness.api import ConfigError, DataError, Hyperparameters, near_matches
 from harness.plugins.search import SearchSpace, check_keys, parse_space
-from harness.plugins.submission_files import check_requirements, check_train, content_hash
+from harness.plugins.submission_files import Files, check_requirements, check_train, read_files
 from harness.plugins.values import check_hyperparameters
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Submission:
     schedule: str
     """Learning-rate schedule of an `entry`: one of SCHEDULES."""
     content_hash: str
-    """SHA-256 over the directory's files."""
+    """SHA-256 over the directory's files, as `Files` has it."""
 
 
 def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
@@ -71,10 +73,36 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
         space=parse_space(written.get("search_space"), defaults=defaults, where=str(path)),
         entry=entry,
         schedule=_schedule(written, path),
-        content_hash=content_hash(folder),
+        content_hash=read_files(folder).sha256,
     )
     check_requirements(folder)
     return submission
+
+
+def files_of(submission: Submission) -> Files:
+    """The files of a submission. Raises ConfigError where they are no longer those that it was loaded from."""
+    files = read_files(submission.folder)
+    if files.sha256 != submission.content_hash:
+        raise ConfigError(f"{submission.folder} has changed since it was read. Run the same command again.")
+    return files
+
+
+@contextlib.contextmanager
+def copy_of(submission: Submission, files: Files, folder: Path) -> Iterator[Submission]:
+    """The submission with `files` of its own, in a directory of its name in `folder`, both gone when this ends.
+
+    What runs is then what was read, whoever writes into the directory meanwhile, the submission included. Raises
+    DataError where the copy cannot be written.
+    """
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            files.write(folder / submission.name)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot copy {submission.name} ({error.strerror}). Check the disk.") from None
+        yield replace(submission, folder=(folder / submission.name).resolve())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunction:

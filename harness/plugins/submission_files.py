@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.api import ConfigError
@@ -62,17 +64,57 @@ def check_requirements(folder: Path) -> None:
         )
 
 
-def content_hash(folder: Path) -> str:
-    """SHA-256 over relative names and bytes of the files, without hidden ones and __pycache__."""
-    content = hashlib.sha256()
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in names:
-        if any(part.startswith(".") or part == "__pycache__" for part in name.split("/")):
+@dataclass(frozen=True)
+class Files:
+    """The files of a directory as they were when they were read: content and access mode by relative name.
+
+    Links count as what they lead to, folders too. Hidden files and __pycache__ are left out, and so is all that is no
+    file, such as a pipe or a link to nothing.
+    """
+
+    content: Mapping[str, bytes]
+    modes: Mapping[str, int]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over names and bytes."""
+        content = hashlib.sha256()
+        for name, data in self.content.items():
+            raw = os.fsencode(name)
+            content.update(b"%d %s %d\n" % (len(raw), raw, len(data)))
+            content.update(data)
+        return content.hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Make `folder`, which is this user's alone, with these files in it."""
+        folder.mkdir(parents=True, mode=0o700)
+        for name, data in self.content.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            path.chmod(self.modes[name])
+
+
+def read_files(folder: Path) -> Files:
+    """The files of `folder` now, in the order of their names. Raises ConfigError where one cannot be read."""
+    names = sorted(_names(folder, above=()), key=os.fsencode)
+    try:
+        content = {name: (folder / name).read_bytes() for name in names}
+        return Files(content, {name: 0o600 | (folder / name).stat().st_mode & 0o100 for name in names})
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}). Make it readable.") from None
+
+
+def _names(folder: Path, *, above: tuple[Path, ...]) -> Iterator[str]:
+    """Relative names of the files in a folder. `above`: folders that a link must not lead back to."""
+    inside = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "__pycache__":
             continue
-        data = (folder / name).read_bytes()
-        content.update(f"{len(name)} {name} {len(data)}\n".encode())
-        content.update(data)
-    return content.hexdigest()
+        if path.is_file():
+            yield path.name
+        elif path.is_dir() and path.resolve() not in inside:
+            yield from (f"{path.name}/{name}" for name in _names(path, above=inside))
 
 
 def _check_parameters(function: ast.FunctionDef, path: Path) -> None:

@@ -12,7 +12,7 @@ from harness.api import ConfigError, Target, Workload
 from harness.config import StudyConfig
 from harness.plugins.data import data_folder
 from harness.plugins.entries import create_workload
-from harness.plugins.submission import Submission, load_submission
+from harness.plugins.submission import Submission, copy_of, files_of, load_submission
 from harness.race.channel import SharedWeights
 from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
@@ -55,8 +55,8 @@ def trial_spec(
         seed=seed,
         target=target,
         batch_size=workload.batch_size,
-        budget_steps=workload.budget.steps,
-        step_hint=workload.budget.step_hint,
+        budget_steps=config.budget.steps,
+        step_hint=config.budget.step_hint,
         max_runtime=max_runtime,
         eval_period=eval_period,
         evaluate_every_steps=config.evaluate_every_steps,
@@ -94,9 +94,9 @@ def _measure_and_keep(config: StudyConfig, machine: Machine, calibration: Calibr
     reference = load_submission(config.ruleset.reference)
     measured = measure_step_seconds(config, reference, machine, judge, seconds=_CALIBRATION_SECONDS)
     calibration.keep(workload.name, workload_hash(workload), measured)
-    budget = measured * workload.budget.steps * config.ruleset.budget_factor
+    steps = config.budget.steps
     console.print(
-        f"  {measured * 1e3:.3g} ms per step: {workload.budget.steps} steps make a budget of {budget:.1f} s per trial"
+        f"  {measured * 1e3:.3g} ms per step: {steps} steps make a budget of {measured * steps:.1f} s per trial"
     )
     return measured
 
@@ -109,21 +109,22 @@ def measure_step_seconds(
     Median over windows between evaluations; the first, with import and construction, is left out. Raises ConfigError
     where no evaluation comes within `seconds`, DataError where too few windows do.
     """
-    spec = trial_spec(
-        config,
-        submission,
-        dict(submission.hyperparameters),
-        seed=0,
-        target=config.workload.target.unreachable(),
-        max_runtime=seconds,
-        eval_period=seconds / _WINDOWS,
-    )
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
     sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
-    try:
-        outcome = Referee(judge, sandbox).run(spec, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
+        spec = trial_spec(
+            config,
+            copy,
+            dict(submission.hyperparameters),
+            seed=0,
+            target=config.workload.target.unreachable(),
+            max_runtime=seconds,
+            eval_period=seconds / _WINDOWS,
+        )
+        try:
+            outcome = Referee(judge, sandbox).run(spec, scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     if not outcome.observations:
         raise ConfigError(
             f"{submission.name} made no evaluation on {config.workload.name} within {seconds:.0f} s "

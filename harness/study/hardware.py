@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from harness.api import DataError
 from harness.race import device as devices
+from harness.study import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
 _MEMORY_SHARE = 0.8
@@ -40,21 +40,24 @@ class Machine:
     fingerprint: str
     description: str
     versions: dict[str, str]
-    properties: dict[str, str | int | None]
+    properties: dict[str, str | int | float | None]
     """What the fingerprint is made of, as `machine` of a file in conf/hardware writes it."""
 
 
 def this_machine(name: str, device: str, threads: int, memory_gib: float | None, count: int = 1) -> Machine:
     """The machine that this process runs on, with `count` devices for each trial.
 
+    Cores and memory are those that it may use: on one of two cores, or under a quota, it is another machine.
+
     Raises ConfigError where there is no such device, or fewer.
     """
     place = devices.resolve(device, count)
     cpu = cpu_model()
-    properties: dict[str, str | int | None] = {
+    may_use = limits.usable()
+    properties: dict[str, str | int | float | None] = {
         "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "cores": may_use.cores,
+        "memory_gib": round(may_use.memory_bytes / 2**30),
         "device": devices.name_of(place),
         "threads": threads,
         "torch": str(torch.__version__),
@@ -65,7 +68,7 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
     # One device is the rule: what was measured before there could be several stays valid.
     parts = {name: value for name, value in properties.items() if count > 1 or name != "devices"}
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-    memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * psutil.virtual_memory().available
+    memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * may_use.free_bytes
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions["python"] = platform.python_version()
     described = f"{together}{properties['device']}, " if place.type == "cuda" or together else ""
@@ -77,13 +80,13 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
         threads=threads,
         memory_bytes=int(memory),
         fingerprint=fingerprint,
-        description=f"{described}{cpu}, {os.cpu_count()} cores, {properties['memory_gib']} GiB, {threads} thread(s)",
+        description=f"{described}{cpu}, {may_use.words}, {threads} thread(s)",
         versions=versions,
         properties=properties,
     )
 
 
-def departures(machine: Machine, wanted: Mapping[str, str | int]) -> list[str]:
+def departures(machine: Machine, wanted: Mapping[str, str | int | float]) -> list[str]:
     """In which of the `wanted` properties a machine differs, one phrase each; none where it is that hardware."""
     return [
         f"{name} is {machine.properties.get(name)!r} instead of {value!r}"

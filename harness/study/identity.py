@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from harness.config import RulesetConfig, StudyConfig, WorkloadConfig
-from harness.plugins.entries import source_of
 from harness.plugins.search import deal, resolve_overrides
 from harness.plugins.submission import Submission, load_submission
 from harness.records.tables import Records, TrialKey
@@ -46,6 +45,12 @@ def describe(config: StudyConfig) -> Study:
         machine=machine,
         unofficial=unofficial,
     )
+
+
+def sibling(study: Study, number: int) -> Study:
+    """Study `number` of the same submission, as it was read for `study`, on the same workload."""
+    config = replace(study.config, study=number)
+    return replace(study, config=config, points=_points(config, study.submission))
 
 
 def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:
@@ -103,9 +108,13 @@ def trial_seed(ruleset: RulesetConfig, workload: str, study: int, trial: int, se
 
 
 def workload_hash(config: WorkloadConfig) -> str:
-    """SHA-256 over what makes the workload what it is: its configuration and the source of its modules."""
+    """SHA-256 over what the YAML says, the version included; `entry`, where the class lies, changes no behaviour.
+
+    Source text is no part of it: benchmarks/golden.py sees whether a version still computes what it did.
+    """
     values = TypeAdapter(WorkloadConfig).dump_python(config)
-    return hashlib.sha256((json.dumps(values, sort_keys=True) + source_of(config.entry)).encode()).hexdigest()
+    del values["entry"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(text: str) -> bytes:

@@ -148,7 +148,7 @@ def _say_cost(studies: list[Study], console: Console) -> None:
     for number, count in missing.items():
         config = studies[number].config
         per_step = seconds_per_step(config, studies[number].machine, console)
-        seconds += count * config.workload.budget.steps * per_step * config.ruleset.budget_factor
+        seconds += count * config.budget.steps * per_step
     trials = sum(missing.values())
     if trials:
         there = sum(study.config.ruleset.trials for study in studies) - trials
@@ -198,9 +198,12 @@ def job(composed: Any) -> StudyReport:
 def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
     """`warn`: the head could not say what there is to say of this machine."""
     try:
+        study = describe(config)
         if warn:
-            _warn(set(describe(config).unofficial), config.hardware.name, console)
-        run_study(config, console)
+            _warn(set(study.unofficial), config.hardware.name, console)
+        run_study(study, console)
+        # Of what ran: its directory may have changed meanwhile.
+        return _report(study)
     except HarnessError as error:
         console.print(f"{_title(config)}: error: {error}", style="red", markup=False, soft_wrap=True)
     try:

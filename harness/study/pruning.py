@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from harness.scoring.checks import COMBINATION
 from harness.scoring.rules import load_rules, rules_of
 from harness.scoring.selection import SELECTION_COLUMNS, comparable
 from harness.scoring.stopping.pruning import best_of_study, board_limit, median_is_lost, refuse_board_limit
-from harness.study.identity import Study, describe, trial_key, workload_hash
+from harness.study.identity import Study, sibling, trial_key, workload_hash
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def _finished(study: Study, number: int, records: Records) -> float | None:
     """Time to target of another study of the same submission and workload; None where it is not finished."""
     if number == study.config.study:
         return None
-    other = describe(dataclasses.replace(study.config, study=number))
-    times = _times(other, records)
+    times = _times(sibling(study, number), records)
     return min(times) if len(times) == study.config.ruleset.trials else None
 
 

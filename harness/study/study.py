@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import json
@@ -19,6 +20,8 @@ from harness.api import TrialStatus
 from harness.config import ROOT, StudyConfig, WorkloadConfig
 from harness.plugins.data import data_folder, load_verified
 from harness.plugins.entries import create_workload
+from harness.plugins.submission import copy_of, files_of
+from harness.plugins.submission_files import Files
 from harness.race.judge import Judge
 from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
 from harness.race.referee import Referee
@@ -28,38 +31,47 @@ from harness.records.tracking import WandbMirror
 from harness.study.budget import seconds_per_step, trial_spec
 from harness.study.continuation import TrialJournal
 from harness.study.hardware import git_revision
-from harness.study.identity import Study, describe, trial_key, trial_seed
+from harness.study.identity import Study, trial_key, trial_seed
 from harness.study.progress import TrialProgress
 from harness.study.pruning import Limit, board_limit_of, trial_limit
 from harness.study.rows import evaluation_row, trial_row
 
 
-def run_study(config: StudyConfig, console: Console) -> None:
-    """Run what is missing of one study.
+def run_study(study: Study, console: Console) -> None:
+    """Run what is missing of one study, each trial in a fresh copy of the submission as it was read for `study`.
 
     Raises ConfigError or DataError where it cannot start or go on; finished trials stay finished.
     """
     # As the trainer. With torch's own choice, all cores, the evaluations of two studies side by side on two cores fight
     # for them: those of flights_delay took 4.6 seconds each instead of 0.13.
+    config = study.config
     torch.set_num_threads(config.hardware.threads)
-    study = describe(config)
     records = Records(config.results / "runs")
     keys = [trial_key(study, trial, records) for trial in range(config.ruleset.trials)]
     if all(records.is_done(key) for key in keys):
         return
+    files = files_of(study.submission)
     seconds = seconds_per_step(config, study.machine, console)
-    max_runtime = config.workload.budget.steps * seconds * config.ruleset.budget_factor
+    max_runtime = config.budget.steps * seconds
     board = board_limit_of(study, records)
     for trial, key in enumerate(keys):
         if not records.is_done(key):
             limit = trial_limit(study, records, board)
-            _run_trial(study, trial, key, records, max_runtime=max_runtime, limit=limit, console=console)
+            _run_trial(study, trial, key, records, files, max_runtime=max_runtime, limit=limit, console=console)
             for folder in (_scratch(config, key), _checkpoints(config, key)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_trial(
-    study: Study, trial: int, key: TrialKey, records: Records, *, max_runtime: float, limit: Limit, console: Console
+    study: Study,
+    trial: int,
+    key: TrialKey,
+    records: Records,
+    files: Files,
+    *,
+    max_runtime: float,
+    limit: Limit,
+    console: Console,
 ) -> None:
     with records.journal(key) as journal:
         if records.is_done(key):  # by another job, between the question and the lock
@@ -75,7 +87,9 @@ def _run_trial(
             records.finish(key, trial_row(study, trial, key, spec, outcome, _now()), [])
             console.print(f"{_title(study, trial, key)}  not run: {limit.reason}", soft_wrap=True)
             return
-        _race(study, trial, key, records, journal, spec, console)
+        with copy_of(study.submission, files, _copy(study.config, key)) as copy:
+            spec = dataclasses.replace(spec, submission={**spec.submission, "folder": str(copy.folder)})
+            _race(study, trial, key, records, journal, spec, console)
 
 
 def _race(
@@ -124,6 +138,9 @@ def _race(
             )
 
         outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
+        # Its author knows the files by the places that they were copied from.
+        copied, own = spec.submission["folder"], str(study.submission.folder)
+        outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
         row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
         _keep_log(config, key, outcome)
         journal.append("end", {"trial": row, "evaluations": rows})
@@ -156,7 +173,7 @@ def _spec(study: Study, trial: int, max_runtime: float, limit: Limit) -> TrialSp
         seed=trial_seed(config.ruleset, config.workload.name, config.study, trial, config.seed),
         target=config.workload.target,
         max_runtime=max_runtime,
-        eval_period=max_runtime / config.workload.budget.evaluations,
+        eval_period=max_runtime / config.budget.evaluations,
         prune_at=limit.seconds if math.isfinite(limit.seconds) else None,
         pruned_by=limit.reason,
     )
@@ -185,6 +202,11 @@ def _described(study: Study, spec: TrialSpec) -> dict[str, Any]:
 
 def _scratch(config: StudyConfig, key: TrialKey) -> Path:
     return config.results / "runs" / "scratch" / key.trial_id
+
+
+def _copy(config: StudyConfig, key: TrialKey) -> Path:
+    """Where the copy of the submission lies that a trial runs; beside the trainer's own folder, which is emptied."""
+    return config.results / "runs" / "scratch" / f"{key.trial_id}-submission"
 
 
 def _checkpoints(config: StudyConfig, key: TrialKey) -> Path:

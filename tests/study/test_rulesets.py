@@ -34,6 +34,16 @@ def test_external_gives_three_studies_of_five_points_and_self_three_of_the_defau
     assert (own.studies, own.trials, own.tuning, own.budget_factor) == (3, 1, "defaults", 1.5)
 
 
+def test_a_schedule_fills_the_budget_that_its_ruleset_gives(tmp_path):
+    source = SGD.replace("optimizer.zero_grad()", "trial.log(hint=trial.step_hint, seconds=trial.budget_seconds)")
+    submission = write_submission(tmp_path / "schedule", source)
+    ruleset = RulesetConfig("self", 2, 3, 1, "defaults", 1.5, "adamw")
+    run(study_config(tmp_path, submission, ruleset=ruleset))
+    told = json.loads(pd.read_parquet(tmp_path / "runs" / "evaluations")["reported"].iloc[-1])
+    assert told["seconds"] == pytest.approx(1.5 * 400 * 0.0025)
+    assert told["hint"] == 540  # 0.9 * 1.5 * 400
+
+
 def test_the_points_of_a_submission_are_the_same_on_every_workload_and_differ_between_studies(tmp_path):
     submission = write_submission(tmp_path / "tuned", SGD, SPACE)
     config = study_config(tmp_path, submission, ruleset=TUNED)

@@ -43,6 +43,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
     splits = {split: Blobs().load(split, Path()).digest() for split in ("train", "validation", "test")}
     workload = WorkloadConfig(
         name="blobs",
+        version=1,
         entry=BLOBS,
         options={},
         parameters=18,
@@ -70,7 +71,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
 
 def run(config: StudyConfig) -> str:
     said = io.StringIO()
-    run_study(config, Console(file=said, width=200))
+    run_study(describe(config), Console(file=said, width=200))
     return said.getvalue()
 
 
