@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.commands.import_algoperf import Import, run_import
-from harness.commands.leaderboard import Choice, read_evaluations, read_trials, score_selection
+from harness.commands.leaderboard import Choice, chosen_rules, read_evaluations, read_trials
 from harness.records.tables import EVALUATIONS, TRIALS, Records, TrialKey, versioned
 from harness.scoring.rules import load_rules
 from harness.scoring.score import score_tables
@@ -166,7 +166,9 @@ def score_recorded(choice: Choice) -> None:
     """From parquet to scores, as a board does it; the first time also imports what it needs."""
     for attempt in ("first", "second", "third"):
         selection = timed(f"read trials, {attempt} time", lambda: comparable(read_trials(choice.runs)))
-        timed("read evaluations and score", functools.partial(score_selection, selection, choice))
+        evaluations = timed("read evaluations", functools.partial(read_evaluations, choice.runs, selection.trials))
+        rules = chosen_rules(selection, choice)
+        timed("score", functools.partial(score_tables, selection.trials, evaluations, rules))
 
 
 def main(arguments: list[str]) -> None:

@@ -93,6 +93,10 @@ class TrialStatus(StrEnum):
     PRUNED = "pruned"
 
 
+FAILED = (TrialStatus.CRASHED, TrialStatus.REFUSED)
+"""Ends that are no result of a race, so that such a trial may be run again; a timeout or a divergence is a result."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The value that ends the race: the validation metric must be this good or better.

@@ -19,12 +19,12 @@ from harness.api import ConfigError
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
-from harness.commands.leaderboard import Choice, bad_tables_named, gaps, read_evaluations
+from harness.commands.leaderboard import Choice, bad_tables_named, gaps, read_evaluations, read_trials
 from harness.config import RulesetConfig, TrackingConfig, load, names_in
 from harness.records.noise_floor import noise_notes
-from harness.records.tables import read_table
+from harness.records.tables import TRIALS
 from harness.scoring.rules import load_rules, readings_of, rules_of
-from harness.scoring.selection import comparable
+from harness.scoring.selection import comparable, with_evaluations
 
 _CHOICES = ("suite", "workload", "submission", "ruleset", "hardware", "scoring", "reading", "results")
 _PORT = 8000
@@ -35,21 +35,24 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
 
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
+    notes: list[str] = []
     with bad_tables_named(choice.runs):
-        trials = read_table(choice.runs, "trials")
+        trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
         comparable(trials, ruleset=choice.ruleset, hardware=choice.hardware, **named)
         boards = []
         for rows in combinations(_chosen(trials, choice)):
             selection = comparable(rows, hardware=choice.hardware)
-            evaluations = read_evaluations(choice.runs, selection.trials)
+            unread: list[str] = []
+            evaluations = read_evaluations(choice.runs, selection.trials, left_out=unread.append)
+            selection = with_evaluations(selection, evaluations)
             name = choice.scoring or rules_of(selection.combination["ruleset"])
             for reading in [choice.reading] if choice.reading else readings_of(name):
                 rules = load_rules(name, reading=reading)
                 known = reference or _reference_of(selection.combination["ruleset"])
                 board = score_board(selection, evaluations, rules, notes=selection.notes, reference=known)
-                more = [*gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
+                more = [*notes, *unread, *gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
     return boards
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from harness.records.tables import read_table
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
-from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable
+from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable, with_evaluations
 from harness.scoring.times import CELL
 from harness.scoring.uncertainty import bootstrap
 
@@ -51,7 +51,8 @@ class Choice:
     def runs(self) -> Path:
         """The folder that holds the tables: `results` itself or `runs` in it."""
         results = Path(self.results)
-        return results if (results / "trials").is_dir() else results / "runs"
+        # Path.is_dir raises where the folder may not be looked into.
+        return results if os.path.isdir(results / "trials") else results / "runs"  # noqa: PTH112
 
     @property
     def workloads(self) -> list[str] | None:
@@ -86,49 +87,61 @@ def show(choice: Choice, console: Console | None = None) -> None:
 
 def make_board(choice: Choice) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
+    notes: list[str] = []
     with bad_tables_named(choice.runs):
         selection = comparable(
-            read_trials(choice.runs),
+            read_trials(choice.runs, left_out=notes.append),
             ruleset=choice.ruleset,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,
         )
-    scored = score_selection(selection, choice)
+        evaluations = read_evaluations(choice.runs, selection.trials, left_out=notes.append)
+        selection = with_evaluations(selection, evaluations)
+        scored = score_tables(selection.trials, evaluations, chosen_rules(selection, choice))
     has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
     return Board(
         scored,
         bootstrap(scored) if has_spread else None,
         selection,
-        [*selection.notes, *gaps(scored), *noise_notes(choice.runs.parent, selection)],
+        [*selection.notes, *notes, *gaps(scored), *noise_notes(choice.runs.parent, selection)],
     )
 
 
-def read_trials(runs: Path) -> pd.DataFrame:
-    """The columns of the trials table that selection and scoring read."""
-    return read_table(runs, "trials", columns=[*TRIAL_COLUMNS, *SELECTION_COLUMNS])
+def read_trials(
+    runs: Path, columns: Sequence[str] = (), *, left_out: Callable[[str], object] | None = None
+) -> pd.DataFrame:
+    """The columns of the trials table that selection and scoring read, and more `columns`.
+
+    `left_out`: as for `read_table`; where nothing is left, that is a DataError all the same.
+    """
+    wanted = list(dict.fromkeys([*TRIAL_COLUMNS, *SELECTION_COLUMNS, *columns]))
+    lines: list[str] = []
+    trials = read_table(runs, "trials", columns=wanted, left_out=lines.append if left_out else None)
+    if lines and trials.empty:
+        raise DataError(lines[0])
+    for line in lines:
+        assert left_out is not None
+        left_out(line)
+    return trials
 
 
-def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the evaluations table that scoring reads, of these trials alone."""
+def read_evaluations(
+    runs: Path, trials: pd.DataFrame, *, left_out: Callable[[str], object] | None = None
+) -> pd.DataFrame:
+    """The columns of the evaluations table that scoring reads, of these trials. `left_out`: as for `read_table`."""
     wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
     wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
-    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted)
+    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted, left_out=left_out)
     return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
 
 
-def score_selection(selection: Selection, choice: Choice) -> Scoring:
-    """Score selected trials by the chosen rules; by default those named like their ruleset, or this project's own.
-
-    Where workloads were chosen, the score is over these of the rules' workloads alone.
-    """
-    rules = chosen_rules(selection, choice)
-    with bad_tables_named(choice.runs):
-        return score_tables(selection.trials, read_evaluations(choice.runs, selection.trials), rules)
-
-
 def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
-    """The rules that `score_selection` scores by. Raises ConfigError for rules or a reading that do not exist."""
+    """The chosen rules; by default those named like their ruleset, or this project's own.
+
+    Where workloads were chosen, the score is over these of the rules' workloads alone. Raises ConfigError for rules or
+    a reading that do not exist.
+    """
     rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
     workloads = choice.workloads
     if workloads is not None and rules.workloads:

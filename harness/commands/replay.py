@@ -15,10 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import command_line
-from harness.commands.leaderboard import Choice, bad_tables_named, chosen_rules, read_evaluations, wide_console
-from harness.records.tables import read_table
-from harness.scoring.checks import TRIAL_COLUMNS
-from harness.scoring.selection import SELECTION_COLUMNS, comparable
+from harness.commands.leaderboard import (
+    Choice,
+    bad_tables_named,
+    chosen_rules,
+    read_evaluations,
+    read_trials,
+    wide_console,
+)
+from harness.scoring.selection import comparable, with_evaluations
 from harness.scoring.stopping.replay import Replayed, replay
 from harness.scoring.stopping.stops import (
     REPLAY_COLUMNS,
@@ -46,17 +51,19 @@ def read_recorded(choice: Choice) -> tuple[Recorded, list[str]]:
 
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
+    notes: list[str] = []
     with bad_tables_named(choice.runs):
-        trials = read_table(choice.runs, "trials", columns=[*TRIAL_COLUMNS, *SELECTION_COLUMNS, *REPLAY_COLUMNS])
         selection = comparable(
-            trials,
+            read_trials(choice.runs, REPLAY_COLUMNS, left_out=notes.append),
             ruleset=choice.ruleset,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,
         )
-        rules = chosen_rules(selection, choice)
-        return recorded(selection.trials, read_evaluations(choice.runs, selection.trials), rules), selection.notes
+        evaluations = read_evaluations(choice.runs, selection.trials, left_out=notes.append)
+        selection = with_evaluations(selection, evaluations)
+        rows = recorded(selection.trials, evaluations, chosen_rules(selection, choice))
+    return rows, [*selection.notes, *notes]
 
 
 def show(rows: Recorded, notes: Sequence[str], console: Console) -> None:

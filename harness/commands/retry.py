@@ -1,4 +1,7 @@
-"""Runs failed trials again under new trial ids; `make retry STATUS=crashed`. The old rows stay."""
+"""Runs failed trials again under new trial ids; `make retry STATUS=crashed`. The old rows stay.
+
+Trials that were not run because of such failures are run too.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, near_matches
+from harness.api import FAILED, ConfigError, near_matches
 from harness.commands import bench
-from harness.commands.status import FAILED
+from harness.commands.status import with_stand_ins
 from harness.records.tables import Records
-from harness.study.identity import describe, trial_key
+from harness.study.identity import describe
+from harness.study.pruning import no_longer_lost
+from harness.study.standing import standing_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,15 +37,26 @@ def main(arguments: Sequence[str]) -> int:
             )
     console = Console(highlight=False)
     rest = [argument for argument in arguments if not argument.startswith("status=")]
-    marked = 0
-    for config in bench.studies_of(bench.parse(rest)):
-        records, study = Records(config.results / "runs"), describe(config)
-        for trial in range(config.ruleset.trials):
-            key = trial_key(study, trial, records)
-            if records.is_done(key) and records.trial(key)["status"] in statuses:
+    configs = bench.studies_of(with_stand_ins(bench.parse(rest), console))
+    studies = [(describe(config), Records(config.results / "runs")) for config in configs]
+    failed, unreadable = 0, dict[str, None]()
+    for study, records in studies:
+        standing = standing_of(study, records)
+        unreadable |= dict.fromkeys(standing.unreadable)
+        for key, row in standing.rows.items():
+            if row["status"] in statuses:
                 records.retry(key)
-                marked += 1
-    console.print(f"{marked} trials with status {' or '.join(statuses)} are run again; their old rows stay")
+                failed += 1
+    freed = 0
+    for study, records in studies:  # once all that failed are marked, in whichever study
+        for key in no_longer_lost(study, records):
+            records.retry(key)
+            freed += 1
+    for line in unreadable:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"{failed} trials with status {' or '.join(statuses)} are run again; their old rows stay")
+    if freed:
+        console.print(f"{freed} trials that were not run because studies had missed are run: these had failed")
     return bench.bench(rest, console)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -10,8 +12,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.api import ConfigError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 
 def check_train(path: Path) -> None:
@@ -33,13 +39,57 @@ def check_train(path: Path) -> None:
 
 def check_requirements(folder: Path) -> None:
     """Raises ConfigError where a line of requirements.txt is not met by what is installed."""
+    unmet = []
+    for requirement in _requirements(folder):
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            unmet.append(f"{requirement} (not installed)")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            unmet.append(f"{requirement} (installed: {installed})")
+    if unmet:
+        path = folder / "requirements.txt"
+        raise ConfigError(
+            f"{path} asks for {', '.join(unmet)}. "
+            f"Install with: {sys.executable} -m pip install --constraint constraints.txt --requirement {path}"
+        )
+
+
+def library_versions(folder: Path, entry: str | None) -> dict[str, str]:
+    """Installed versions, by name, of the packages that a submission brings in: of its entry and its requirements.txt.
+
+    Raises ConfigError for a line of requirements.txt that is none.
+    """
+    names = {requirement.name for requirement in _requirements(folder)}
+    module = entry.split(".")[0] if entry is not None else None
+    if module is not None and not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
+        names.update(_packages_of(module))
+    found = {}
+    for name in sorted(names):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # `check_requirements` says so
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def _packages_of(module: str) -> list[str]:
+    """The installed packages that bring a module."""
+    try:
+        # Most are called like their module; to look through all that is installed takes half a second.
+        return [importlib.metadata.metadata(module)["Name"]]
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.packages_distributions().get(module, [])
+
+
+def _requirements(folder: Path) -> Iterator[Requirement]:
+    """The lines of requirements.txt that hold here; none where there is no such file."""
     path = folder / "requirements.txt"
     if not path.is_file():
         return
     from packaging.requirements import InvalidRequirement, Requirement
 
-    unmet = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         text = line.split(" #")[0].strip()
         if not text or text.startswith("#"):
             continue
@@ -48,20 +98,8 @@ def check_requirements(folder: Path) -> None:
         except InvalidRequirement as error:
             fault = str(error).splitlines()[0]
             raise ConfigError(f"{path}:{number}: {fault}. Write one a line, such as lion-pytorch>=0.2.") from None
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            continue
-        try:
-            installed = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            unmet.append(f"{text} (not installed)")
-            continue
-        if not requirement.specifier.contains(installed, prereleases=True):
-            unmet.append(f"{text} (installed: {installed})")
-    if unmet:
-        raise ConfigError(
-            f"{path} asks for {', '.join(unmet)}. "
-            f"Install with: {sys.executable} -m pip install --constraint constraints.txt --requirement {path}"
-        )
+        if requirement.marker is None or requirement.marker.evaluate():
+            yield requirement
 
 
 @dataclass(frozen=True)

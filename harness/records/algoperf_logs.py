@@ -171,6 +171,8 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "study": logged.study,
         "trial": logged.trial,
         "seed": int(meta.get("rng_seed", _NO_SEED)),
+        "study_seed": _NO_SEED,
+        "overrides": "",
         "hyperparameters": json.dumps(_first_json([hparams] if hparams.exists() else [])),
         "status": status.value,
         "reason": reason,

@@ -64,12 +64,12 @@ def noise_floor(workload: str, submission: str, seconds: list[float], date: str)
 def keep(results: Path, fingerprint: str, floor: NoiseFloor) -> Path:
     """Remember it in `results/noise/<fingerprint>.json`, in place of an earlier one of that workload."""
     path = results / "noise" / f"{fingerprint}.json"
-    floors = _read(path)
-    floors[floor.workload] = asdict(floor)
+    floors = {**_read(path), floor.workload: floor}
+    content = json.dumps({name: asdict(each) for name, each in floors.items()}, indent=2)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(floors, indent=2) + "\n")
+        beside.write_text(content + "\n", encoding="utf-8")
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
@@ -78,22 +78,30 @@ def keep(results: Path, fingerprint: str, floor: NoiseFloor) -> Path:
 
 
 def noise_notes(results: Path, selection: Selection) -> list[str]:
-    """One line for each ranked workload whose noise floor was measured on the machine of these rows."""
-    floors = _read(results / "noise" / f"{selection.combination['hardware_fingerprint']}.json")
+    """One line for each ranked workload whose noise floor was measured on the machine of these rows.
+
+    A file that cannot be read is one line.
+    """
+    try:
+        floors = _read(results / "noise" / f"{selection.combination['hardware_fingerprint']}.json")
+    except DataError as error:
+        return [str(error)]
     return [
-        f"noise floor on {name}: A/A ratio {floor['low']:.3f} to {floor['high']:.3f} "
-        f"in {floor['sandwiches']} sandwiches; two runs of the same code "
-        f"differ by up to {100 * (floor['spread'] - 1):.1f} %"
+        f"noise floor on {name}: A/A ratio {floor.low:.3f} to {floor.high:.3f} "
+        f"in {floor.sandwiches} sandwiches; two runs of the same code "
+        f"differ by up to {100 * (floor.spread - 1):.1f} %"
         for name, floor in sorted(floors.items())
         if name in set(selection.trials["workload"])
     ]
 
 
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    if not path.exists():
-        return {}
+def _read(path: Path) -> dict[str, NoiseFloor]:
     try:
-        floors: dict[str, dict[str, float]] = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {name: NoiseFloor(**values) for name, values in kept.items()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Ask its owner for the right to do so.") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not readable ({error}). Remove it; make noise measures again.") from None
-    return floors

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from harness.api import DataError
+from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY = b"timetrial_schema_version"
+_FILE_KEY = b"timetrial_file"
+_LEVELS = ("workload=", "submission=")
 
 TRIALS = pa.schema(
     [
@@ -36,8 +39,10 @@ TRIALS = pa.schema(
         pa.field("ruleset_version", pa.int32(), nullable=False),
         pa.field("study", pa.int32(), nullable=False),
         pa.field("trial", pa.int32(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),  # of the trial, made of what is above and `study_seed`
+        pa.field("study_seed", pa.int64(), nullable=False),  # what `seed=` of make bench was; -1: not known
         pa.field("hyperparameters", pa.string(), nullable=False),  # JSON
+        pa.field("overrides", pa.string(), nullable=False),  # JSON: what `hp.` of make bench set; empty: not known
         # how it ended
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
@@ -106,8 +111,10 @@ EVALUATIONS = pa.schema(
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
 
-_ADDED = {"resumes": (2, 0), "unofficial": (2, False)}
+_ADDED = {"resumes": (2, 0), "unofficial": (2, False), "study_seed": (3, -1), "overrides": (3, "")}
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
+
+_AGAIN = "Move the files of its trial away and run it again."
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
 
@@ -126,11 +133,13 @@ class TrialKey:
 class Records:
     """The two tables under one folder, and the journals of trials that are not done.
 
-    Raises DataError where the disk is full or not writable, or holds a table of a newer schema.
+    Raises DataError where the disk is full, not readable or not writable, or holds a table of a newer schema. `link`
+    gives a file a second name, or fails where it is taken or the file system has no such thing.
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, *, link: Callable[[Path, Path], None] = os.link) -> None:
         self.runs = runs
+        self._link = link
 
     def path(self, table: str, key: TrialKey) -> Path:
         """The file that holds the rows of one trial in `trials` or `evaluations`."""
@@ -140,11 +149,20 @@ class Records:
 
     def is_done(self, key: TrialKey) -> bool:
         """True where the trial has its row."""
-        return self.path("trials", key).exists()
+        return self._size(self.path("trials", key)) > 0
 
     def is_retried(self, key: TrialKey) -> bool:
         """True where the trial was asked for again, so that its row no longer stands for it."""
-        return self._retry_mark(key).exists()
+        return self._size(self._retry_mark(key)) >= 0
+
+    def _size(self, path: Path) -> int:
+        """Bytes of a file, -1 where there is none."""
+        try:
+            return path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return -1
+        except OSError as error:
+            raise _error(unreadable(path, error)) from None
 
     def retry(self, key: TrialKey) -> None:
         """Ask for the trial again: its next attempt has an id, and so a row, of its own. The row of this one stays."""
@@ -158,14 +176,14 @@ class Records:
 
     def is_running(self, key: TrialKey) -> bool:
         """True where a live process holds the trial's journal."""
+        path = self._journal_path(key)
         try:
-            with self._journal_path(key).open("rb") as handle:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
+            with path.open("rb") as handle:
+                return is_held(handle)
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        return False
+        except OSError as error:
+            raise _error(unreadable(path, error)) from None
 
     def _journal_path(self, key: TrialKey) -> Path:
         return self.runs / "journal" / f"{key.trial_id}.jsonl"
@@ -173,7 +191,7 @@ class Records:
     def trial(self, key: TrialKey) -> Row:
         """The row of one finished trial. Raises DataError where there is none."""
         path = self.path("trials", key)
-        if not path.exists():
+        if not self.is_done(key):
             raise DataError(f"{path}: there is no such trial. Run it first with make bench.")
         row: Row = read_parquet(path, TRIALS).to_pylist()[0]
         return row
@@ -192,11 +210,15 @@ class Records:
             handle = path.open("a+b")
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                is_mine = hold(handle)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: the file system has no locks ({error.strerror}). Set RESULTS to a folder on another one."
+                ) from None
+            if not is_mine:
                 raise DataError(
                     f"{path}: another process is running this trial. Wait for it, or stop it and run again."
-                ) from None
+                )
             journal = Journal(path, handle)
             journal.mend()
             yield journal
@@ -204,34 +226,37 @@ class Records:
                 path.unlink(missing_ok=True)
 
     def finish(self, key: TrialKey, trial: Row, evaluations: list[Row]) -> None:
-        """Write the evaluation rows, then the trial row, each beside its place and moved in whole. Never overwrites."""
-        self._write(self.path("evaluations", key), _table(evaluations, EVALUATIONS), replace=True)
-        self._write(self.path("trials", key), _table([trial], TRIALS), replace=False)
+        """Write the evaluation rows, then the trial row, each beside its place and moved in whole. Never overwrites.
+
+        For the process that holds the trial's journal.
+        """
+        self._write("evaluations", key, _table(evaluations, EVALUATIONS), replace=True)
+        self._write("trials", key, _table([trial], TRIALS), replace=False)
 
     def write_partition(self, key: TrialKey, trials: pa.Table, evaluations: pa.Table) -> None:
         """Write the rows of many trials of one workload and submission as one file a table; `key.trial_id` names it.
 
         For rows that come all at once: imported or synthetic ones. Replaces an earlier file of that name.
         """
-        self._write(self.path("evaluations", key), evaluations, replace=True)
-        self._write(self.path("trials", key), trials, replace=True)
+        self._write("evaluations", key, evaluations, replace=True)
+        self._write("trials", key, trials, replace=True)
 
-    def _write(self, path: Path, table: pa.Table, *, replace: bool) -> None:
+    def _write(self, name: str, key: TrialKey, table: pa.Table, *, replace: bool) -> None:
+        path = self.path(name, key)
         # Two machines that share the folder may use the same process number.
         beside = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with beside.open("wb") as handle:
-                    pq.write_table(table, handle)
+                    pq.write_table(table.replace_schema_metadata(_metadata(_file_name(path))), handle)
                     handle.flush()
                     os.fsync(handle.fileno())
                 if replace:
                     beside.replace(path)
                 else:
-                    # A link fails where the row exists: two jobs that ran one trial cannot replace each other's row.
-                    with contextlib.suppress(FileExistsError):
-                        os.link(beside, path)
+                    # Two jobs that ran one trial cannot replace each other's row.
+                    name_once(beside, path, self._link)
             finally:
                 beside.unlink(missing_ok=True)
 
@@ -279,66 +304,137 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """One parquet file in the columns of `schema`.
 
     A column that a later schema version brought has its default. Raises DataError that names file and column where it
-    is no parquet, lacks a column or has a newer schema version.
+    cannot be read, is no parquet, lacks a column, has a newer schema version, or is a copy of another file.
     """
     try:
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path}: not a readable parquet file ({error}). Move it away and run the trial again."
-        ) from None
-    check_schema(path, table.schema, schema)
+    except (pa.ArrowException, OSError) as error:
+        raise _error(_not_parquet(path, error)) from None
+    fault = _schema_fault(path, table.schema, schema)
+    if fault is not None:
+        raise _error(fault)
     for name in schema.names:
         if name not in table.column_names:
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     return _with_defaults(table.select(schema.names))
 
 
-def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
-    """Raise DataError where `found` lacks a column of `wanted` or comes from a newer version of this project."""
-    version = int((found.metadata or {}).get(_VERSION_KEY, b"0"))
-    if version > SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: written with schema version {version}, this project reads up to {SCHEMA_VERSION}. "
-            "Update with git pull."
-        )
-    names = set(found.names) | {name for name, (since, _) in _ADDED.items() if version < since}
-    missing = [name for name in wanted.names if name not in names]
-    if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing. Is this a table of this project?")
-
-
-def read_table(runs: Path, table: str, columns: list[str] | None = None, filter: Any = None) -> pd.DataFrame:
+def read_table(
+    runs: Path,
+    table: str,
+    columns: list[str] | None = None,
+    filter: Any = None,
+    *,
+    left_out: Callable[[str], object] | None = None,
+) -> pd.DataFrame:
     """The whole `trials` or `evaluations` table with its partition columns, as pandas.
 
     `columns` are read alone, and row groups that `filter` (a pyarrow expression) rules out are not read at all.
-    An empty frame with all columns where nothing has been recorded. Raises DataError that names file and column.
+    An empty frame with all columns where nothing has been recorded. What cannot be read is left out, and said to
+    `left_out` in one line for each kind of fault; without `left_out` it is a DataError that names file and column.
     """
     schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
-    wanted = columns or [*schema.names, *PARTITIONS.names]
-    files = sorted((runs / table).rglob("*.parquet"))
-    full = pa.unify_schemas([schema, PARTITIONS])
-    if not files:
-        empty: pd.DataFrame = full.empty_table().select(wanted).to_pandas()
-        return empty
-    partitioning = pa.dataset.partitioning(PARTITIONS, flavor="hive")
-    dataset = pa.dataset.dataset(
-        [str(path) for path in files],
-        schema=full,
-        format="parquet",
-        partitioning=partitioning,
-        partition_base_dir=str(runs / table),
-    )
-    for fragment in dataset.get_fragments():
-        # The dataset itself would read a missing column as nulls. A fragment keeps its footer for the reading proper.
-        try:
-            found = fragment.physical_schema
-        except (pa.ArrowInvalid, OSError) as error:
-            path = fragment.path
-            raise DataError(f"{path}: not a readable parquet file ({error}). Move it away and run again.") from None
-        check_schema(Path(fragment.path), found, schema)
-    frame: pd.DataFrame = _with_defaults(dataset.to_table(columns=wanted, filter=filter)).to_pandas()
+    faults: list[Fault] = []
+    frame = _read(runs / table, schema, columns or [*schema.names, *PARTITIONS.names], filter, faults)
+    if faults and left_out is None:
+        raise _error(faults[0])
+    for line in _summary(faults, runs):
+        assert left_out is not None
+        left_out(line)
     return frame
+
+
+def _read(folder: Path, schema: pa.Schema, columns: list[str], filter: Any, faults: list[Fault]) -> pd.DataFrame:
+    """All rows that can be read, with a Fault for each file or folder that cannot."""
+    found = list(find(folder, _LEVELS, ".parquet"))
+    faults += [each for each in found if isinstance(each, Fault)]
+    files = [str(each) for each in found if isinstance(each, Path)]
+    full = pa.unify_schemas([schema, PARTITIONS])
+    table = full.empty_table().select(columns)
+    if files:
+        partitioning = pa.dataset.partitioning(PARTITIONS, flavor="hive")
+        dataset = pa.dataset.dataset(
+            files, schema=full, format="parquet", partitioning=partitioning, partition_base_dir=str(folder)
+        )
+        # The dataset itself would read a missing column as nulls. A fragment keeps its footer for the reading proper.
+        sound = [each for each in dataset.get_fragments() if _is_sound(each, schema, faults)]
+        table = _rows(dataset, sound, columns, filter, faults)
+    frame: pd.DataFrame = _with_defaults(table).to_pandas()
+    return frame
+
+
+def _is_sound(fragment: Any, schema: pa.Schema, faults: list[Fault]) -> bool:
+    """True where the file's footer can be read and fits; else there is one fault more."""
+    path = Path(fragment.path)
+    try:
+        fault = _schema_fault(path, fragment.physical_schema, schema)
+    except (pa.ArrowException, OSError) as error:
+        fault = _not_parquet(path, error)
+    if fault is not None:
+        faults.append(fault)
+    return fault is None
+
+
+def _rows(dataset: Any, fragments: list[Any], columns: list[str], filter: Any, faults: list[Fault]) -> pa.Table:
+    """The rows of all fragments; those whose rows cannot be read are faults."""
+
+    def read(some: list[Any]) -> pa.Table:
+        return pa.dataset.FileSystemDataset(some, dataset.schema, dataset.format).to_table(columns, filter=filter)
+
+    try:
+        return read(fragments)
+    except (pa.ArrowException, OSError):
+        # A sound footer over damaged rows: which of them it is shows one by one.
+        sound = []
+        for fragment in fragments:
+            try:
+                read([fragment])
+                sound.append(fragment)
+            except (pa.ArrowException, OSError) as error:
+                faults.append(_not_parquet(Path(fragment.path), error))
+        return read(sound)
+
+
+def _schema_fault(path: Path, found: pa.Schema, wanted: pa.Schema) -> Fault | None:
+    """What is wrong with a file whose columns and metadata are `found`: another's copy, too new, a missing column."""
+    metadata = found.metadata or {}
+    name = metadata.get(_FILE_KEY, b"").decode(errors="replace")
+    if name and name != _file_name(path):
+        return Fault(path, "is a copy under another name, as sync tools leave them. Move it away.")
+    version = int(metadata.get(_VERSION_KEY, b"0"))
+    if version > SCHEMA_VERSION:
+        return Fault(
+            path,
+            f"written with schema version {version}, this project reads up to {SCHEMA_VERSION}. Update with git pull.",
+        )
+    names = set(found.names) | {name for name, (since, _) in _ADDED.items() if version < since}
+    missing = [name for name in wanted.names if name not in names]
+    return Fault(path, f"column {missing[0]!r} is missing. Is this a table of this project?") if missing else None
+
+
+def _not_parquet(path: Path, error: Exception) -> Fault:
+    if isinstance(error, OSError) and error.errno:
+        return unreadable(path, error)
+    return Fault(path, f"no whole parquet file. {_AGAIN}")
+
+
+def _error(fault: Fault) -> DataError:
+    return DataError(f"{fault.path}: {fault.what}")
+
+
+def _summary(faults: list[Fault], runs: Path) -> Iterator[str]:
+    """One line for each kind of fault, with the first place inside `runs` that has it."""
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for fault in faults:
+        kinds[fault.what].append(fault.path)
+    for what, paths in kinds.items():
+        place = paths[0].relative_to(runs) if paths[0].is_relative_to(runs) else paths[0]
+        yield f"{place}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {what}"
+
+
+def _file_name(path: Path) -> str:
+    """What a file of a table is called inside of it: workload, submission and trial, as its place has them."""
+    return "/".join([*(part.partition("=")[2] for part in path.parts[-3:-1]), path.stem])
 
 
 def _with_defaults(table: pa.Table) -> pa.Table:
@@ -356,7 +452,11 @@ def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 
 def versioned(schema: pa.Schema) -> pa.Schema:
     """The schema with the version that this project writes in its metadata."""
-    return schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    return schema.with_metadata(_metadata())
+
+
+def _metadata(file: str | None = None) -> dict[bytes, bytes]:
+    return {_VERSION_KEY: str(SCHEMA_VERSION).encode(), **({_FILE_KEY: file.encode()} if file else {})}
 
 
 def _is_json(line: bytes) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class WandbMirror:
         self._results = results
         self._say = say
         self._run: Any = None
+        self._mirrored = 0
 
     def start(self, *, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
         """Begin the run of one trial."""
@@ -39,10 +41,14 @@ class WandbMirror:
             return
         self._guarded(lambda: self._start(workload, submission, name, config))
 
-    def evaluation(self, row: Row) -> None:
-        """Add one evaluation row to the curves."""
-        if self._run is not None:
-            self._guarded(lambda: self._run.log(_curves(row)))
+    def evaluations(self, rows: Sequence[Row]) -> None:
+        """Add to the curves those of the trial's evaluation rows that they lack.
+
+        W&B takes nothing back: rows of an earlier life of the trial come once it is certain that the trial goes on.
+        """
+        for row in rows[self._mirrored :]:
+            self._guarded(functools.partial(self._log, row))
+        self._mirrored = len(rows)
 
     def finish(self, row: Row) -> None:
         """Keep the trial row as the summary and end the run, waiting for uploads a limited time."""
@@ -91,6 +97,10 @@ class WandbMirror:
         for axis in ("charged_seconds", "step"):
             self._run.define_metric(axis, hidden=True)
             self._run.define_metric(f"by_{axis}/*", step_metric=axis)
+
+    def _log(self, row: Row) -> None:
+        if self._run is not None:
+            self._run.log(_curves(row))
 
     def _guarded(self, action: Callable[[], object]) -> None:
         try:

@@ -1,18 +1,27 @@
-"""Which rows may be ranked together: one ruleset, one hardware, one content of each workload and submission."""
+"""Which rows may be ranked together: one ruleset, one hardware, one content of each workload and submission.
+
+Of a submission on a workload one run counts, whole: the trials of one seed and one set of overrides.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from harness.api import ConfigError, DataError, near_matches
 from harness.scoring.checks import COMBINATION as COMBINATION
 from harness.scoring.checks import check_columns
+from harness.scoring.times import CELL
+
+RUN = ["study_seed", "overrides"]
+"""What tells runs of one submission on one workload apart: what `seed=` and `hp.` of make bench were."""
 
 SELECTION_COLUMNS = [
     *COMBINATION,
+    *RUN,
     "evaluate_every_steps",
+    "steps",
     "submission_hash",
     "workload_hash",
     "seed",
@@ -45,11 +54,11 @@ def comparable(
     workloads: list[str] | None = None,
     submissions: list[str] | None = None,
 ) -> Selection:
-    """The newest rows that may be ranked together; by default those of the combination that was used last.
+    """Rows that may be ranked together; by default those of the combination that was used last.
 
-    Of several contents of a workload or a submission the one that ran last counts, likewise of several runs of one
-    trial number (other seeds, other hyperparameters). Raises ConfigError for a name that no row has, DataError where
-    there is nothing to rank.
+    Of several contents of a workload or a submission the one that ran last counts. Of several runs (`RUN`) of a
+    submission on a workload one counts, never some trials of each; of several attempts at a trial the last. Raises
+    ConfigError for a name that no row has, DataError where there is nothing to rank.
     """
     check_columns("trials", trials, ["workload", "submission", "study", "trial", *SELECTION_COLUMNS])
     if trials.empty:
@@ -66,10 +75,18 @@ def comparable(
     rows, combination = _one_combination(rows, notes)
     for owner in ("workload", "submission"):
         rows = _left_out(rows, _is_newest(rows, owner), notes, f"of an older form of a {owner}")
-    numbered = ["workload", "submission", "study", "trial"]
-    newest = ~rows.sort_values("started_at").duplicated(numbered, keep="last").reindex(rows.index)
-    rows = _left_out(rows, newest, notes, "that ran again later, with another seed or hyperparameters or by make retry")
+    rows = _left_out(rows, _is_of_the_run(rows), notes, "of another seed, or other hyperparameters given with hp.")
+    newest = ~rows.sort_values("started_at").duplicated([*CELL, "study", "trial"], keep="last").reindex(rows.index)
+    rows = _left_out(rows, newest, notes, "that ran again later")
     return Selection(rows.reset_index(drop=True), combination, notes)
+
+
+def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selection:
+    """The selection without trials whose evaluations are lost: a hit that nobody can see would count as a miss."""
+    trials, notes = selection.trials, list(selection.notes)
+    is_whole = (trials["steps"] == 0) | trials["trial_id"].isin(evaluations["trial_id"])
+    rows = _left_out(trials, is_whole, notes, "whose evaluations cannot be read")
+    return replace(selection, trials=rows.reset_index(drop=True), notes=notes)
 
 
 def _named(trials: pd.DataFrame, column: str, names: list[str] | None) -> pd.DataFrame:
@@ -116,3 +133,19 @@ def _is_newest(rows: pd.DataFrame, owner: str) -> pd.Series:
     last_use = rows.groupby([owner, content], observed=True)["started_at"].max().reset_index()
     newest = last_use.sort_values("started_at", kind="stable").drop_duplicates(owner, keep="last").set_index(owner)
     return rows[content] == rows[owner].map(newest[content])
+
+
+def _is_of_the_run(rows: pd.DataFrame) -> pd.Series:
+    """True for rows of the run that stands for its submission on its workload.
+
+    It is the one with most trials there, so that one that was cut off half-way stands back; among equals the one with
+    which the submission has most trials on all workloads, so that it is the same one everywhere if it can be; then the
+    newest.
+    """
+    of_run = [*CELL, *RUN]
+    trials = rows.drop_duplicates([*of_run, "study", "trial"]).groupby(of_run, observed=True).size().rename("trials")
+    runs = trials.to_frame().join(rows.groupby(of_run, observed=True)["started_at"].max()).reset_index()
+    runs["everywhere"] = runs.groupby(["submission", *RUN], observed=True)["trials"].transform("sum")
+    order = runs.sort_values(["trials", "everywhere", "started_at"], kind="stable")
+    chosen = pd.MultiIndex.from_frame(order.drop_duplicates(CELL, keep="last")[of_run])
+    return pd.Series(pd.MultiIndex.from_frame(rows[of_run]).isin(chosen), rows.index)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from harness.config import RulesetConfig, StudyConfig, WorkloadConfig
 from harness.plugins.search import deal, resolve_overrides
 from harness.plugins.submission import Submission, load_submission
+from harness.plugins.submission_files import library_versions
 from harness.records.tables import Records, TrialKey
 from harness.study.hardware import Machine, departures, this_machine
 
@@ -24,6 +25,8 @@ class Study:
     submission: Submission
     points: list[dict[str, Any]]
     machine: Machine
+    libraries: dict[str, str]
+    """Versions of the packages that the submission brings in."""
     unofficial: list[str]
     """Why its rows are not official under the name of the hardware that was asked for; empty where they are."""
 
@@ -43,6 +46,7 @@ def describe(config: StudyConfig) -> Study:
         submission=submission,
         points=_points(config, submission),
         machine=machine,
+        libraries=library_versions(submission.folder, submission.entry),
         unofficial=unofficial,
     )
 
@@ -79,6 +83,8 @@ def trial_key(study: Study, trial: int, records: Records | None = None) -> Trial
 
 def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
     config = study.config
+    # What the fingerprint holds already is no second reason for another id.
+    libraries = {name: version for name, version in study.libraries.items() if name not in study.machine.properties}
     identity = {
         "ruleset": [config.ruleset.name, config.ruleset.version],
         "workload": [config.workload.name, workload_hash(config.workload)],
@@ -95,6 +101,7 @@ def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
         "study": config.study,
         "trial": trial,
         "seed": config.seed,
+        **({"libraries": libraries} if libraries else {}),
         **({"attempt": attempt} if attempt else {}),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

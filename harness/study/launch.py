@@ -28,8 +28,9 @@ from harness.plugins.data import data_folder
 from harness.records.tables import Records, disk_errors
 from harness.study.budget import seconds_per_step
 from harness.study.compose import quoted, study_config
-from harness.study.identity import Study, describe, trial_key
+from harness.study.identity import Study, describe
 from harness.study.jobs import JobConsole, JobsDisplay
+from harness.study.standing import Standing, standing_of
 from harness.study.study import run_study
 
 _MARK = "command.txt"
@@ -37,10 +38,11 @@ _MARK = "command.txt"
 
 @dataclass(frozen=True)
 class StudyReport:
-    """How a study stands after its job: the status of each trial that has a row, and how many have none."""
+    """How a study stands after its job: the status of each trial that has a row, and how many have none to be read."""
 
     statuses: list[str]
     missing: int
+    unreadable: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
     """What the job could not write where the head would have read it."""
 
@@ -65,7 +67,7 @@ def launch(studies: list[StudyConfig], overrides: list[str], console: Console) -
     reports: list[StudyReport | None] = []
     for config, value in zip(studies, values, strict=True):
         if isinstance(value, StudyReport):
-            for line in value.unsaid:
+            for line in [*value.unreadable, *value.unsaid]:
                 console.print(line, style="red", markup=False, soft_wrap=True)
             reports.append(value)
         else:
@@ -143,7 +145,8 @@ def _sweep(studies: list[StudyConfig]) -> list[str]:
 
 def _say_cost(studies: list[Study], console: Console) -> None:
     """What is to run and how long it may take. The reference is measured before jobs load the machine."""
-    missing = {study: count for study in range(len(studies)) if (count := _report(studies[study]).missing)}
+    standings = [_standing(study) for study in studies]
+    missing = {number: count for number, each in enumerate(standings) if (count := len(each.missing + each.running))}
     seconds = 0.0
     for number, count in missing.items():
         config = studies[number].config
@@ -151,7 +154,7 @@ def _say_cost(studies: list[Study], console: Console) -> None:
         seconds += count * config.budget.steps * per_step
     trials = sum(missing.values())
     if trials:
-        there = sum(study.config.ruleset.trials for study in studies) - trials
+        there = sum(len(each.rows) for each in standings)
         known = f", {there} {'has' if there == 1 else 'have'} a row" if there else ""
         many = "1 trial" if trials == 1 else f"{trials} trials"
         console.print(f"{many} to run{known}: at most {_duration(seconds)} of racing, one after the other, here")
@@ -233,10 +236,12 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _report(study: Study) -> StudyReport:
-    records = Records(study.config.results / "runs")
-    keys = [trial_key(study, trial, records) for trial in range(study.config.ruleset.trials)]
-    statuses = [records.trial(key)["status"] for key in keys if records.is_done(key)]
-    return StudyReport(statuses, len(keys) - len(statuses))
+    standing = _standing(study)
+    return StudyReport(standing.statuses, study.config.ruleset.trials - len(standing.rows), standing.unreadable)
+
+
+def _standing(study: Study) -> Standing:
+    return standing_of(study, Records(study.config.results / "runs"))
 
 
 def _title(config: StudyConfig) -> str:

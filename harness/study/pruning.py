@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from harness.records.tables import Records, read_table
+from harness.api import TrialStatus
+from harness.records.tables import Records, Row, TrialKey, read_table
 from harness.scoring.checks import COMBINATION
 from harness.scoring.rules import load_rules, rules_of
 from harness.scoring.selection import SELECTION_COLUMNS, comparable
-from harness.scoring.stopping.pruning import best_of_study, board_limit, median_is_lost, refuse_board_limit
-from harness.study.identity import Study, sibling, trial_key, workload_hash
+from harness.scoring.stopping.pruning import (
+    best_of_study,
+    board_limit,
+    median_is_lost,
+    refuse_board_limit,
+    settled_time,
+)
+from harness.study.identity import Study, sibling, workload_hash
+from harness.study.standing import standing_of
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,7 @@ def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
     config = study.config
     if config.pruning.reference == "none":
         return Limit()
-    others = [
-        time for number in range(config.ruleset.studies) if (time := _finished(study, number, records)) is not None
-    ]
+    others = _other_studies(study, records)
     if median_is_lost(others, config.ruleset.studies):
         missed = sum(math.isinf(time) for time in others)
         return Limit(
@@ -39,7 +45,7 @@ def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
     if config.evaluate_every_steps is not None:
         # Such a run is the same on every machine, which a limit in seconds would end.
         return Limit()
-    best = best_of_study(_times(study, records))
+    best = best_of_study(row["time_to_target"] for row in standing_of(study, records).rows.values())
     if best <= board.seconds:
         return Limit(best, "an earlier trial of the study had reached the target by then")
     return board
@@ -69,7 +75,8 @@ def board_limit_of(study: Study, records: Records) -> Limit:
     columns = list(
         dict.fromkeys(["submission", "study", "trial", "time_to_target", *same, *COMBINATION, *SELECTION_COLUMNS])
     )
-    rows = read_table(records.runs, "trials", columns=columns, filter=wanted)
+    # Rows that cannot be read would at most make the limit tighter.
+    rows = read_table(records.runs, "trials", columns=columns, filter=wanted, left_out=lambda _: None)
     if rows.empty:
         return Limit()
     studies = comparable(rows).trials.groupby(["submission", "study"])["time_to_target"].agg(["min", "size"])
@@ -79,15 +86,29 @@ def board_limit_of(study: Study, records: Records) -> Limit:
     return Limit(seconds, f"the best median on this board leaves nothing to gain after {seconds:.2f} s")
 
 
-def _finished(study: Study, number: int, records: Records) -> float | None:
-    """Time to target of another study of the same submission and workload; None where it is not finished."""
-    if number == study.config.study:
-        return None
-    times = _times(sibling(study, number), records)
-    return min(times) if len(times) == study.config.ruleset.trials else None
+def no_longer_lost(study: Study, records: Records) -> list[TrialKey]:
+    """Trials of a study that were not run because its median was lost, where by what is recorded now it is not.
+
+    What stopped a trial that ran is a hit, and hits stay. A lost median is made of misses, and rows of an earlier
+    version count failures among them, which may be run again.
+    """
+    if median_is_lost(_other_studies(study, records), study.config.ruleset.studies):
+        return []
+    return [key for key, row in standing_of(study, records).rows.items() if _was_not_run(row)]
 
 
-def _times(study: Study, records: Records) -> list[float]:
-    """Time to target of the trials of a study that have a row."""
-    keys = [trial_key(study, trial, records) for trial in range(study.config.ruleset.trials)]
-    return [records.trial(key)["time_to_target"] for key in keys if records.is_done(key)]
+def _other_studies(study: Study, records: Records) -> list[float]:
+    """Times to target of the other studies of the same submission and workload, of those that are settled."""
+    found = []
+    for number in range(study.config.ruleset.studies):
+        if number == study.config.study:
+            continue
+        rows = standing_of(sibling(study, number), records).rows.values()
+        # A study that was not run, since the median was lost, is no reason why it is.
+        if len(rows) == study.config.ruleset.trials and not any(map(_was_not_run, rows)):
+            found.append(settled_time([row["time_to_target"] for row in rows], [row["status"] for row in rows]))
+    return [seconds for seconds in found if seconds is not None]
+
+
+def _was_not_run(row: Row) -> bool:
+    return bool(row["status"] == TrialStatus.PRUNED and row["charged_seconds"] == 0.0)

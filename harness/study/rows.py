@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from typing import Any
 
 from harness.api import Target
 from harness.config import ROOT
+from harness.plugins.search import resolve_overrides
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
@@ -71,6 +73,8 @@ def trial_row(
         "study": config.study,
         "trial": trial,
         "seed": spec.seed,
+        "study_seed": config.seed,
+        "overrides": json.dumps(_overrides(study), sort_keys=True),
         "hyperparameters": json.dumps(study.points[trial], sort_keys=True),
         "status": str(outcome.status),
         "reason": outcome.reason,
@@ -106,7 +110,7 @@ def trial_row(
         "threads": machine.threads,
         "frozen": outcome.frozen,
         "sandboxed": False,  # limits and a process group, but the file system and the network stay open to the trainer
-        "versions": json.dumps(machine.versions),
+        "versions": json.dumps({**machine.versions, **study.libraries}),
         "git_revision": git_revision(ROOT),
         "submission_hash": study.submission.content_hash,
         "workload_hash": workload_hash(config.workload),
@@ -114,6 +118,12 @@ def trial_row(
         "source": "timetrial",
         "started_at": started_at,
     }
+
+
+def _overrides(study: Study) -> dict[str, Any]:
+    """What `hp.` set, as the submission reads it: however it was spelt, it is the same run."""
+    over_defaults = resolve_overrides(study.submission.hyperparameters, study.config.hp)
+    return {name: over_defaults[name] for name in study.config.hp}
 
 
 def _best(seen: list[Observation], target: Target) -> Observation | None:

@@ -117,9 +117,12 @@ def _race(
         def show(observation: Observation) -> Row:
             row = evaluation_row(key, len(rows), observation, metric)
             rows.append(row)
-            mirror.evaluation(row)
             progress.evaluation(observation)
             return row
+
+        def evaluated(observation: Observation) -> None:
+            notes.evaluation(show(observation))
+            mirror.evaluations(rows)
 
         def race(past: Continuation | None) -> Outcome:
             rows.clear()
@@ -130,7 +133,7 @@ def _race(
             return Referee(judge, sandbox).run(
                 spec,
                 _scratch(config, key),
-                on_evaluation=lambda observation: notes.evaluation(show(observation)),
+                on_evaluation=evaluated,
                 on_tick=progress.tick,
                 on_checkpoint=notes.checkpoint,
                 continuation=past,
@@ -146,6 +149,7 @@ def _race(
         journal.append("end", {"trial": row, "evaluations": rows})
         records.finish(key, row, rows)
         progress.end(row)
+    mirror.evaluations(rows)
     mirror.finish(row)
 
 

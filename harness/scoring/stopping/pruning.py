@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from harness.api import ConfigError
+from harness.api import FAILED, ConfigError
 from harness.scoring.rules import ScoringRules
 
 
@@ -22,10 +22,20 @@ def best_of_study(times: Iterable[float]) -> float:
     return min(times, default=math.inf)
 
 
+def settled_time(times: Iterable[float], statuses: Iterable[str]) -> float | None:
+    """Time to target of a finished study as rule (b) may count on it; None where it is open.
+
+    That is where no trial has hit and one has failed: it may be run again, and hit then. `times`, `statuses`: of all
+    its trials.
+    """
+    best = min(times)
+    return None if math.isinf(best) and any(status in FAILED for status in statuses) else best
+
+
 def median_is_lost(study_times: Sequence[float], studies: int) -> bool:
     """Rule (b): True where the median over `studies` is infinite whatever the studies still to run will give.
 
-    `study_times`: those of finished studies; infinite where the study missed, or where all its trials were stopped by
+    `study_times`: as from `settled_time`; infinite where the study missed, or where all its trials were stopped by
     `board_limit`. Two misses of four are enough: the median of an even number is the mean of the two in the middle.
     """
     missed = sum(math.isinf(seconds) for seconds in study_times)

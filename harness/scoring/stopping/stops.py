@@ -15,10 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.api import TrialStatus
 from harness.scoring.checks import check_columns
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, score_tables
-from harness.scoring.stopping.pruning import best_of_study, board_limit, board_objection, median_is_lost
+from harness.scoring.stopping.pruning import (
+    best_of_study,
+    board_limit,
+    board_objection,
+    median_is_lost,
+    settled_time,
+)
 from harness.scoring.times import CELL, STUDY, study_times
 
 NOT_RUN = -math.inf
@@ -85,7 +92,9 @@ def stops(rows: Recorded, pruning: Pruning, *, before: pd.Series | None = None) 
     if pruning.best_of_study:
         stop = _earliest(stop, _study_stops(rows, seen, pruning))
     if pruning.lost_median:
-        stop = stop.mask(_is_in_lost_study(rows, seen), NOT_RUN)
+        # A trial that is stopped before it fails has not failed.
+        statuses = rows.trials["status"].where(rows.trials["charged_seconds"] <= stop, TrialStatus.PRUNED)
+        stop = stop.mask(_is_in_lost_study(rows, seen, statuses), NOT_RUN)
     return stop
 
 
@@ -156,14 +165,19 @@ def _seconds_of_evaluation(rows: Recorded, number: pd.Series) -> pd.Series:
     return found.fillna(math.inf).set_axis(rows.trials.index)
 
 
-def _is_in_lost_study(rows: Recorded, seen: pd.DataFrame) -> pd.Series:
+def _is_in_lost_study(rows: Recorded, seen: pd.DataFrame, statuses: pd.Series) -> pd.Series:
     """Rule (b): True for trials of studies that come after those with which the median was lost."""
     lost = pd.Series(False, rows.trials.index)
     planned = rows.rules.studies or int(rows.trials.groupby(CELL, observed=True)["study"].nunique().max())
     by_cell = _study_times(seen, rows.rules)
     for cell, trials in rows.trials.groupby(CELL, observed=True):
         numbers = sorted(trials["study"].unique())
-        times = by_cell.get(cell, {})
+        endings = statuses[trials.index].groupby(trials["study"]).agg(list)
+        times = {
+            number: settled
+            for number, seconds in by_cell.get(cell, {}).items()
+            if (settled := settled_time([seconds], endings[number])) is not None
+        }
         for position, number in enumerate(numbers):
             finished = [times[earlier] for earlier in numbers[:position] if earlier in times]
             if median_is_lost(finished, max(planned, len(numbers))):
