@@ -69,7 +69,7 @@ def keep(results: Path, fingerprint: str, floor: NoiseFloor) -> Path:
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(floors, indent=2) + "\n")
+        beside.write_text(json.dumps(floors, indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
     if not path.exists():
         return {}
     try:
-        floors: dict[str, dict[str, float]] = json.loads(path.read_text())
+        floors: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not readable ({error}). Remove it; make noise measures again.") from None
     return floors
