@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from harness import api
 from harness.api import TrialStatus
 from harness.race.channel import Message
 from harness.race.outcome import Observation, TrialSpec
@@ -107,7 +108,7 @@ def stop() -> Message:
 
 def one_line(text: object) -> str:
     """A text of the trainer's as one line that a row can hold."""
-    return " ".join(str(text).split())[:_TEXT_AT_MOST]
+    return api.one_line(text)[:_TEXT_AT_MOST]
 
 
 def check_failure(message: Message, *, patience: float) -> None:
@@ -160,7 +161,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
-        message["reported"],
+        {one_line(name): value for name, value in message["reported"].items()},
         *(message.get(name) for name in _MEASURED),
     )
 

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 
 from harness.api import Budget, ConfigError, DataError, Target
+from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.study.identity import describe, trial_key, trial_seed
 from harness.study.study import run_study
@@ -69,7 +69,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
 
 def run(config: StudyConfig) -> str:
     said = io.StringIO()
-    run_study(config, Console(file=said, width=200))
+    run_study(config, PlainConsole(said, width=200))
     return said.getvalue()
 
 
