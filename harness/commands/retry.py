@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from harness import command_line
 from harness.api import ConfigError, near_matches
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.commands.status import FAILED
 from harness.records.tables import Records
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"trials with status {status!r} are not run again: it is a result, or unknown. "
                 f"{near_matches(status, FAILED)} Another seed is another trial: make bench SEED=1."
             )
-    console = Console(highlight=False)
+    console = PlainConsole()
     rest = [argument for argument in arguments if not argument.startswith("status=")]
     marked = 0
     for config in bench.studies_of(bench.parse(rest)):

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from harness import command_line
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import StudyConfig
 from harness.records.tables import Records
@@ -54,7 +54,7 @@ def state_of(config: StudyConfig) -> StudyState:
 
 def main(arguments: Sequence[str]) -> int:
     """`make status [SUITE= WORKLOAD= SUBMISSION= RULESET= ...]`, as for make bench; returns 0."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     request = bench.parse(list(arguments))
     states = [state_of(config) for config in bench.studies_of(request)]
     table = Table(title="studies", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
