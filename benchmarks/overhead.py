@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> int:
 def run_bare(case: Case) -> float:
     """Seconds per step of the bare loop in a fresh process."""
     bare_loop = [sys.executable, __file__, "bare", case.workload, str(case.batch_size), str(case.seconds)]
-    done = subprocess.run(bare_loop, capture_output=True, text=True, check=True)
+    done = subprocess.run(bare_loop, capture_output=True, encoding="utf-8", check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -161,7 +161,7 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
     with tempfile.TemporaryDirectory() as scratch:
         submission = Path(scratch) / "submission"
         submission.mkdir()
-        (submission / "submission.py").write_text(SUBMISSION.format(batch_size=case.batch_size))
+        (submission / "submission.py").write_text(SUBMISSION.format(batch_size=case.batch_size), encoding="utf-8")
         spec = TrialSpec(
             workload={
                 "entry": config.entry,

@@ -127,7 +127,7 @@ def _paced(setting: Setting, folder: Path) -> Path:
     paced = folder / f"paced_{submission.name}"
     shutil.copytree(submission.folder, paced, ignore=shutil.ignore_patterns("__pycache__"))
     (paced / "submission.py").rename(paced / "plain.py")
-    (paced / "submission.py").write_text(_PACED.format(pace=setting.pace))
+    (paced / "submission.py").write_text(_PACED.format(pace=setting.pace), encoding="utf-8")
     return paced
 
 
@@ -145,7 +145,7 @@ def _bench(setting: Setting, submission: Path) -> list[str]:
 
 
 def _finish(bench: list[str]) -> None:
-    done = subprocess.run(bench, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(bench, cwd=ROOT, env=_environment(), capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(bench)} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
 
@@ -184,7 +184,7 @@ def _lines(results: Path, *kinds: str) -> list[str]:
     """The lines of these kinds in the journal, without one that is still being written."""
     found = []
     for path in (results / "runs" / "journal").glob("*.jsonl"):
-        for line in path.read_text().splitlines(keepends=True):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             if line.endswith("\n") and any(f'"kind": "{kind}"' in line for kind in kinds):
                 found.append(line)
     return found

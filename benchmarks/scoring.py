@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness.command_line import PlainConsole
 from harness.commands.import_algoperf import Import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, read_evaluations, read_trials
 from harness.records.tables import EVALUATIONS, TRIALS, Records, TrialKey, versioned
@@ -130,11 +131,11 @@ def write_logs(folder: Path, count: int, evaluations: int) -> Path:
         submission, rest = divmod(number, 25)
         trial = folder / "logs" / f"s{submission}" / f"study_{rest // 5}" / "speech_jax" / f"trial_{rest % 5}"
         trial.mkdir(parents=True)
-        (trial / "eval_measurements.csv").write_text(header + lines)
-        (trial / "hparams.json").write_text('{"learning_rate": 0.1}')
+        (trial / "eval_measurements.csv").write_text(header + lines, encoding="utf-8")
+        (trial / "hparams.json").write_text('{"learning_rate": 0.1}', encoding="utf-8")
     targets = folder / "targets.json"
     workloads = {"speech": {"target_metric_name": "wer", "validation_target_value": 0.1}}
-    targets.write_text(json.dumps({"benchmark_version": "0.6", "workloads": workloads}))
+    targets.write_text(json.dumps({"benchmark_version": "0.6", "workloads": workloads}), encoding="utf-8")
     return targets
 
 
@@ -188,7 +189,7 @@ def main(arguments: list[str]) -> None:
             )
             workers = os.cpu_count() or 1
             wanted = Import(folder / "logs", targets, folder / "imported", workers)
-            timed(f"import them, {workers} processes", lambda: run_import(wanted))
+            timed(f"import them, {workers} processes", lambda: run_import(wanted, PlainConsole()))
         runs = folder / "runs"
         if not runs.exists():
             timed("write the synthetic tables", lambda: write_tables(runs, size))

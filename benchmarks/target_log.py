@@ -45,19 +45,19 @@ class Log:
     def add(self, plan: Plan, run: Run) -> None:
         """Write a finished run down."""
         key = self._key(plan)
-        with self._path.open("a") as lines:
+        with self._path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"key": key, **asdict(run)}) + "\n")
         self._found[key] = run
 
     def _key(self, plan: Plan) -> str:
-        code = (load_submission(plan.submission).folder / "submission.py").read_text()
+        code = (load_submission(plan.submission).folder / "submission.py").read_text(encoding="utf-8")
         what = [self._cause, plan.submission, code, dict(plan.hyperparameters), plan.seed, torch.__version__]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Run]]:
     """Runs with their keys. A last line that a crash cut short is left out, and lines of an older form."""
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             yield row.pop("key"), _run_of(row)
@@ -65,14 +65,16 @@ def _lines(path: Path) -> Iterator[tuple[str, Run]]:
 
 def read_runs(path: Path) -> list[Run]:
     """The runs that `write_runs` wrote; none where there is no file."""
-    return [_run_of(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [_run_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
 
 
 def write_runs(path: Path, runs: Sequence[Run]) -> None:
     """`runs`, a line each, without seconds, which say nothing about another machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(run), "train_seconds": 0.0, "evaluation_seconds": 0.0} for run in runs]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _run_of(row: dict[str, Any]) -> Run:

@@ -112,9 +112,11 @@ def set_target(settings: WorkloadConfig, extent: Extent) -> Chosen:
     chosen = eased_to_separate(choose(settings.target, again), settings)
     path = extent.workloads / f"{settings.name}.yaml"
     target = target_lines(chosen, settings, points=extent.points)
-    written = with_lines(path.read_text(), "target", target)
+    written = with_lines(path.read_text(encoding="utf-8"), "target", target)
     # A variant has the budget of its base.
-    path.write_text(written if settings.variant_of else with_lines(written, "budget", budget_lines(settings)))
+    path.write_text(
+        written if settings.variant_of else with_lines(written, "budget", budget_lines(settings)), encoding="utf-8"
+    )
     write_runs(extent.reference / f"{settings.name}.jsonl", [each for runs in chosen.runs.values() for each in runs])
     print("\n".join([f"{path}:", *target, "Now: python -m benchmarks.workload_tables"]), flush=True)
     return chosen

@@ -83,7 +83,7 @@ def _variants() -> str:
 def _times() -> str:
     if not TIMES.exists():
         return "No recorded trials: make workload-times takes them over.\n"
-    with TIMES.open(newline="") as file:
+    with TIMES.open(newline="", encoding="utf-8") as file:
         times = list(csv.DictReader(file))
     rows = [
         [
@@ -130,5 +130,5 @@ def _power_cells(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text()))
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     sys.exit(0)

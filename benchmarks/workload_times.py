@@ -43,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     kept = known[~known["workload"].isin(rows["workload"])]
     whole = (pd.concat([kept, rows]) if len(kept) else rows).sort_values("workload", ignore_index=True)
     whole.to_csv(TIMES, index=False, lineterminator="\n")
-    workload_tables.PAGE.write_text(workload_tables.with_tables(workload_tables.PAGE.read_text()))
+    workload_tables.PAGE.write_text(
+        workload_tables.with_tables(workload_tables.PAGE.read_text(encoding="utf-8")), encoding="utf-8"
+    )
     print(rows.to_string(index=False))
     return 0
 

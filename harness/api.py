@@ -42,6 +42,15 @@ class SnapshotError(HarnessError):
     """The trainer handed over something else than the weights that the judge model expects."""
 
 
+def one_line(text: object) -> str:
+    """A text that may be anybody's as one line that every file, table and terminal takes.
+
+    Other characters than printable ones (lone surrogates, control characters) are replaced by their escapes.
+    """
+    words = " ".join(str(text).split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in words)
+
+
 def near_matches(name: object, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: which known names are near it, or else all of them."""
     names = sorted(known)

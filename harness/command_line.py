@@ -1,11 +1,17 @@
-"""How the small commands read `key=value` arguments and turn errors into one line and an exit code."""
+"""How commands read `key=value` arguments, what they print on, and how errors become one line and an exit code."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO, cast
 
-from harness.api import ConfigError, HarnessError, near_matches
+from rich.console import Console
+
+from harness.api import ConfigError, HarnessError, near_matches, one_line
 
 
 def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
@@ -29,12 +35,101 @@ def whole_number(given: Mapping[str, str], key: str, default: int) -> int:
     return int(written)
 
 
+class PlainConsole(Console):
+    """The console of all commands: every text is shown as it is, and what cannot be shown ends nothing.
+
+    Most of what is said is not ours (names, reasons, paths): nothing in it is markup, an emoji or highlighted. What the
+    output cannot encode is written as an escape, and once it is closed or full, the rest goes unheard.
+    """
+
+    def __init__(
+        self,
+        file: TextIO | None = None,
+        *,
+        stderr: bool = False,
+        width: int | None = None,
+        record: bool = False,
+        force_terminal: bool | None = None,
+    ) -> None:
+        super().__init__(
+            file=cast(TextIO, _Output(file if file is not None else sys.stderr if stderr else sys.stdout)),
+            width=width,
+            record=record,
+            force_terminal=force_terminal,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+
+class _Output:
+    """What is written goes to `stream`, as far as that takes it; None: a process may have been given no output."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:
+        """That of the stream: boxes of tables are of ASCII where it has no others."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Hand the text on."""
+        if self._stream is not None:
+            try:
+                self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            except OSError:
+                self._stop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except OSError:
+                self._stop()
+
+    def isatty(self) -> bool:
+        """Whether a person may be looking."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's descriptor. Raises OSError where it has none."""
+        if self._stream is None:
+            raise io.UnsupportedOperation("no output")
+        return self._stream.fileno()
+
+    def _stop(self) -> None:
+        """Nobody listens any more: what is in the buffer, and whatever is still written past us, goes nowhere."""
+        with contextlib.suppress(OSError):  # without a descriptor there is nothing that could still be flushed
+            descriptor = self.fileno()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        self._stream = None
+
+
+def what_went_wrong(error: HarnessError | OSError) -> str:
+    """One line for a person: what our errors say, or what the operating system says and what to do about it."""
+    if isinstance(error, HarnessError):
+        return one_line(error)
+    where = f"{error.filename}: " if error.filename else ""
+    said = error.strerror or error
+    return one_line(f"{where}{said}. Check the disk and its rights, and run the same command again.")
+
+
+def complain(error: HarnessError | OSError) -> None:
+    """Say on stderr what went wrong."""
+    PlainConsole(stderr=True).print(f"error: {what_went_wrong(error)}", style="red", soft_wrap=True)
+
+
 def run(command: Callable[[Sequence[str]], int]) -> int:
     """Call `command` with the program's arguments: 2 after bad input or a bad disk, 130 after Ctrl-C."""
     try:
         return command(sys.argv[1:])
-    except HarnessError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (HarnessError, OSError) as error:
+        complain(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import torch
 from hypothesis import settings
 
 from harness.api import Target
+from harness.command_line import PlainConsole
 from harness.commands.import_algoperf import Import, run_import
 from harness.plugins.entries import create_workload
 from harness.race.judge import Judge
@@ -33,6 +36,9 @@ SHARED = Path(os.environ.get("TIMETRIAL_SHARED", ROOT.parent / "shared")) / "dat
 ARCHIVE = SHARED / "algoperf_v05_external_logs.tar.xz"
 TARGETS = SHARED / "algoperf_v05_workload_targets.json"
 
+# A locale without UTF-8, and no help from Python against it.
+ISO = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+
 SGD = """
     import torch
 
@@ -43,6 +49,12 @@ SGD = """
             trial.loss(batch).backward()
             optimizer.step()
 """
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """That of a process which a test starts in any folder."""
+    found = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(found), **changes}
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +72,20 @@ def archive_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.fail(f"{ARCHIVE} is absent, and CI never skips this test. Set TIMETRIAL_SHARED.")
         pytest.skip(f"{ARCHIVE} is absent. Set TIMETRIAL_SHARED to the folder that holds data/.")
     results = tmp_path_factory.mktemp("algoperf")
-    run_import(Import(ARCHIVE, TARGETS, results, workers=os.cpu_count() or 1))
+    run_import(Import(ARCHIVE, TARGETS, results, workers=os.cpu_count() or 1), PlainConsole())
     return results / "runs"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture
@@ -83,7 +107,7 @@ def race_on(
     """One trial of a submission with this source in `sandbox`; `changes` are of the trial's specification."""
     submission = folder / "submission"
     submission.mkdir(exist_ok=True)
-    (submission / "submission.py").write_text(textwrap.dedent(source))
+    (submission / "submission.py").write_text(textwrap.dedent(source), encoding="utf-8")
     spec, options = spec_for(submission, **changes)
     workload = create_workload(BLOBS, options)
     validation, test = (workload.load(split, folder) for split in ("validation", "test"))

@@ -168,6 +168,35 @@ def test_importing_a_module_has_no_effect(path):
         assert not isinstance(node, ast.For | ast.While | ast.With), f"{path}:{node.lineno}"
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_said_goes_through_the_plain_console(path):
+    """Rich's own reads markup in names and reasons; both it and `print` end at a closed pipe."""
+    own = {"trainer": {"print"}}.get(path.stem, set())  # into the log of its trial
+    for call in calls(path):
+        assert ast.unparse(call.func) not in {"print", "Console", "rich.console.Console"} - own, f"{path}:{call.lineno}"
+
+
+OURS = [path for folder in ("harness", "hydra_plugins", "workloads", "benchmarks") for path in modules(folder)]
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_is_utf_8_whatever_the_locale(path):
+    for call in calls(path):
+        keywords = {keyword.arg for keyword in call.keywords}
+        is_text = "text" in keywords
+        owner, _, name = ast.unparse(call.func).rpartition(".")
+        if name in ("read_text", "write_text"):
+            is_text = owner != ""
+        elif name == "open" and owner not in ("os", "tarfile", "gzip"):
+            modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+            is_text = not any("b" in str(mode) for mode in modes)
+        assert not is_text or "encoding" in keywords, f"{path}:{call.lineno}"
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+
+
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

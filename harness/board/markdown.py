@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.board.cells import Board, cell_text, headline, is_fastest, score_table, status_table
 from harness.scoring.score import Scoring
 
@@ -10,33 +12,42 @@ def markdown_leaderboard(board: Board) -> str:
     """The whole page as text."""
     parts = [
         "# Leaderboard",
-        headline(board) + ".",
+        _as_text(headline(board)) + ".",
         "## Score",
-        _table(score_table(board)),
+        _table(_as_texts(score_table(board))),
         "## Time and steps to target",
         "Median over studies of the fastest trial. The fastest of each workload is bold.",
         _table(_time_rows(board.scoring)),
         "## How trials ended",
-        _table(status_table(board)),
+        _table(_as_texts(status_table(board))),
     ]
     if board.notes:
-        parts.append("\n".join(f"- {note}" for note in board.notes))
+        parts.append("\n".join(f"- {_as_text(note)}" for note in board.notes))
     return "\n\n".join(parts) + "\n"
 
 
 def _time_rows(scoring: Scoring) -> list[list[str]]:
     submissions = [str(name) for name in scoring.scores.index]
-    rows = [["workload", *submissions]]
+    rows = _as_texts([["workload", *submissions]])
     for workload in scoring.seconds.columns:
         cells = []
         for submission in submissions:
             text = cell_text(scoring, workload, submission, between=", ")
             cells.append(f"**{text}**" if is_fastest(scoring, workload, submission) else text)
-        rows.append([str(workload), *cells])
+        rows.append([_as_text(str(workload)), *cells])
     return rows
+
+
+def _as_text(name: str) -> str:
+    """A name that may be anybody's, such that Markdown and the HTML in it show it as it is."""
+    return re.sub(r"[\\`*\[\]|<&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], name)
+
+
+def _as_texts(rows: list[list[str]]) -> list[list[str]]:
+    return [[_as_text(cell) for cell in row] for row in rows]
 
 
 def _table(rows: list[list[str]]) -> str:
     rule = ["---" if name in ("submission", "workload") else "---:" for name in rows[0]]
     lines = [rows[0], rule, *rows[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -6,7 +6,7 @@ Chart data are scripts because a page that was opened from disk may not fetch fi
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,15 +20,30 @@ from harness.board import facts, series, trial_table
 from harness.board.boards import DashboardBoard, file_names
 from harness.scoring.comparison import DIFFERENCE_ALPHA
 
-_OURS = ("assets", "also", "data", "workloads", "submissions")
+_OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "index.html")
 _BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials")
 
 
 def write_site(boards: Sequence[DashboardBoard], folder: Path) -> Path:
-    """Write all boards, the first at `folder/index.html`, and return that page. Replaces what an earlier call wrote."""
+    """Write all boards, the first at `folder/index.html`, and return that page.
+
+    Replaces what an earlier call wrote, once the new site is whole; other files in the folder stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _OURS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=folder) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        new.mkdir()
+        old.mkdir()
+        _write_all(boards, new)
+        for name in _OURS:
+            if (folder / name).exists():
+                (folder / name).rename(old / name)
+            if (new / name).exists():
+                (new / name).rename(folder / name)
+    return folder / "index.html"
+
+
+def _write_all(boards: Sequence[DashboardBoard], folder: Path) -> None:
     _write_assets(folder / "assets")
     slugs = list(file_names(board.label for board in boards).values())
     places = [folder] + [folder / "also" / slug for slug in slugs[1:]]
@@ -40,7 +55,6 @@ def write_site(boards: Sequence[DashboardBoard], folder: Path) -> Path:
         top = "" if number == 0 else "../../"
         others = [(label, top + link + "index.html", number == other) for other, (label, link) in enumerate(links)]
         _BoardWriter(board, place, top=top, switch=others, readings=_readings(board, boards)).write()
-    return folder / "index.html"
 
 
 class _BoardWriter:
@@ -127,7 +141,7 @@ class _BoardWriter:
             page=path,
             **content,
         )
-        (self.folder / path).write_text(text)
+        (self.folder / path).write_text(text, encoding="utf-8")
 
     def _write_data(self) -> None:
         board, times = self.board, self.board.scoring.times
@@ -154,7 +168,8 @@ class _BoardWriter:
     def _data(self, name: str, value: Any) -> None:
         # A string that the page parses as JSON is read several times faster than the same text as program code.
         content = json.dumps(json.dumps(value, separators=(",", ":"), allow_nan=False))
-        (self.folder / "data" / f"{name}.js").write_text(f"timetrial.receive({json.dumps(name)},{content});\n")
+        script = f"timetrial.receive({json.dumps(name)},{content});\n"
+        (self.folder / "data" / f"{name}.js").write_text(script, encoding="utf-8")
 
     def _write_downloads(self) -> None:
         board, data = self.board, self.folder / "data"
@@ -190,8 +205,9 @@ class _BoardWriter:
 def _write_assets(folder: Path) -> None:
     folder.mkdir(parents=True)
     for asset in resources.files("harness.board").joinpath("assets").iterdir():
-        (folder / asset.name).write_bytes(asset.read_bytes())
-    (folder / "plotly.min.js").write_text(plotly.offline.get_plotlyjs())
+        if asset.is_file() and not asset.name.startswith("."):
+            (folder / asset.name).write_bytes(asset.read_bytes())
+    (folder / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
 
 
 def _readings(board: DashboardBoard, boards: Sequence[DashboardBoard]) -> pd.DataFrame:

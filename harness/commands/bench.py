@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.api import ConfigError, DataError, HarnessError, near_matches
+from harness.command_line import PlainConsole, complain
 from harness.commands import leaderboard
 from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
 from harness.plugins import data
@@ -34,12 +35,11 @@ class Request:
 
 def main(arguments: Sequence[str]) -> int:
     """Run and rank; returns the exit code: 0 fine, 1 a trial crashed, 2 bad input or a refused trial."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     try:
         return bench(list(arguments), console)
-    except HarnessError as error:
-        line = f"error: {' '.join(str(error).split())}"
-        Console(stderr=True, highlight=False).print(line, style="red", markup=False, soft_wrap=True)
+    except (HarnessError, OSError) as error:
+        complain(error)
         return 2
     except KeyboardInterrupt:
         console.print("\nstopped. The same command goes on from here.")
@@ -153,7 +153,7 @@ def _with_data(name: str, fallbacks: dict[str, str], console: Console) -> str:
     except DataError as error:
         if name not in fallbacks:
             raise
-        console.print(f"{name}: {error}", markup=False, soft_wrap=True)
+        console.print(f"{name}: {error}", soft_wrap=True)
         console.print(f"using {fallbacks[name]} in its place")
         return _with_data(fallbacks[name], {}, console)
     return name

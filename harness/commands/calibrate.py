@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import yaml
-from rich.console import Console
 
 from harness import command_line
 from harness.api import ConfigError
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import CONF, HardwareConfig, WorkloadConfig, base_workloads, load
 from harness.plugins import data
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     `freeze`: written to conf/hardware/NAME.yaml too, with what this machine is, so that others with the same machine
     race within the same budgets. Values that the file has stay. Raises ConfigError where it is of another machine.
     """
-    console = Console(highlight=False)
+    console = PlainConsole()
     name = next((value for key, _, value in (each.partition("=") for each in arguments) if key == "freeze"), None)
     rest = [argument for argument in arguments if not argument.startswith("freeze=")]
     request = bench.parse(rest)
@@ -83,7 +83,8 @@ class _Frozen:
         self.path.write_text(
             f"# {machine.description}. Written by make calibrate FREEZE={self.name}, {datetime.date.today()}.\n"
             "# Rows of a machine that differs from this one in a line under `machine` are unofficial.\n"
-            + yaml.safe_dump(content, sort_keys=False)
+            + yaml.safe_dump(content, sort_keys=False),
+            encoding="utf-8",
         )
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
 from harness import command_line
 from harness.api import ConfigError
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
+from harness.command_line import PlainConsole
 from harness.commands.leaderboard import Choice, bad_tables_named, gaps, read_evaluations, read_trials
 from harness.config import RulesetConfig, TrackingConfig, load, names_in
 from harness.records.noise_floor import noise_notes
-from harness.records.tables import TRIALS
+from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.rules import load_rules, readings_of, rules_of
 from harness.scoring.selection import comparable, with_evaluations
 
@@ -57,14 +59,14 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
     return boards
 
 
-def serve(folder: Path, *, port: int = _PORT) -> None:
+def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:
     """Serve the pages to this machine alone until Ctrl-C. Raises ConfigError where the port is taken."""
     handler = functools.partial(_QuietHandler, directory=str(folder))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise ConfigError(f"port {port} of 127.0.0.1: {error.strerror}. Choose another one: port=8001.") from None
-    print(f"serving http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
+    console.print(f"serving http://127.0.0.1:{server.server_port}/ until Ctrl-C", soft_wrap=True)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 
@@ -103,22 +105,25 @@ def main(arguments: Sequence[str]) -> int:
     if not port.isdigit():
         raise ConfigError(f"port={port!r}. Use a number such as {_PORT}.")
     tracking = load("tracking", values.get("tracking", "offline"), TrackingConfig)
+    console = PlainConsole()
     started = time.monotonic()
     boards = build_boards(choice, reference=values.get("reference"))
     folder = choice.runs.parent / "board"
-    page = write_site(boards, folder)
+    with disk_errors(folder):
+        page = write_site(boards, folder)
     trials = sum(len(board.scoring.times) for board in boards)
-    print(f"{len(boards)} boards of {trials:,} trials written in {time.monotonic() - started:.1f} s: {page}")
+    seconds = time.monotonic() - started
+    console.print(f"{len(boards)} boards of {trials:,} trials written in {seconds:.1f} s: {page}", soft_wrap=True)
     publish(
         boards,
         mode=tracking.mode,
         project=tracking.project,
         entity=tracking.entity,
         results=choice.runs.parent,
-        say=print,
+        say=lambda line: console.print(line, soft_wrap=True),
     )
     if values.get("serve", "0") not in ("", "0"):
-        serve(folder, port=int(port))
+        serve(folder, console, port=int(port))
     return 0
 
 

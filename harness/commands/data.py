@@ -5,28 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from rich.console import Console
+
+from harness import command_line
 from harness.api import SPLITS, ConfigError, DataError, SplitName, Workload
+from harness.command_line import PlainConsole
 from harness.config import WorkloadConfig, base_workloads, load
 from harness.plugins.data import data_folder, fetch, load_verified
 from harness.plugins.entries import create_workload
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m harness.plugins.data [workload=a,b]`: fetch and check; exit code 0, 1 (data) or 2 (a wrong name)."""
+    """`python -m harness.commands.data [workload=a,b]`: fetch and check; exit code 0 or 1 (data).
+
+    Raises ConfigError for a wrong name.
+    """
+    console = PlainConsole()
+    names = _asked_for(arguments) or base_workloads()
+    found = [load("workload", name, WorkloadConfig) for name in names]
+    made = [create_workload(each.entry, each.options) for each in found]
     failures = 0
-    try:
-        names = _asked_for(arguments) or base_workloads()
-        found = [load("workload", name, WorkloadConfig) for name in names]
-        made = [create_workload(each.entry, each.options) for each in found]
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
     for workload_config, workload in zip(found, made, strict=True):
-        print(f"{workload_config.name}:")
+        console.print(f"{workload_config.name}:")
         try:
-            _fetch_and_check(workload, dict(workload_config.data))
+            _fetch_and_check(workload, dict(workload_config.data), console)
         except DataError as error:
-            print(f"  {error}", file=sys.stderr)
+            command_line.complain(error)
             failures += 1
     return 1 if failures else 0
 
@@ -41,15 +45,15 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str]) -> None:
+def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str], console: Console) -> None:
     folder = data_folder()
     if not workload.sources():
-        print("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
-    fetch(workload, folder)
+        console.print("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
+    fetch(workload, folder, lambda line: console.print(line, soft_wrap=True))
     for split in SPLITS:
         examples = load_verified(workload, split, folder, sha256[split])
-        print(f"  {split}: {len(examples)} examples, content as expected")
+        console.print(f"  {split}: {len(examples)} examples, content as expected")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command_line.run(main))

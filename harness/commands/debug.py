@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from harness import command_line
 from harness.api import ConfigError, Hyperparameters, Workload
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import StudyConfig
 from harness.plugins import data
@@ -32,7 +34,7 @@ from harness.trial.trial import Trial
 
 def main(arguments: Sequence[str]) -> int:
     """`make debug SUBMISSION=x WORKLOAD=y`; returns 0. Raises whatever the submission raises, with its traceback."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     request = bench.parse([argument for argument in arguments if not argument.startswith("tracking=")])
     config = bench.compose(request.overrides, request.workloads[0], request.submissions[0], 0)
     study = describe(config)
@@ -70,10 +72,14 @@ def debug(study: Study, console: Console) -> None:
     submission = study.submission
     trial.go(Go(0.0))
     with contextlib.suppress(TrialOver):
-        train = train_function(submission.folder, submission.entry, submission.schedule)
-        train(trial, Hyperparameters(study.points[0]))
-        if not trial.is_over:
-            trial.finish()
+        try:
+            train = train_function(submission.folder, submission.entry, submission.schedule)
+            train(trial, Hyperparameters(study.points[0]))
+            if not trial.is_over:
+                trial.finish()
+        except OSError:  # the submission's own, which its author wants to see whole, not as a line about the disk
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def _printer(config: StudyConfig, workload: Workload, device: torch.device, console: Console) -> HandOver:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness import command_line
 from harness.api import ConfigError
+from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.plugins import data
 from harness.plugins.entries import create_workload
@@ -27,7 +28,7 @@ _FREE_GIB_WANTED = 2.0
 def main(arguments: Sequence[str]) -> int:
     """Print the report; returns 1 where something is missing that a suite needs, else 0."""
     chosen = command_line.options(arguments, ("hardware", "results"))
-    console = Console(highlight=False)
+    console = PlainConsole()
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
     machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
     results = Path(chosen.get("results", "results"))

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from rich.console import Console
+
 from harness import command_line
 from harness.api import ConfigError, DataError
+from harness.command_line import PlainConsole
 from harness.records.algoperf_logs import find_trials, import_logs, read_targets
 from harness.scoring.rules import ScoringRules, load_rules
 
@@ -39,7 +42,7 @@ def parse_import(arguments: Sequence[str]) -> Import:
     return Import(Path(values["logs"]).expanduser(), Path(values["targets"]).expanduser(), results, int(workers))
 
 
-def run_import(wanted: Import) -> dict[str, int]:
+def run_import(wanted: Import, console: Console) -> dict[str, int]:
     """Import and return the number of trials by status. Raises DataError where logs or targets cannot be read."""
     if wanted.logs.is_file():
         with tempfile.TemporaryDirectory(prefix="timetrial-import-") as folder:
@@ -48,23 +51,23 @@ def run_import(wanted: Import) -> dict[str, int]:
                     archive.extractall(folder, filter="data")
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise DataError(f"{wanted.logs}: not a readable tar archive ({error}).") from None
-            return _import_folder(wanted, Path(folder))
+            return _import_folder(wanted, Path(folder), console)
     if not wanted.logs.is_dir():
         raise DataError(f"{wanted.logs}: there is no such directory or archive. Set LOGS to AlgoPerf's logs.")
-    return _import_folder(wanted, wanted.logs)
+    return _import_folder(wanted, wanted.logs, console)
 
 
-def _import_folder(wanted: Import, folder: Path) -> dict[str, int]:
+def _import_folder(wanted: Import, folder: Path, console: Console) -> dict[str, int]:
     version, targets = read_targets(wanted.targets)
     name = f"algoperf_v{version.replace('.', '_')}"
     rules: dict[bool, ScoringRules] = {False: load_rules(name), True: load_rules(f"{name}_self")}
     trials = find_trials(folder)
     strays = len(list(folder.rglob("study_*/trial_*")))
     if strays:
-        print(f"left out, in no <workload>_<framework> folder: {strays} trial folders")
+        console.print(f"left out, in no <workload>_<framework> folder: {strays} trial folders", soft_wrap=True)
     unknown = sorted({trial.workload for trial in trials} - set(targets))
     if unknown:
-        print(f"left out, no target in {wanted.targets}: {', '.join(unknown)}")
+        console.print(f"left out, no target in {wanted.targets}: {', '.join(unknown)}", soft_wrap=True)
     return import_logs(trials, runs=wanted.results / "runs", targets=targets, rules=rules, workers=wanted.workers)
 
 
@@ -72,11 +75,13 @@ def main(arguments: Sequence[str]) -> int:
     """`make import-algoperf LOGS=... TARGETS=...`. Raises HarnessError where it cannot be done."""
     wanted = parse_import(arguments)
     started = time.monotonic()
-    counts = run_import(wanted)
+    console = PlainConsole()
+    counts = run_import(wanted, console)
     seconds = time.monotonic() - started
     ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
-    print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {wanted.results / 'runs'}: {ended}")
-    print(f"rank them: make leaderboard RESULTS={wanted.results}")
+    into = wanted.results / "runs"
+    console.print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {into}: {ended}", soft_wrap=True)
+    console.print(f"rank them: make leaderboard RESULTS={wanted.results}", soft_wrap=True)
     return 0
 
 

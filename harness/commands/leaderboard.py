@@ -21,9 +21,10 @@ from harness.api import DataError
 from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
+from harness.command_line import PlainConsole
 from harness.config import values_of
 from harness.records.noise_floor import noise_notes
-from harness.records.tables import read_table
+from harness.records.tables import disk_errors, read_table
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
@@ -78,11 +79,26 @@ def show(choice: Choice, console: Console | None = None) -> None:
     board = make_board(choice)
     print_leaderboard(board, console)
     page = choice.runs.parent / "board" / "leaderboard.md"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(markdown_leaderboard(board))
-    lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", page))
+    try:
+        _write_whole(page, markdown_leaderboard(board))
+        written = str(page)
+    except DataError as error:  # the board has been shown, and the rows are no worse for it
+        written = f"not written: {error}"
+    lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", written))
     for what, path in lines:
-        console.print(f"{what:<12} {path}", highlight=False, soft_wrap=True)
+        console.print(f"{what:<12} {path}", soft_wrap=True)
+
+
+def _write_whole(page: Path, text: str) -> None:
+    """Write beside and move into place: an earlier page stays where this one does not fit on the disk."""
+    beside = page.with_suffix(f".{os.getpid()}.tmp")
+    with disk_errors(page):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(page)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def make_board(choice: Choice) -> Board:
@@ -182,11 +198,11 @@ def parse_choice(arguments: Sequence[str]) -> Choice:
     return Choice(**command_line.options(arguments, [known_field.name for known_field in fields(Choice)]))
 
 
-def wide_console() -> Console:
+def wide_console() -> PlainConsole:
     """A console as wide as the terminal, or as a file of this project may be."""
     # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
     is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_WIDTH_OF_A_FILE) if is_piped else Console()
+    return PlainConsole(width=_WIDTH_OF_A_FILE if is_piped else None)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness import command_line
 from harness.api import ConfigError
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.records.noise_floor import keep, noise_floor
 from harness.study.budget import measure_step_seconds
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises ConfigError without a workload or for fewer than two rounds. Nothing of it becomes a row.
     """
-    console = Console(highlight=False)
+    console = PlainConsole()
     given = dict(argument.partition("=")[::2] for argument in arguments)
     rounds, seconds = given.pop("rounds", str(_ROUNDS)), given.pop("seconds", str(_RUN_SECONDS))
     if not rounds.isdigit() or int(rounds) < 2:

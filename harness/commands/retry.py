@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from harness import command_line
 from harness.api import FAILED, ConfigError, near_matches
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.commands.status import with_stand_ins
 from harness.records.tables import Records
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"trials with status {status!r} are not run again: it is a result, or unknown. "
                 f"{near_matches(status, FAILED)} Another seed is another trial: make bench SEED=1."
             )
-    console = Console(highlight=False)
+    console = PlainConsole()
     rest = [argument for argument in arguments if not argument.startswith("status=")]
     configs = bench.studies_of(with_stand_ins(bench.parse(rest), console))
     studies = [(describe(config), Records(config.results / "runs")) for config in configs]
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             records.retry(key)
             freed += 1
     for line in unreadable:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(f"{failed} trials with status {' or '.join(statuses)} are run again; their old rows stay")
     if freed:
         console.print(f"{freed} trials that were not run because studies had missed are run: these had failed")

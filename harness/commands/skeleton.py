@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import command_line
 from harness.api import ConfigError, DataError
+from harness.command_line import PlainConsole
 from harness.plugins.submission import SUBMISSIONS, load_submission
 
 _PYTHON = '''"""{name}: say in one line what it does."""
@@ -61,7 +62,7 @@ def write_skeleton(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
         for name, text in (("submission.py", _PYTHON), ("submission.yaml", _YAML), ("README.md", _README)):
-            (folder / name).write_text(text.format(name=folder.name))
+            (folder / name).write_text(text.format(name=folder.name), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{folder}: cannot write ({error.strerror}). Check the disk and its rights.") from None
 
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     write_skeleton(folder)
     load_submission(str(folder))
     chosen = name if "/" in name else folder.name
-    print(f"wrote {folder}. Next: make debug SUBMISSION={chosen} WORKLOAD=...; then make bench SUBMISSION={chosen}")
+    following = f"make debug SUBMISSION={chosen} WORKLOAD=...; then make bench SUBMISSION={chosen}"
+    PlainConsole().print(f"wrote {folder}. Next: {following}", soft_wrap=True)
     return 0
 
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rich.console import Console
 from rich.table import Table
 
 from harness import command_line
 from harness.api import FAILED
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import StudyConfig, WorkloadConfig, load
 from harness.plugins import data
@@ -62,7 +62,7 @@ def state_of(config: StudyConfig) -> StudyState:
     )
 
 
-def with_stand_ins(request: bench.Request, console: Console) -> bench.Request:
+def with_stand_ins(request: bench.Request, console: PlainConsole) -> bench.Request:
     """The request with those workloads that make bench has run: where data could not be had, others stand in.
 
     Fetches nothing, so that a workload whose data are not here counts as replaced only where its stand-in has rows.
@@ -89,7 +89,7 @@ def _has_rows(request: bench.Request) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """`make status [SUITE= WORKLOAD= SUBMISSION= RULESET= ...]`, as for make bench; returns 0."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     request = with_stand_ins(bench.parse(list(arguments)), console)
     states = [state_of(config) for config in bench.studies_of(request)]
     shown = [state for state in STATES if state != "unreadable" or any(each.unreadable for each in states)]
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     counts = Counter(each.state for each in states)
     console.print(", ".join(f"{counts[state]} {state}" for state in shown) + f" of {len(states)} studies")
     for line in dict.fromkeys(line for each in states for line in each.unreadable):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if counts["missing"]:
         console.print("make bench with the same arguments runs what is missing")
     if counts["failed"]:

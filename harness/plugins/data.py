@@ -21,7 +21,7 @@ def is_present(workload: Workload, folder: Path) -> bool:
     return all(source.is_present(folder) for source in workload.sources())
 
 
-def fetch(workload: Workload, folder: Path, say: Callable[[str], object] = print) -> None:
+def fetch(workload: Workload, folder: Path, say: Callable[[str], object]) -> None:
     """Bring what is missing or damaged into `folder`; size and licence are said first. Raises DataError."""
     for source in workload.sources():
         say(f"  {source.name}: {source.size_megabytes:.1f} MB, licence {source.licence}")

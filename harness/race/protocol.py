@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness import api
 from harness.api import TrialStatus
 from harness.race.channel import Message
 from harness.race.outcome import Observation, TrialSpec
@@ -111,7 +112,7 @@ def stop() -> Message:
 
 def one_line(text: object) -> str:
     """A text of the trainer's as one line that a row can hold."""
-    return " ".join(str(text).split())[:_TEXT_AT_MOST]
+    return api.one_line(text)[:_TEXT_AT_MOST]
 
 
 def check_failure(message: Message, *, patience: float) -> None:
@@ -176,7 +177,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
-        from_json(message["reported"]),
+        {one_line(name): value for name, value in from_json(message["reported"]).items()},
         *(message.get(name) for name in _MEASURED),
     )
 

@@ -21,6 +21,7 @@ import numpy.ma  # np.percentile imports it when it is first called, which would
 import torch
 from torch import nn
 
+from harness import api
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
 from harness.plugins.data import load_verified
 from harness.plugins.entries import create_workload
@@ -279,7 +280,7 @@ def _failure(error: BaseException) -> Message:
 
 def one_line(error: BaseException) -> str:
     """What was raised, in one line, with the innermost place outside this package and the libraries."""
-    text = " ".join(str(error).split())
+    text = api.one_line(error)
     text = text if len(text) <= 300 else text[:297] + "..."
     if isinstance(error, HarnessError):
         return text

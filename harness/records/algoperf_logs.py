@@ -91,7 +91,7 @@ def read_targets(path: Path) -> tuple[str, dict[str, Target]]:
     Raises DataError where the file is no such file or names a metric of unknown direction.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         version = str(content["benchmark_version"])
         entries = {
             workload: (str(entry["target_metric_name"]), float(entry["validation_target_value"]))
@@ -208,7 +208,7 @@ def _evaluation_rows(path: Path, trial_id: str, target: Target) -> list[Row]:
     validation, test = f"validation/{target.metric}", f"test/{target.metric}"
     rows: list[Row] = []
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             for number, line in enumerate(csv.DictReader(lines)):
                 values = {name: _value(text) for name, text in line.items() if text}
                 rows.append(
@@ -314,7 +314,7 @@ def _first_json(paths: list[Path]) -> dict[str, Any]:
     if not paths:
         return {}
     try:
-        content: dict[str, Any] = json.loads(paths[0].read_text())
+        content: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{paths[0]}: not JSON ({error}). Mend or remove the file.") from None
     return content

@@ -207,7 +207,8 @@ class Records:
         path = self._journal_path(key)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a+b")
+            # Without a buffer: what a full disk did not take would be written once more when the file is closed.
+            handle = path.open("a+b", buffering=0)
         with handle:
             try:
                 is_mine = hold(handle)
@@ -270,9 +271,10 @@ class Journal:
 
     def append(self, kind: str, row: Row) -> None:
         """Add one line. Raises DataError where the disk is full."""
+        left = memoryview(json.dumps({"kind": kind, **row}, default=_jsonable).encode() + b"\n")
         with disk_errors(self.path):
-            self._handle.write(json.dumps({"kind": kind, **row}, default=_jsonable).encode() + b"\n")
-            self._handle.flush()
+            while left:
+                left = left[self._handle.write(left) :]
             os.fsync(self._handle.fileno())
 
     def lines(self) -> list[Row]:

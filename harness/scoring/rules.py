@@ -115,7 +115,7 @@ def _settings(name: str) -> dict[str, Any]:
     """What a file says, key by key over the one that it is based on: a mapping replaces the base's whole."""
     if name not in names_in("scoring"):
         raise ConfigError(f"conf/scoring: there is no {name!r}. {near_matches(name, names_in('scoring'))}")
-    settings: dict[str, Any] = yaml.safe_load((CONF / "scoring" / f"{name}.yaml").read_text())
+    settings: dict[str, Any] = yaml.safe_load((CONF / "scoring" / f"{name}.yaml").read_text(encoding="utf-8"))
     base = settings.pop("based_on", None)
     return settings if base is None else _settings(base) | settings
 

@@ -98,7 +98,7 @@ def departures(machine: Machine, wanted: Mapping[str, str | int | float]) -> lis
 def cpu_model() -> str:
     """What the processor calls itself."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -110,11 +110,16 @@ def git_revision(root: Path) -> str:
     """The commit that is checked out, with `+` where tracked files differ from it; `unknown` outside of git."""
     try:
         revision = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=10,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root, capture_output=True, text=True, check=True, timeout=10,
+            cwd=root, capture_output=True, encoding="utf-8", check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
@@ -137,7 +142,7 @@ class Calibration:
         path = self.path.with_suffix(".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("w")
+            handle = path.open("w", encoding="utf-8")
         except OSError as error:
             raise DataError(f"{path}: cannot write ({error.strerror}). Check the disk and run again.") from None
         with handle:
@@ -157,7 +162,7 @@ class Calibration:
         beside = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(content, indent=2) + "\n")
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             beside.replace(self.path)
         except OSError as error:
             beside.unlink(missing_ok=True)
@@ -167,7 +172,7 @@ class Calibration:
         if not self.path.exists():
             return {}
         try:
-            workloads: dict[str, dict[str, Any]] = json.loads(self.path.read_text())["workloads"]
+            workloads: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))["workloads"]
         except (ValueError, KeyError, OSError) as error:
             raise DataError(f"{self.path}: not readable ({error}). Remove it; make calibrate measures again.") from None
         return workloads

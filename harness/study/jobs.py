@@ -16,6 +16,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from harness.command_line import PlainConsole
+
 _NOW_SECONDS = 1.0
 _POLL_SECONDS = 0.5
 _PLAIN_EVERY_SECONDS = 60.0
@@ -23,14 +25,14 @@ _SHOWN_AT_MOST = 12
 _WIDTH = 200
 
 
-class JobConsole(Console):
+class JobConsole(PlainConsole):
     """The console of a job among several. A full disk stops nothing: what could not be written is in `unsaid`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lines = _Lines(folder / "said.txt")
         self._shown_at = -_NOW_SECONDS
-        super().__init__(file=self._lines, width=_WIDTH, highlight=False)
+        super().__init__(self._lines, width=_WIDTH)
 
     @property
     def unsaid(self) -> list[str]:
@@ -43,7 +45,7 @@ class JobConsole(Console):
             return
         self._shown_at = time.monotonic()
         with contextlib.suppress(OSError):
-            (self._folder / "now.txt").write_text(line.plain + "\n")
+            (self._folder / "now.txt").write_text(line.plain + "\n", encoding="utf-8")
 
     def pause(self) -> None:
         """The job is nowhere now; a scheduler may put it back into its queue."""
@@ -67,7 +69,7 @@ class _Lines(io.StringIO):
 
     def write(self, text: str) -> int:
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError:
             self.unsaid.append(text)
@@ -113,7 +115,7 @@ class JobsDisplay:
                 whole = file.read().rpartition(b"\n")[0]
                 if whole:
                     self._read[number] += len(whole) + 1
-                    self._console.print(whole.decode(errors="replace"), markup=False, soft_wrap=True)
+                    self._console.print(whole.decode(errors="replace"), soft_wrap=True)
         ended = sum((folder / "ended").exists() for folder in self._folders)
         now = [line for folder in self._folders if (line := _line_of(folder / "now.txt"))]
         summary = f"{ended} of {len(self._folders)} studies done, {len(now)} in a trial"
@@ -128,6 +130,6 @@ class JobsDisplay:
 
 def _line_of(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()  # it may be half written
     except OSError:
         return ""

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,8 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.api import ConfigError, DataError, HarnessError
+from harness.api import ConfigError, DataError, HarnessError, one_line
+from harness.command_line import PlainConsole, what_went_wrong
 from harness.config import CONF, StudyConfig
 from harness.plugins.data import data_folder
 from harness.records.tables import Records, disk_errors
@@ -58,20 +60,21 @@ def launch(studies: list[StudyConfig], overrides: list[str], console: Console) -
     folder = results / "jobs" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     with disk_errors(folder):
         folder.mkdir(parents=True)
-        (folder / _MARK).write_text(" ".join(sys.argv[1:]) + "\n")
+        (folder / _MARK).write_text(one_line(" ".join(sys.argv[1:])) + "\n", encoding="utf-8")
     try:
-        values = _multirun(studies, overrides, folder, console)
-    except (HarnessError, KeyboardInterrupt):
+        with disk_errors(folder):
+            values = _multirun(studies, overrides, folder, console)
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     reports: list[StudyReport | None] = []
     for config, value in zip(studies, values, strict=True):
         if isinstance(value, StudyReport):
             for line in [*value.unreadable, *value.unsaid]:
-                console.print(line, style="red", markup=False, soft_wrap=True)
+                console.print(line, style="red", soft_wrap=True)
             reports.append(value)
         else:
-            console.print(f"{_title(config)}: lost: {value.reason}", style="red", markup=False, soft_wrap=True)
+            console.print(f"{_title(config)}: lost: {value.reason}", style="red", soft_wrap=True)
             reports.append(None)
     if None not in reports:
         shutil.rmtree(folder, ignore_errors=True)
@@ -171,13 +174,13 @@ def _duration(seconds: float) -> str:
 
 
 def job(composed: Any) -> StudyReport:
-    """One Hydra job: a study that cannot run says why, and the next one goes on."""
+    """One Hydra job: a study."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
     config = study_config(composed)
     if hydra.runtime.choices["hydra/launcher"] == "basic":
-        return _run(config, Console(highlight=False), warn=False)
+        return _run(config, PlainConsole(), warn=False)
     folder = Path(hydra.runtime.output_dir)
     if not (folder.parent / _MARK).exists():
         raise DataError(
@@ -188,10 +191,6 @@ def job(composed: Any) -> StudyReport:
     try:
         with _ended_by_sigterm():
             report = _run(config, console, warn=not _where(hydra.launcher)[1])
-    except Exception:
-        console.print_exception()
-        console.end()
-        raise
     finally:
         console.pause()
     console.end()
@@ -199,7 +198,10 @@ def job(composed: Any) -> StudyReport:
 
 
 def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
-    """`warn`: the head could not say what there is to say of this machine."""
+    """Whatever a study raises is said, and costs no other study its turn.
+
+    `warn`: the head could not say what there is to say of this machine.
+    """
     try:
         study = describe(config)
         if warn:
@@ -207,11 +209,17 @@ def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
         run_study(study, console)
         # Of what ran: its directory may have changed meanwhile.
         return _report(study)
-    except HarnessError as error:
-        console.print(f"{_title(config)}: error: {error}", style="red", markup=False, soft_wrap=True)
+    except (HarnessError, OSError) as error:
+        said, trace = what_went_wrong(error), ""
+    except Exception as error:
+        said = f"{type(error).__name__}: {one_line(error)}. This is a fault of Timetrial: report the lines below."
+        trace = traceback.format_exc()
+    console.print(f"{_title(config)}: error: {said}", style="red", soft_wrap=True)
+    if trace:
+        console.print(trace, soft_wrap=True)
     try:
         return _report(describe(config))
-    except HarnessError:  # a machine that cannot run the study cannot say either which rows it has
+    except Exception:  # what has just been said keeps its rows from being counted, too
         return StudyReport([], config.ruleset.trials)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -145,9 +146,9 @@ def _race(
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
         row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
-        _keep_log(config, key, outcome)
         journal.append("end", {"trial": row, "evaluations": rows})
         records.finish(key, row, rows)
+        _keep_log(config, key, outcome)
         progress.end(row)
     mirror.evaluations(rows)
     mirror.finish(row)
@@ -225,10 +226,10 @@ def _keep_log(config: StudyConfig, key: TrialKey, outcome: Outcome) -> None:
     path = config.results / "runs" / "logs" / f"{key.trial_id}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(outcome.log)
-    except OSError:
-        # A log is no result; the rows, which are written next, say clearly when the disk is full.
-        path.unlink(missing_ok=True)
+        path.write_text(outcome.log, encoding="utf-8")
+    except OSError:  # a log is no result, and half of one none at all
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _revived(row: Mapping[str, Any]) -> Row:

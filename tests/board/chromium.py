@@ -23,7 +23,7 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_AXE = ROOT / "tests" / "axe" / "axe.min.js"
+_AXE = ROOT / "tests" / "board" / "axe" / "axe.min.js"
 
 
 def open_chromium(profile: Path, *, width: int = 1400, height: int = 1000) -> Any:
@@ -85,7 +85,7 @@ def violations(chromium: Any) -> list[str]:
     chromium.execute_script(
         "document.head.insertAdjacentHTML('beforeend', '<style>*{content-visibility:visible!important}</style>')"
     )
-    chromium.execute_script(_AXE.read_text())
+    chromium.execute_script(_AXE.read_text(encoding="utf-8"))
     found = chromium.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
     return [
         f"{rule['id']}: {node['html'][:120]} {node['failureSummary']}"

@@ -45,7 +45,9 @@ def boards(results):
 
 def data_of(folder, name):
     """What a page receives from one of its data scripts."""
-    call = re.fullmatch(r"timetrial\.receive\((.*?),(\".*\")\);\n", (folder / f"data/{name}.js").read_text())
+    call = re.fullmatch(
+        r"timetrial\.receive\((.*?),(\".*\")\);\n", (folder / f"data/{name}.js").read_text(encoding="utf-8")
+    )
     return json.loads(json.loads(call[2]))
 
 
@@ -70,7 +72,7 @@ def test_rules_with_two_readings_give_two_boards_that_name_them(tmp_path):
     write(tmp_path / "runs", [trial_rows("ogbg", "a", 10.0, ruleset="algoperf_v0_5")])
     boards = build_boards(Choice(results=str(tmp_path)))
     assert [board.scoring.rules.reading for board in boards] == ["as_published", "as_written"]
-    page = write_site(boards, tmp_path / "board").read_text()
+    page = write_site(boards, tmp_path / "board").read_text(encoding="utf-8")
     assert "Two readings of the rules" in page
     assert "As written score" in page
 
@@ -82,7 +84,7 @@ def test_the_page_shows_frozen_scores_which_stay_when_another_entry_comes(tmp_pa
         results = tmp_path / str(number)
         write(results / "runs", rows + fastest)
         boards = build_boards(Choice(results=str(results)))
-        page = write_site(boards, results / "board").read_text()
+        page = write_site(boards, results / "board").read_text(encoding="utf-8")
         assert "Frozen score" in page
         found.append(boards[0].uncertainty.frozen.loc["adamw", "frozen_score"])
         assert f"{found[-1]:.4f}" in page
@@ -91,7 +93,7 @@ def test_the_page_shows_frozen_scores_which_stay_when_another_entry_comes(tmp_pa
 
 
 def test_the_page_compares_every_pair_head_to_head(results, boards):
-    text = (results / "board" / "index.html").read_text()
+    text = (results / "board" / "index.html").read_text(encoding="utf-8")
     first, second = boards[0].submissions[:2]
     speedup = compare(boards[0].scoring, first, second).speedup
     assert f">{speedup:.2f}</td>" in text
@@ -112,13 +114,13 @@ def test_every_link_and_every_file_that_a_page_needs_is_there(results):
     assert len(pages(folder)) == 2 + 3 + 2 + 2 + 1 + 1
     for page in pages(folder):
         links = Links()
-        links.feed(page.read_text())
+        links.feed(page.read_text(encoding="utf-8"))
         for link in links.found:
             assert not re.match(r"[a-z]+:|//", link), f"{page}: {link} leaves the disk"
             target = link.partition("#")[0]
             assert not target or (page.parent / target).is_file(), f"{page}: {link}"
-        for name in " ".join(re.findall(r'data-sources="([^"]*)"', page.read_text())).split():
-            up = re.search(r'data-up="([^"]*)"', page.read_text())[1]
+        for name in " ".join(re.findall(r'data-sources="([^"]*)"', page.read_text(encoding="utf-8"))).split():
+            up = re.search(r'data-up="([^"]*)"', page.read_text(encoding="utf-8"))[1]
             assert (page.parent / up / "data" / f"{name}.js").is_file(), f"{page}: {name}"
 
 
@@ -127,7 +129,7 @@ def test_plotly_is_written_once(results):
 
 
 def test_the_page_shows_the_scores_that_the_scoring_gives(results, boards):
-    text = (results / "board" / "index.html").read_text()
+    text = (results / "board" / "index.html").read_text(encoding="utf-8")
     for submission, score in boards[0].scoring.scores["score"].items():
         row = re.search(rf"submissions/{submission}\.html\">{submission}</a></th>\s*<td[^>]*>([^<]*)", text)
         assert row[1] == f"{score:.4f}"
@@ -140,7 +142,7 @@ def test_the_first_sentence_names_the_leader_and_how_firm_the_lead_is(boards):
 def test_without_a_second_study_nothing_claims_an_interval(tmp_path):
     write(tmp_path / "runs", [trial_rows("digits", "adamw", 10.0), trial_rows("digits", "muon", 5.0)])
     boards = build_boards(Choice(results=str(tmp_path)))
-    text = write_site(boards, tmp_path / "board").read_text()
+    text = write_site(boards, tmp_path / "board").read_text(encoding="utf-8")
     assert "no spread is known" in text
     assert "95 % interval" not in text
     assert "nan" not in text.lower().replace("nanotime", "")
@@ -225,13 +227,13 @@ def test_downloads_hold_the_rows_behind_the_figures(results, boards):
 
 def test_no_data_script_holds_a_number_that_json_does_not_know(results):
     for path in (results / "board").rglob("data/**/*.js"):
-        assert not re.search(r"[:,\[](NaN|-?Infinity)[,\]}]", path.read_text()), path
+        assert not re.search(r"[:,\[](NaN|-?Infinity)[,\]}]", path.read_text(encoding="utf-8")), path
 
 
 def test_names_that_are_code_stay_text(tmp_path):
     write(tmp_path / "runs", [trial_rows("w", "<img src=x onerror=alert(1)>", 5.0), trial_rows("w", "a b&c", 6.0)])
     page = write_site(build_boards(Choice(results=str(tmp_path))), tmp_path / "board")
-    assert "<img src=x" not in page.read_text()
+    assert "<img src=x" not in page.read_text(encoding="utf-8")
     assert len(list((page.parent / "submissions").glob("*.html"))) == 2
 
 
@@ -275,7 +277,8 @@ def test_nothing_recorded_is_said(tmp_path):
 
 
 def test_pages_are_served_to_this_machine_alone(results):
-    code = "import sys, pathlib, harness.commands.dashboard as d; d.serve(pathlib.Path(sys.argv[1]), port=0)"
+    code = "import sys, pathlib, harness.commands.dashboard as d; "
+    code += "d.serve(pathlib.Path(sys.argv[1]), d.PlainConsole(), port=0)"
     started = [sys.executable, "-u", "-c", code, str(results / "board")]
     with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
         try:
@@ -315,7 +318,7 @@ def test_the_profile_table_ends_at_the_share_of_workloads_reached(boards):
 
 
 def test_templates_and_assets_are_declared_as_package_data():
-    settings = (ROOT / "pyproject.toml").read_text()
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert '"harness.board" = ["assets/*", "templates/*"]' in settings
     assert {
         path.parent.name for path in Path(ROOT, "harness/board").rglob("*.*") if path.suffix in (".html", ".css", ".js")

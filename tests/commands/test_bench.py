@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
@@ -19,7 +18,7 @@ import pytest
 from harness.api import ConfigError
 from harness.commands import bench
 from harness.study.identity import describe, trial_key
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 FAST = ["tracking=off", "hardware.memory_gib=4", "++hardware.seconds_per_step.digits_mlp=0.0006"]
 TRAIN = "def train(trial, hp):\n    for batch in trial.batches():\n        pass\n"
@@ -179,17 +178,16 @@ def test_killing_the_referee_at_any_moment_and_running_again_gives_the_same_rows
         sys.executable, "-m", "harness.commands.bench", "workload=digits_mlp", "submission=adamw,nesterov,muon",
         f"results={tmp_path}", "tracking=offline", *FAST[1:],
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     chance = random.Random(kills)
     for moment in (chance.uniform(2.0, 8.0) for _ in range(kills)):
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
         time.sleep(moment)
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         process.wait()
         _, alive = psutil.wait_procs(below, timeout=15.0)
         assert alive == []
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     trials = pd.read_parquet(tmp_path / "runs" / "trials")
     evaluations = pd.read_parquet(tmp_path / "runs" / "evaluations")

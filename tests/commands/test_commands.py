@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,13 @@ from harness.api import ConfigError, DataError
 from harness.commands.skeleton import write_skeleton
 from harness.plugins.submission import load_submission
 from harness.study.hardware import Calibration, step_seconds, this_machine
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 
 
 def call(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    changed = environment(COLUMNS="200", TMPDIR=str(folder))
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=changed, check=False)
 
 
 def test_plain_make_prints_each_target_with_one_line():

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import io
 import math
-import os
 import re
 import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from harness.api import ConfigError, DataError
+from harness.command_line import PlainConsole
 from harness.commands.leaderboard import Choice, main, parse_choice, show
-from tests.conftest import ROOT
+from tests.conftest import environment
 from tests.scoring.scoring_tables import FIRST_DAY, trial_rows, write
 
 LATER = FIRST_DAY + datetime.timedelta(days=1)
 
 
 def printed(runs, *, width=100, **choice):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = PlainConsole(io.StringIO(), width=width, record=True)
     show(Choice(results=str(runs.parent), **choice), console)
     return console.export_text()
 
@@ -163,7 +163,7 @@ def test_a_bad_metric_names_the_folder_and_the_column(tmp_path):
 @pytest.mark.parametrize(("argument", "words"), [("results=nowhere", "make bench"), ("colour=red", "colour")])
 def test_nothing_recorded_and_a_mistake_end_with_one_line_and_exit_code_two(tmp_path, argument, words):
     command = [sys.executable, "-m", "harness.commands.leaderboard", argument]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True)
     assert done.returncode == 2
     assert words in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.api import ConfigError, DataError
+from harness.command_line import PlainConsole
 from harness.commands.import_algoperf import Import, main, parse_import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, read_evaluations, read_trials
 from harness.records.tables import read_table
@@ -54,7 +55,7 @@ def targets(tmp_path):
 
 
 def imported(logs, targets, tmp_path):
-    run_import(Import(logs, targets, tmp_path / "results", workers=1))
+    run_import(Import(logs, targets, tmp_path / "results", workers=1), PlainConsole())
     runs = tmp_path / "results" / "runs"
     return read_table(runs, "trials").set_index("trial_id"), read_table(runs, "evaluations")
 

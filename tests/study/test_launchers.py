@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -18,15 +17,15 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from rich.console import Console
 from rich.text import Text
 
 from harness.api import ConfigError
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.study.hardware import Calibration, this_machine
 from harness.study.jobs import JobConsole, JobsDisplay
 from hydra_plugins.timetrial_launchers.engines import imported
-from tests.conftest import ROOT
+from tests import conftest
 
 YAML = "title: a test\nauthors: nobody\npaper: none\nhyperparameters: {learning_rate: 0.05}\n"
 
@@ -86,7 +85,7 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     # One thread wherever it runs: the sums of an evaluation depend on their number in the last bits.
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return conftest.environment(OMP_NUM_THREADS="1", COLUMNS="200")
 
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -329,7 +328,7 @@ def test_what_jobs_say_is_shown_in_whole_lines_and_once(tmp_path):
     for number in range(2):
         (tmp_path / str(number)).mkdir()
         consoles.append(JobConsole(tmp_path / str(number)))
-    with JobsDisplay(Console(file=shown, width=80), tmp_path, 3):
+    with JobsDisplay(PlainConsole(shown, width=80), tmp_path, 3):
         for round_ in range(20):
             for number, console in enumerate(consoles):
                 console.print(f"job {number} says {round_} " + "and goes on " * 10, soft_wrap=True)
@@ -349,7 +348,7 @@ def test_on_a_terminal_the_last_lines_say_where_each_job_is(tmp_path):
     for number in range(3):
         (tmp_path / str(number)).mkdir()
         JobConsole(tmp_path / str(number)).show(Text(f"trial {number} at 1.0/2.0 s"))
-    terminal = Console(file=shown, width=80, force_terminal=True)
+    terminal = PlainConsole(shown, width=80, force_terminal=True)
     with JobsDisplay(terminal, tmp_path, 4):
         JobConsole(tmp_path / "2").end()
     assert "trial 0 at 1.0/2.0 s" in shown.getvalue()
@@ -373,18 +372,6 @@ def test_a_results_folder_that_cannot_be_written_is_said_before_anything_runs(tm
         captured = capfd.readouterr()
         assert captured.out == ""
         assert "cannot write (Not a directory)" in captured.err
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.slow

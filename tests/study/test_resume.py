@@ -343,7 +343,7 @@ def crashes_once(tmp_path: Path, way: str) -> str:
 @pytest.mark.parametrize(
     ("way", "words"),
     [
-        ("raise ValueError('once')", "ValueError: once"),
+        ("raise ValueError('[/x] state [lr]')", "ValueError: [/x] state [lr]"),
         ("trial.finish()", "finished within its first step"),
         ("import os; os._exit(3)", "exited with code 3"),
         pytest.param("time.sleep(1000)", "did not stand at step 20 again after 1", marks=pytest.mark.slow),

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rich.console import Console
 
 from harness.api import Budget, ConfigError, DataError, Target
+from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.study.identity import describe, trial_key, trial_seed
 from harness.study.study import run_study
@@ -71,7 +71,7 @@ def study_config(results: Path, submission: Path, **changes: Any) -> StudyConfig
 
 def run(config: StudyConfig) -> str:
     said = io.StringIO()
-    run_study(describe(config), Console(file=said, width=200))
+    run_study(describe(config), PlainConsole(said, width=200))
     return said.getvalue()
 
 

