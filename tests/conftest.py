@@ -97,7 +97,7 @@ def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
         "workload": {
             "entry": BLOBS,
             "options": options,
-            "data_folder": str(folder),
+            "data_folder": str(folder.parent / "data"),
             "train_sha256": workload.load("train", folder).digest(),
         },
         "submission": {"folder": str(folder), "entry": None, "schedule": "constant"},

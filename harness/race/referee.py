@@ -61,7 +61,8 @@ class Referee:
         weights = self._judge.shared_weights()
         began = time.monotonic()
         try:
-            trainer = self._sandbox.start(spec.workload, weights, scratch)
+            readable = [Path(spec.submission["folder"]), *([continuation.folder] if continuation else [])]
+            trainer = self._sandbox.start(spec.workload, weights, scratch, readable=readable)
             callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
             trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)

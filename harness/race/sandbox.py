@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,8 @@ class Sandbox:
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
+        self.missing: str | None = "a server of trainers"
+        """What this system lacks to keep trainers in, since the first start; None where it lacks nothing."""
         atexit.register(self.close)
 
     def __enter__(self) -> Sandbox:
@@ -66,8 +69,14 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, workload: Message, weights: SharedWeights, scratch: Path) -> Trainer:
-        """A new trainer, which waits for its task. `workload`: what it prepares; `scratch`: its folder and home."""
+    def start(
+        self, workload: Message, weights: SharedWeights, scratch: Path, *, readable: Sequence[Path] = ()
+    ) -> Trainer:
+        """A new trainer, which waits for its task.
+
+        `workload`: what it prepares; `scratch`: the folder that it may write; `readable`: what it sees beside system,
+        packages, harness and workload.
+        """
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir(parents=True)
@@ -89,6 +98,9 @@ class Sandbox:
         request = {
             "workload": workload,
             "scratch": str(scratch.resolve()),
+            "readable": [str(path) for path in readable],
+            "is_open": self.missing is not None,
+            "gpus": self.device.type == "cuda",
             "memory_bytes": self.memory_bytes,
             # CUDA reserves address space far beyond what it uses.
             "limit_memory": self.device.type == "cpu",
@@ -113,7 +125,14 @@ class Sandbox:
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
         has_ranks = self.devices > 1
         return Trainer(
-            answer["pid"], self._server.pid, channel, self._notices, log_read, self.memory_bytes, has_ranks=has_ranks
+            answer["pid"],
+            self._server.pid,
+            channel,
+            self._notices,
+            log_read,
+            self.memory_bytes,
+            has_ranks=has_ranks,
+            keepers=answer["keepers"],
         )
 
     def close(self) -> None:
@@ -160,6 +179,11 @@ class Sandbox:
             start_new_session=True,
         )
         theirs.close()
+        try:
+            self.missing = self._notices.receive(time.monotonic() + _START_SECONDS)["missing"]
+        except (TimeoutError, ChannelClosed):
+            self.close()
+            raise DataError("the trainers' server does not start. Run the same command again.") from None
 
 
 @functools.lru_cache(maxsize=1)
