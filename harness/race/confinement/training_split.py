@@ -127,4 +127,7 @@ def main(request: str, descriptor: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    # What is pickled must have been defined in the module by its name, not in __main__.
+    from harness.race.confinement import training_split
+
+    sys.exit(training_split.main(sys.argv[1], int(sys.argv[2])))
