@@ -13,40 +13,38 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness.api import HarnessError
 from harness.race.confinement import limits, namespaces
 from harness.race.processes import adopt_orphans, die_with_parent, kill_descendants
 
 if TYPE_CHECKING:
     from harness.race.confinement.training_split import TrainingSplit
 
-_START_SECONDS = 60.0
 _SHARED_BYTES = 4 << 30
 
 
 @dataclass
 class _Running:
-    """A trainer by its number here, the processes that keep it, and where these say how it ended (None: none do)."""
+    """A trainer by its number, and what it is kept in (None: nothing)."""
 
     pid: int
-    keepers: list[int]
-    report: socket.socket | None
+    enclosure: namespaces.Enclosure | None
 
 
 def main(descriptor: int, *, warm: bool) -> None:
     """Serve requests from the socket `descriptor` until its other end closes."""
     control = socket.socket(fileno=descriptor)
-    # Before torch makes threads: a process with threads cannot enter a user namespace.
+    # First of all, since importing torch makes threads: a process with threads cannot enter a user namespace.
     missing = namespaces.missing()
+    builder = None
     if missing is None:
         namespaces.enter_user_namespace()
-    _reply(control, {"missing": missing})
+        builder = namespaces.Builder()
+    _reply(control, {"missing": missing, "builder": builder.pid if builder else None})
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -69,12 +67,13 @@ def main(descriptor: int, *, warm: bool) -> None:
                 os._exit(0)
             try:
                 prepared.prepare(request)
-                child, running = _start(request, descriptors, prepared, keeps=missing is None)
-            except (OSError, HarnessError) as error:
-                _reply(control, {"error": f"cannot start a trainer: {getattr(error, 'strerror', None) or error}"})
+                running = _start(request, descriptors, prepared, builder)
+            except Exception as error:  # no memory, no processes, no namespaces: the server serves on
+                _reply(control, {"error": f"cannot start a trainer: {error}"})
             else:
-                trainers[child] = running
-                _reply(control, {"pid": running.pid, "keepers": running.keepers})
+                trainers[running.pid] = running
+                keeper = running.enclosure.keeper if running.enclosure else None
+                _reply(control, {"pid": running.pid, "keeper": keeper, "is_ready": prepared.is_ready})
             for passed in descriptors:
                 os.close(passed)
 
@@ -95,24 +94,24 @@ class _Prepared:
 
     def __init__(self, *, warm: bool) -> None:
         self.is_warm = warm
-        self._key = ""
         self.split: TrainingSplit | None = None
         self.for_trainer: Any = None
+        self.is_ready = False
         """A trainer.Prepared, or the split, from which the trainer makes it or says why it cannot."""
 
     def prepare(self, request: dict[str, Any]) -> None:
-        """Read the split, unless it is the one that is there. Raises OSError where no process can be started."""
+        """Read the split before the first trainer is started: a server is for one workload.
+
+        Later it cannot: its children are then born into the enclosure of the last trainer.
+        """
+        if self.split is not None:
+            return
         from harness.race.confinement import training_split
 
-        key = json.dumps(request["workload"], sort_keys=True)
-        if key == self._key and self.split is not None and self.split.is_whole:
-            return
-        if self.split is not None:
-            self.split.close()
-        self.split = self.for_trainer = None
         read = training_split.read_forked if self.is_warm else training_split.read_fresh
-        self._key, self.split = key, read(request["workload"])
+        self.split = read(request["workload"])
         self.for_trainer = self.split
+        self.is_ready = self.split.is_whole
         if self.is_warm and self.split.is_whole:
             from harness.race import trainer
 
@@ -124,85 +123,36 @@ class _Prepared:
 
 
 def _start(
-    request: dict[str, Any], descriptors: list[int], prepared: _Prepared, *, keeps: bool
-) -> tuple[int, _Running]:
-    """Start a trainer; returns the number of the child that is to be waited for, and the trainer."""
-    if not keeps:
+    request: dict[str, Any], descriptors: list[int], prepared: _Prepared, builder: namespaces.Builder | None
+) -> _Running:
+    """Start a trainer. Raises OSError where the system gives no process or no namespaces."""
+    if builder is None:
         child = os.fork()
         if child == 0:
             _become_trainer(request, descriptors, prepared)
-        return child, _Running(child, [], None)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        return _Running(child, None)
+    view = _view(request, prepared)
+    enclosure = builder.build(view, shared_bytes=min(_SHARED_BYTES, request["memory_bytes"] // 4))
     try:
-        child = os.fork()
+        child = enclosure.fork()
     except OSError:
-        ours.close()
-        theirs.close()
+        enclosure.end()
         raise
     if child == 0:
-        ours.close()
-        _become_keeper(request, descriptors, prepared, theirs)
-    theirs.close()
-    ours.settimeout(_START_SECONDS)
-    try:
-        first, inner = _word(ours)
-        word, pid = _word(ours) if first == "isolated" else (first, 0)
-    except OSError as error:
-        word, pid, inner = f"the keeper of the trainer does not answer ({error})", 0, 0
-    if word != "started":
-        ours.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        raise OSError(0, word)
-    return child, _Running(pid, [child, inner], ours)
-
-
-def _word(report: socket.socket) -> tuple[str, int]:
-    """What was said on the socket, and the number, in this process's terms, of the process that said it."""
-    content, ancillary, _, _ = report.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
-    if not content:
-        return "it ended while it was being isolated", 0
-    for _, kind, data in ancillary:
-        if kind == socket.SCM_CREDENTIALS:
-            return content.decode(errors="replace"), struct.unpack("3i", data)[0]
-    return content.decode(errors="replace"), 0
-
-
-def _become_keeper(
-    request: dict[str, Any], descriptors: list[int], prepared: _Prepared, report: socket.socket
-) -> None:
-    """In the child: never returns. Of its two processes the inner one, first of a PID namespace, does the work."""
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        die_with_parent()
-        _close_all_but(*descriptors, report.fileno(), *_split_descriptor(prepared))
-        view = _view(request, prepared)
-        inner = namespaces.fork_first()
-        if inner != 0:
-            _close_all_but()
-            os.waitpid(inner, 0)
-            return
-        die_with_parent()
-        namespaces.build(view, shared_bytes=min(_SHARED_BYTES, request["memory_bytes"] // 4))
-        namespaces.drop_privileges()
-        report.send(b"isolated")
-        trainer = os.fork()
-        if trainer == 0:
+        try:
+            enclosure.move_in()
             namespaces.confine(view)
             limits.restrict_processes()
-            report.send(b"started")
-            report.close()
-            _become_trainer(request, descriptors, prepared)
-        _close_all_but(report.fileno())
-        status, peak, seconds = namespaces.keep(trainer)
-        report.send(json.dumps({"status": status, "peak": peak, "cpu_seconds": seconds}).encode())
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            report.send(f"{error.filename or 'a system call'}: {error.strerror}".encode())
-    finally:
-        os._exit(0)
+        except OSError as error:
+            _say_last(descriptors[0], f"cannot be isolated: {error.filename or 'a system call'}: {error.strerror}")
+        _become_trainer(request, descriptors, prepared)
+    return _Running(child, enclosure)
+
+
+def _say_last(channel: int, reason: str) -> NoReturn:
+    """Tell the referee why there is no trainer."""
+    os.write(channel, json.dumps({"type": "crashed", "reason": reason}).encode() + b"\n")
+    os._exit(1)
 
 
 def _view(request: dict[str, Any], prepared: _Prepared) -> Any:
@@ -293,31 +243,17 @@ def _reap(control: socket.socket, trainers: dict[int, _Running]) -> None:
             return
         if pid not in trainers:
             continue
-        running = trainers.pop(pid)
+        enclosure = trainers.pop(pid).enclosure
+        seconds = usage.ru_utime + usage.ru_stime
+        if enclosure is not None:
+            seconds += enclosure.end()
         notice = {
+            "exited": pid,
             "status": os.waitstatus_to_exitcode(status),
-            "peak": usage.ru_maxrss,
-            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "peak_host_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "cpu_seconds": seconds,
         }
-        if running.report is not None:
-            notice = _keepers_word(running.report)
-        peak = None if notice["peak"] is None else notice["peak"] * (1 if sys.platform == "darwin" else 1024)
-        cpu_seconds = notice["cpu_seconds"]
-        _reply(
-            control,
-            {"exited": running.pid, "status": notice["status"], "peak_host_bytes": peak, "cpu_seconds": cpu_seconds},
-        )
-
-
-def _keepers_word(report: socket.socket) -> dict[str, Any]:
-    """How the trainer ended. A keeper that was killed says nothing, and all below it were killed with it."""
-    with report:
-        report.setblocking(False)
-        try:
-            notice: dict[str, Any] = json.loads(report.recv(4096))
-        except (OSError, ValueError):
-            return {"status": -signal.SIGKILL, "peak": None, "cpu_seconds": None}
-        return notice
+        _reply(control, notice)
 
 
 def _reply(control: socket.socket, message: dict[str, Any]) -> None:

@@ -38,10 +38,10 @@ class Trainer:
         memory_bytes: int,
         *,
         has_ranks: bool = False,
-        keepers: Sequence[int] = (),
+        helpers: Sequence[int | None] = (),
     ) -> None:
         self.pid = pid
-        self._keepers = keepers
+        self._helpers = helpers
         self._peak_of_one: int | None = None
         self._peak_of_all = 0
         self._has_ranks = has_ranks
@@ -197,7 +197,7 @@ class Trainer:
 
     def _processes(self) -> list[psutil.Process]:
         # The server runs one trainer at a time, so all that is below it belongs to this one, orphans included.
-        return [process for process in descendants(self._server) if process.pid not in self._keepers]
+        return [process for process in descendants(self._server) if process.pid not in self._helpers]
 
     def _read_log(self) -> None:
         chunk = os.read(self._log, 1 << 16)

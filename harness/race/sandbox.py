@@ -59,6 +59,7 @@ class Sandbox:
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
+        self._builder: int | None = None
         self.missing: str | None = "a server of trainers"
         """What this system lacks to keep trainers in, since the first start; None where it lacks nothing."""
         atexit.register(self.close)
@@ -86,7 +87,7 @@ class Sandbox:
             ) from None
         # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
         content = {name: value for name, value in workload.items() if name != "data_folder"}
-        is_used = self._forks and content != self._workload
+        is_used = content != self._workload
         if self._server is None or self._server.poll() is not None or is_used:
             self._start_server()
             self._workload = content
@@ -123,6 +124,8 @@ class Sandbox:
         if "pid" not in answer:
             self.close()
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
+        if not answer["is_ready"]:
+            self._workload = {}  # what was wrong with the data may have been mended by the next trial
         has_ranks = self.devices > 1
         return Trainer(
             answer["pid"],
@@ -132,7 +135,7 @@ class Sandbox:
             log_read,
             self.memory_bytes,
             has_ranks=has_ranks,
-            keepers=answer["keepers"],
+            helpers=(self._builder, answer["keeper"]),
         )
 
     def close(self) -> None:
@@ -180,7 +183,8 @@ class Sandbox:
         )
         theirs.close()
         try:
-            self.missing = self._notices.receive(time.monotonic() + _START_SECONDS)["missing"]
+            word = self._notices.receive(time.monotonic() + _START_SECONDS)
+            self.missing, self._builder = word["missing"], word["builder"]
         except (TimeoutError, ChannelClosed):
             self.close()
             raise DataError("the trainers' server does not start. Run the same command again.") from None

@@ -1,29 +1,34 @@
 """Namespaces: a trainer's own processes, network, and file system, built from a View. Linux only.
 
-The server enters a user namespace once. For each trial it starts a *keeper* of two processes: one that the host sees,
-and its child, the first of a new PID namespace, which builds the file system, starts the trainer, and takes everything
-in there down with itself.
+The server enters a user namespace once, and forks a Builder while it is small and has no threads. For each trial that
+makes an Enclosure: namespaces with a first process, whose end is the end of everything inside. The trainer is forked
+from the server itself, warm, and moves in.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
+import errno
 import fcntl
+import json
 import os
-import shutil
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NoReturn
 
 from harness.race.confinement import kernel, landlock, seccomp
 from harness.race.confinement.view import View
+from harness.race.processes import adopt_orphans
 
-_ALL = (
-    kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
-)
+_ALL = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
+# The first is where children are born; the others are moved into.
+_KINDS = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
+_BUILD_SECONDS = 60.0
 # Not more than the first process numbers of a namespace, which no system gives twice.
 _PROCESSES_AND_THREADS = 2048
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
@@ -52,28 +57,19 @@ def missing() -> str | None:
 
 
 def _tried() -> str:
+    adopt_orphans()
     try:
         enter_user_namespace()
     except OSError as error:
         return f"user namespaces ({error.strerror})"
-    read, write = os.pipe()
+    system = [("show", "/usr")] if Path("/usr").is_dir() else []
     try:
-        child = fork_first()
+        enclosure = Builder().build(View(system, devices=["/dev/null"]), shared_bytes=1 << 20)
+        seccomp.restrict()
+        enclosure.end()
     except OSError as error:
-        return f"PID namespaces ({error.strerror})"
-    if child == 0:
-        try:
-            build(View([("show", "/usr")] if Path("/usr").is_dir() else [], [], "", ["/dev/null"]), shared_bytes=1 << 20)
-            kernel.drop_capabilities()
-            landlock.restrict([])
-            seccomp.restrict()
-            os.write(write, b"all")
-        except OSError as error:
-            os.write(write, f"{error.filename or 'a system call'} ({error.strerror})".encode())
-        os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    return os.read(read, 400).decode(errors="replace")
+        return f"{error.filename or 'a system call'}: {error.strerror}"
+    return "all"
 
 
 def enter_user_namespace() -> None:
@@ -88,10 +84,119 @@ def enter_user_namespace() -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
 
 
-def fork_first() -> int:
-    """As os.fork, but the child is number 1 of a new PID namespace, in which this process's later children are too."""
-    kernel.unshare(kernel.CLONE_NEWPID)
-    return os.fork()
+class Enclosure:
+    """Namespaces for one trial. `keeper`: their first process, by its number here."""
+
+    def __init__(self, keeper: int, lifeline: socket.socket, namespaces: list[int]) -> None:
+        self.keeper = keeper
+        self._lifeline = lifeline
+        self._processes, *self._others = namespaces
+
+    def fork(self) -> int:
+        """As os.fork, but the child sees, and is seen by, the processes in here alone. Raises OSError."""
+        kernel.setns(self._processes, kernel.CLONE_NEWPID)
+        return os.fork()
+
+    def move_in(self) -> None:
+        """The child's part: take over file system and network, and give up all rights over them."""
+        for namespace in self._others:
+            kernel.setns(namespace, 0)
+        kernel.drop_capabilities()
+
+    def end(self) -> float:
+        """End everything in here; returns the CPU seconds of what had lost its parents."""
+        for descriptor in (self._processes, *self._others):
+            os.close(descriptor)
+        self._lifeline.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.keeper, signal.SIGKILL)
+        try:
+            usage = os.wait4(self.keeper, 0)[2]
+        except ChildProcessError:
+            return 0.0
+        return usage.ru_utime + usage.ru_stime
+
+
+class Builder:
+    """A small process that makes enclosures. Its maker must have entered a user namespace and adopt orphans."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._requests.close()
+            _serve(theirs)
+        theirs.close()
+
+    def build(self, view: View, *, shared_bytes: int) -> Enclosure:
+        """New namespaces with this view. Raises OSError that says what failed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.settimeout(_BUILD_SECONDS)
+        request = json.dumps({"view": asdict(view), "shared_bytes": shared_bytes}).encode()
+        try:
+            with theirs:
+                socket.send_fds(self._requests, [request], [theirs.fileno()])
+            room = socket.CMSG_SPACE(4 * len(_KINDS)) + socket.CMSG_SPACE(struct.calcsize("3i"))
+            word, ancillary, _, _ = ours.recvmsg(4096, room)
+        except OSError as error:
+            ours.close()
+            raise OSError(errno.EIO, f"no answer ({error})", "the builder of namespaces") from None
+        sent = {kind: data for _, kind, data in ancillary}
+        if word != b"built":
+            ours.close()
+            raise OSError(errno.EIO, word.decode(errors="replace") or "it ended", "an isolated process")
+        keeper = struct.unpack("3i", sent[socket.SCM_CREDENTIALS])[0]
+        return Enclosure(keeper, ours, list(array.array("i", sent[socket.SCM_RIGHTS])))
+
+
+def _serve(requests: socket.socket) -> NoReturn:
+    """The builder's life: one request after the other until its maker goes."""
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(requests, 1 << 18, 1)
+        if not content:
+            os._exit(0)
+        first = os.fork()
+        if first == 0:
+            requests.close()
+            _make(json.loads(content), socket.socket(fileno=descriptors[0]))
+        os.waitpid(first, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _make(request: dict[str, Any], report: socket.socket) -> NoReturn:
+    """In a process of two, of which the outer one ends at once, so that the keeper comes to the server."""
+    try:
+        kernel.unshare(kernel.CLONE_NEWPID)
+        if os.fork() != 0:
+            os._exit(0)
+        build(View(**request["view"]), shared_bytes=request["shared_bytes"])
+        kernel.drop_capabilities()
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _KINDS]
+        socket.send_fds(report, [b"built"], namespaces)
+        for descriptor in namespaces:
+            os.close(descriptor)
+        _keep(report)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            report.send(f"{error.filename or 'a system call'}: {error.strerror}".encode())
+    finally:
+        os._exit(1)
+
+
+def _keep(lifeline: socket.socket) -> None:
+    """Reap what loses its parents in here, until the server goes: then the system ends all that is in here."""
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                pass
+
+    signal.signal(signal.SIGCHLD, reap)
+    with contextlib.suppress(OSError):
+        lifeline.recv(1)
 
 
 def build(view: View, *, shared_bytes: int) -> None:
@@ -145,7 +250,7 @@ def _take(step: str, path: str) -> None:
     if step == "link":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            Path(path).symlink_to(os.readlink(host))
+            Path(path).symlink_to(Path(host).readlink())
     elif step == "hide":
         if Path(path).is_dir():
             kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
@@ -201,39 +306,7 @@ def _raise_loopback() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
 
 
-def keep(trainer: int) -> tuple[int, int, float]:
-    """Wait for the process `trainer`, then end every other below this one.
-
-    Returns how it ended, its peak resident size in the system's unit, and the CPU seconds of all of them. For the first
-    process of a PID namespace.
-    """
-    status, peak = _wait_for(trainer)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return status, peak, usage.ru_utime + usage.ru_stime
-
-
-def _wait_for(trainer: int) -> tuple[int, int]:
-    while True:
-        pid, status, usage = os.wait4(-1, 0)
-        if pid == trainer:
-            return os.waitstatus_to_exitcode(status), usage.ru_maxrss
-
-
-def drop_privileges() -> None:
-    """Give up what building took. The keeper's memory and files are out of its trainer's reach from here on."""
-    kernel.drop_capabilities()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-
-
 def confine(view: View) -> None:
     """The last walls, in the trainer itself: what it may write, and what it may ask of the kernel."""
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     landlock.restrict(["/tmp", "/dev/shm", view.scratch])
     seccomp.restrict()

@@ -47,9 +47,9 @@ def packages_of(entry: str) -> list[str]:
 
 
 def interpreter() -> list[str]:
-    """The running Python, its library, and every folder that it imports from, but for those that hold more than code."""
+    """The running Python, its library, and every folder that it imports from."""
     places = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *sys.path]
-    return [os.path.abspath(place) for place in places if place and os.path.exists(place)]
+    return [str(Path(place).absolute()) for place in places if place and Path(place).exists()]
 
 
 def view_of(
@@ -60,7 +60,7 @@ def view_of(
     `private`: folders that stay out of sight, such as the data, though something else that is shown should hold them;
     `masked`: files inside what is shown that are seen empty; `gpus`: whether it drives NVIDIA devices.
     """
-    hidden = [os.path.realpath(path) for path in (ROOT, *private, os.path.dirname(scratch))]
+    hidden = [os.path.realpath(path) for path in (str(ROOT), *private, str(Path(scratch).parent))]
     code = [str(ROOT / "harness"), *interpreter(), *readable]
     steps: list[tuple[str, str]] = []
     shown: list[str] = []
@@ -83,7 +83,7 @@ def view_of(
 def _show(path: str, steps: list[tuple[str, str]], shown: list[str], *, hidden: Iterable[str]) -> None:
     """Add what makes `path` appear, with the links on the way to it."""
     links, real = _resolved(path)
-    if not os.path.exists(real) or any(_is_in(folder, real) for folder in hidden):
+    if not Path(real).exists() or any(_is_in(folder, real) for folder in hidden):
         return
     for link in links:
         if ("link", link) not in steps and not any(_is_in(link, above) for above in shown):
@@ -101,12 +101,12 @@ def _resolved(path: str) -> tuple[list[str], str]:
     while left:
         part = left.pop()
         if part == "..":
-            real = os.path.dirname(real)
+            real = real.rpartition("/")[0]
             continue
         step = f"{real}/{part}"
-        if os.path.islink(step) and len(links) < _LINKS_AT_MOST:
+        if Path(step).is_symlink() and len(links) < _LINKS_AT_MOST:
             links.append(step)
-            target = os.readlink(step)
+            target = str(Path(step).readlink())
             real = "" if target.startswith("/") else real
             left += [each for each in target.split("/") if each not in ("", ".")][::-1]
         else:
