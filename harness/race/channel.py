@@ -59,7 +59,7 @@ class Channel:
         del self._received[: end + 1]
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             raise SnapshotError(f"a message that is no JSON object: {line[:80]!r}. Leave the channel to the harness.")

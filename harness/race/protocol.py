@@ -18,6 +18,9 @@ from harness.race.channel import Message
 from harness.race.outcome import Observation, TrialSpec
 
 _TEXT_AT_MOST = 400
+_REPORTED_AT_MOST = 64
+_LARGEST = 1 << 53
+"""Whole numbers up to here fit into every column."""
 _MEASURED = ("first_step_seconds", "median_step_seconds", "p90_step_seconds", "peak_device_bytes")
 
 
@@ -107,7 +110,9 @@ def stop() -> Message:
 
 def one_line(text: object) -> str:
     """A text of the trainer's as one line that a row can hold."""
-    return " ".join(str(text).split())[:_TEXT_AT_MOST]
+    # Half a character, which JSON can hold, fits into no table.
+    readable = str(text)[: 4 * _TEXT_AT_MOST].encode(errors="replace").decode()
+    return " ".join(readable.split())[:_TEXT_AT_MOST]
 
 
 def check_failure(message: Message, *, patience: float) -> None:
@@ -144,15 +149,20 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         faults.append(f"a message of type {message.get('type')!r} in place of a snapshot")
     for name, least in (("step", last.step if last else 0), ("examples", last.examples if last else 0)):
         value = message.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
             faults.append(f"a snapshot with {name} {value!r}")
     if not isinstance(message.get("is_finished"), bool):
         faults.append("a snapshot that does not say whether it is the last")
     reported = message.get("reported")
-    if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
+    if not isinstance(reported, dict) or not all(map(_is_number, reported.values())):
         faults.append("reported values that are not numbers")
+    elif len(reported) > _REPORTED_AT_MOST or any(len(name) > _TEXT_AT_MOST for name in reported):
+        faults.append("more or longer reported names than there is room for")
     for name in _MEASURED:
-        if message.get(name) is not None and not _is_number(message[name]):
+        is_count = isinstance(message.get(name), int)
+        if message.get(name) is not None and not (
+            _is_number(message[name]) and (is_count or not name.endswith("bytes"))
+        ):
             faults.append(f"a snapshot with {name} {message[name]!r}")
     if faults:
         raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {faults[0]}"[:_TEXT_AT_MOST])
@@ -160,10 +170,12 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
-        message["reported"],
+        {one_line(name): float(value) for name, value in message["reported"].items()},
         *(message.get(name) for name in _MEASURED),
     )
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST

@@ -34,8 +34,8 @@ _START_SECONDS = 300.0
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
 
-    `threads` of each trainer; `memory_bytes` that one with all its children may use; `devices` of each, with a process
-    and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
+    `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` of files that it
+    may write; `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
     interpreters (None: where the device allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
@@ -48,6 +48,7 @@ class Sandbox:
         *,
         memory_bytes: int = 1 << 40,
         devices: int = 1,
+        disk_bytes: int = 16 << 30,
         forks: bool | None = None,
     ) -> None:
         self.device = device
@@ -55,11 +56,13 @@ class Sandbox:
         self._forks = forks_on(device) if forks is None else forks
         self.threads = threads
         self.memory_bytes = memory_bytes
+        self.disk_bytes = disk_bytes
         self._server: subprocess.Popen[bytes] | None = None
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
         self._builder: int | None = None
+        self._is_noticed = False
         self.missing: str | None = "a server of trainers"
         """What this system lacks to keep trainers in, since the first start; None where it lacks nothing."""
         atexit.register(self.close)
@@ -136,6 +139,18 @@ class Sandbox:
             self.memory_bytes,
             has_ranks=has_ranks,
             helpers=(self._builder, answer["keeper"]),
+            scratch=scratch,
+            disk_bytes=self.disk_bytes,
+        )
+
+    def notice(self) -> str | None:
+        """One line where trainers are not kept in, the first time that it is asked for."""
+        if self.missing is None or self._is_noticed:
+            return None
+        self._is_noticed = True
+        return (
+            f"no sandbox: this system lacks {self.missing}. Trials run, with sandboxed=false, and are ranked apart "
+            "(docs/trust.md)"
         )
 
     def close(self) -> None:
@@ -160,8 +175,8 @@ class Sandbox:
         self._control, theirs = socket.socketpair()
         self._notices = Channel(self._control)
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        for library in ("OMP", "MKL", "OPENBLAS"):
-            environment[f"{library}_NUM_THREADS"] = str(self.threads)
+        for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TORCHINDUCTOR_COMPILE"):
+            environment[f"{library}_THREADS"] = str(self.threads)
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         command = [

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from harness.api import DataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY = b"timetrial_schema_version"
 
 TRIALS = pa.schema(
@@ -61,6 +61,7 @@ TRIALS = pa.schema(
         pa.field("charged_seconds", pa.float64(), nullable=False),
         pa.field("evaluation_seconds", pa.float64(), nullable=False),
         pa.field("total_seconds", pa.float64(), nullable=False),
+        pa.field("cpu_seconds", pa.float64()),  # of all processes of the trainer, while the clock ran
         pa.field("first_step_seconds", pa.float64()),  # from go: import, construction, compilation, one step
         pa.field("median_step_seconds", pa.float64()),
         pa.field("p90_step_seconds", pa.float64()),
@@ -75,7 +76,9 @@ TRIALS = pa.schema(
         pa.field("device", pa.string(), nullable=False),
         pa.field("threads", pa.int32(), nullable=False),
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
-        pa.field("sandboxed", pa.bool_(), nullable=False),
+        pa.field(
+            "sandboxed", pa.bool_(), nullable=False
+        ),  # the trainer saw its own submission and training split alone
         pa.field("versions", pa.string(), nullable=False),  # JSON
         pa.field("git_revision", pa.string(), nullable=False),
         pa.field("submission_hash", pa.string(), nullable=False),
@@ -105,7 +108,7 @@ EVALUATIONS = pa.schema(
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
 
-_ADDED = {"resumes": (2, 0), "unofficial": (2, False)}
+_ADDED = {"resumes": (2, 0), "unofficial": (2, False), "cpu_seconds": (3, None)}
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
@@ -343,7 +346,7 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
 def _with_defaults(table: pa.Table) -> pa.Table:
     """The table with the nulls of columns that its older files lack filled in."""
     for name, (_, default) in _ADDED.items():
-        if name in table.column_names and table[name].null_count:
+        if default is not None and name in table.column_names and table[name].null_count:
             position = table.column_names.index(name)
             table = table.set_column(position, table.field(name), table[name].fill_null(default))
     return table
