@@ -159,11 +159,10 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
     elif len(reported) > _REPORTED_AT_MOST or any(len(name) > _TEXT_AT_MOST for name in reported):
         faults.append("more or longer reported names than there is room for")
     for name in _MEASURED:
-        is_count = isinstance(message.get(name), int)
-        if message.get(name) is not None and not (
-            _is_number(message[name]) and (is_count or not name.endswith("bytes"))
-        ):
-            faults.append(f"a snapshot with {name} {message[name]!r}")
+        value = message.get(name)
+        is_fit = _is_number(value) and (isinstance(value, int) or not name.endswith("bytes"))
+        if value is not None and not is_fit:
+            faults.append(f"a snapshot with {name} {value!r}")
     if faults:
         raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {faults[0]}"[:_TEXT_AT_MOST])
     return Snapshot(

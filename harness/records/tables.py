@@ -76,9 +76,7 @@ TRIALS = pa.schema(
         pa.field("device", pa.string(), nullable=False),
         pa.field("threads", pa.int32(), nullable=False),
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
-        pa.field(
-            "sandboxed", pa.bool_(), nullable=False
-        ),  # the trainer saw its own submission and training split alone
+        pa.field("sandboxed", pa.bool_(), nullable=False),  # the trainer could reach nothing that is not its own
         pa.field("versions", pa.string(), nullable=False),  # JSON
         pa.field("git_revision", pa.string(), nullable=False),
         pa.field("submission_hash", pa.string(), nullable=False),
