@@ -142,7 +142,7 @@ def _start(
         try:
             enclosure.move_in()
             namespaces.confine(view)
-            limits.restrict_processes()
+            limits.restrict_processes(namespaces.PROCESSES_AND_THREADS)
         except OSError as error:
             _say_last(descriptors[0], f"cannot be isolated: {error.filename or 'a system call'}: {error.strerror}")
         _become_trainer(request, descriptors, prepared)

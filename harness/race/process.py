@@ -42,12 +42,14 @@ class Trainer:
         memory_bytes: int,
         *,
         has_ranks: bool = False,
-        helpers: Sequence[int | None] = (),
+        builder: int | None = None,
+        keeper: int | None = None,
         scratch: Path | None = None,
         disk_bytes: int = 1 << 40,
     ) -> None:
         self.pid = pid
-        self._helpers = helpers
+        self._keeper = keeper
+        self._helpers = (builder, keeper)
         self._peak_of_one: int | None = None
         self._cpu_in_all: float | None = None
         self._peak_of_all = 0
@@ -119,6 +121,9 @@ class Trainer:
             with contextlib.suppress(TrainerGone):
                 self._wait(deadline - time.monotonic())
         _signal_group(self.pid, signal.SIGKILL)
+        if self._keeper is not None:  # with it everything in its namespace ends, however fast that starts more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._keeper, signal.SIGKILL)
         for _ in range(2):  # a second look catches what was started meanwhile
             _signal_each(self._processes(), signal.SIGKILL)
         reaped_by = time.monotonic() + 10.0

@@ -34,9 +34,9 @@ _START_SECONDS = 300.0
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
 
-    `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may write;
-    `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm server
-    instead of started as fresh interpreters (None: where the device allows it).
+    `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may
+    write; `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm
+    server instead of started as fresh interpreters (None: where the device allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
     """
@@ -138,7 +138,8 @@ class Sandbox:
             log_read,
             self.memory_bytes,
             has_ranks=has_ranks,
-            helpers=(self._builder, answer["keeper"]),
+            builder=self._builder,
+            keeper=answer["keeper"],
             scratch=scratch,
             disk_bytes=self.disk_bytes,
         )

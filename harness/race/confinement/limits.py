@@ -8,7 +8,6 @@ import sys
 
 _OPEN_FILES = 4096
 _FILE_BYTES = 8 << 30
-_THREADS_AND_PROCESSES = 2048
 
 
 def restrict(*, memory_bytes: int | None) -> None:
@@ -25,9 +24,9 @@ def restrict(*, memory_bytes: int | None) -> None:
         _limit(resource.RLIMIT_DATA, memory_bytes)
 
 
-def restrict_processes() -> None:
-    """So many processes and threads. In a user namespace of its own, where nobody else's count."""
-    _limit(resource.RLIMIT_NPROC, _THREADS_AND_PROCESSES)
+def restrict_processes(most: int) -> None:
+    """So many processes and threads, of this user in this user namespace."""
+    _limit(resource.RLIMIT_NPROC, most)
 
 
 def _limit(kind: int, most: int) -> None:

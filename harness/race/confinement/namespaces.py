@@ -29,8 +29,8 @@ _ALL = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.C
 # The first is where children are born; the others are moved into.
 _KINDS = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
 _BUILD_SECONDS = 60.0
-# Not more than the first process numbers of a namespace, which no system gives twice.
-_PROCESSES_AND_THREADS = 2048
+PROCESSES_AND_THREADS = 512 + 32 * (os.cpu_count() or 1)
+"""What a trainer may have at once; the referee's own limit on processes is lower, and is kept twice a second."""
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _READ_ONLY = kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV
 
@@ -222,7 +222,7 @@ def build(view: View, *, shared_bytes: int) -> None:
     # While the host's is in sight: without one the kernel gives none.
     kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     with contextlib.suppress(OSError):  # of a namespace of its own since Linux 6.14; the referee counts as well
-        Path("/proc/sys/kernel/pid_max").write_text(str(_PROCESSES_AND_THREADS), encoding="ascii")
+        Path("/proc/sys/kernel/pid_max").write_text(str(PROCESSES_AND_THREADS), encoding="ascii")
     kernel.set_mount("/proc", kernel.ATTR_RDONLY, recursive=False)
     if view.scratch:
         _bind(view.scratch, recursive=True)
