@@ -443,7 +443,7 @@ ATTACKS = [
         for number in (-1, 1):
             try:
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
+            except OSError:
                 pass
         honest(trial, until=3)
 """,

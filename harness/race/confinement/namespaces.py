@@ -29,7 +29,7 @@ _ALL = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.C
 # The first is where children are born; the others are moved into.
 _KINDS = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
 _BUILD_SECONDS = 60.0
-PROCESSES_AND_THREADS = 512 + 32 * (os.cpu_count() or 1)
+PROCESSES_AND_THREADS = 320 + 16 * (os.cpu_count() or 1)
 """What a trainer may have at once; the referee's own limit on processes is lower, and is kept twice a second."""
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _READ_ONLY = kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV
