@@ -304,6 +304,10 @@ class Workload(ABC):
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Read one split from the data folder. Raises DataError that names the command that mends it."""
 
+    def packaged_data(self) -> list[Path]:
+        """Files of installed packages that hold examples: no trainer can read them. Default: none."""
+        return []
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds."""

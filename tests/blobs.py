@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import SPLITS, Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+
+FILE = "blobs.bin"
 
 
 class Blobs(Workload):
     """Two classes in 8 dimensions, 512 training examples; error rate. `dropout` adds such a layer in front.
 
-    `hidden`: width of a hidden layer. `masked`: about a third of the examples do not count.
+    `hidden`: width of a hidden layer. `masked`: about a third of the examples do not count. `stored`: the splits are
+    read from one file, which `store` has written, as those of real workloads are.
     """
 
     loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
@@ -26,18 +30,34 @@ class Blobs(Workload):
         batch_norm: bool = False,
         hidden: int = 0,
         masked: bool = False,
+        stored: bool = False,
         slow_evaluation: float = 0.0,
     ) -> None:
         self.dropout = dropout
         self.hidden = hidden
         self.masked = masked
+        self.stored = stored
         self.batch_norm = batch_norm
         self.slow_evaluation = slow_evaluation
 
     def sources(self) -> list[DataSource]:
         return []
 
-    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing is read
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        if self.stored:
+            # A view of everything, which careless readers leave behind.
+            everything = torch.from_numpy(numpy.fromfile(folder / FILE, dtype=numpy.float32)).reshape(-1, 9)
+            part = everything[{"train": slice(512), "validation": slice(512, 768), "test": slice(768, 1024)}[split]]
+            return TensorExamples({"inputs": part[:, :8], "targets": part[:, 8].long()})
+        return self._drawn(split)
+
+    def store(self, folder: Path) -> None:
+        """Write all splits into one file of the folder."""
+        parts = [self._drawn(split).tensors() for split in SPLITS]
+        rows = torch.cat([torch.cat([part["inputs"], part["targets"][:, None]], dim=1) for part in parts])
+        rows.numpy().tofile(folder / FILE)
+
+    def _drawn(self, split: SplitName) -> TensorExamples:
         count, seed = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}[split]
         generator = torch.Generator().manual_seed(seed)
         targets = torch.arange(count) % 2

@@ -109,8 +109,8 @@ def race_on(
     submission.mkdir(exist_ok=True)
     (submission / "submission.py").write_text(textwrap.dedent(source), encoding="utf-8")
     spec, options = spec_for(submission, **changes)
-    workload = create_workload(BLOBS, options)
-    validation, test = (workload.load(split, folder) for split in ("validation", "test"))
+    workload = create_workload(spec.workload["entry"], options)
+    validation, test = (workload.load(split, folder / "data") for split in ("validation", "test"))
     judge = Judge(workload, sandbox.device, validation, test, batch_size=256)
     referee = Referee(judge, sandbox)
     return referee.run(spec, folder / "scratch", on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
@@ -118,14 +118,18 @@ def race_on(
 
 def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
     """A trial on the blobs workload that lasts at most two seconds; `options` are the workload's."""
-    options = changes.pop("options", {})
-    workload = create_workload(BLOBS, options)
+    entry, options = changes.pop("entry", BLOBS), changes.pop("options", {})
+    workload = create_workload(entry, options)
+    data = folder.parent / "data"
+    data.mkdir(exist_ok=True)
+    if options.get("stored"):
+        workload.store(data)
     values: dict[str, Any] = {
         "workload": {
-            "entry": BLOBS,
+            "entry": entry,
             "options": options,
-            "data_folder": str(folder),
-            "train_sha256": workload.load("train", folder).digest(),
+            "data_folder": str(data),
+            "train_sha256": workload.load("train", data).digest(),
         },
         "submission": {"folder": str(folder), "entry": None, "schedule": "constant"},
         "hyperparameters": {},

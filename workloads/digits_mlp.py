@@ -41,6 +41,10 @@ class DigitsMlp(Classification):
         """None: the file arrives with scikit-learn."""
         return []
 
+    def packaged_data(self) -> list[Path]:
+        """The file in scikit-learn, which holds all three splits."""
+        return [_packaged_file()]
+
     def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing lies in the data folder
         """Pixels scaled to [-0.5, 0.5], float32 [n, 64], and labels, int64 [n]; split by a fixed permutation."""
         pixels, labels = read_digits(_packaged_file())

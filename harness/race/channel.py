@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -58,7 +59,7 @@ class Channel:
         del self._received[: end + 1]
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             raise SnapshotError(f"a message that is no JSON object: {line[:80]!r}. Leave the channel to the harness.")
@@ -133,8 +134,10 @@ class SharedWeights:
     def create(cls, state: Mapping[str, Tensor]) -> SharedWeights:
         """Shared memory for the tensors of `state`."""
         slots = layout_of(state)
-        descriptor = _anonymous_file()
+        descriptor = anonymous_file("timetrial-weights")
         os.ftruncate(descriptor, _size_of(slots))
+        # A trainer that cut it short would take down whoever reads it.
+        seal(descriptor)
         return cls(slots, descriptor)
 
     @classmethod
@@ -197,8 +200,16 @@ def _size_of(slots: list[Slot]) -> int:
     return max(mmap.PAGESIZE, last.offset + count * itemsize)
 
 
-def _anonymous_file() -> int:
+def seal(descriptor: int, *, writing: bool = False) -> None:
+    """Fix the length of an anonymous file, and with `writing` its content too, where the system can (Linux)."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | (fcntl.F_SEAL_WRITE if writing else 0)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+
+
+def anonymous_file(name: str) -> int:
+    """Descriptor of a new file in memory that no folder lists. `name`: what it is called among open files."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("timetrial-weights")
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as handle:  # elsewhere than on Linux: a file without a name
         return os.dup(handle.fileno())

@@ -10,21 +10,42 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import select
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.race.confinement import limits, namespaces
 from harness.race.processes import adopt_orphans, die_with_parent, kill_descendants
+
+if TYPE_CHECKING:
+    from harness.race.confinement.training_split import TrainingSplit
+
+_SHARED_BYTES = 4 << 30
+
+
+@dataclass
+class _Running:
+    """A trainer by its number, and what it is kept in (None: nothing)."""
+
+    pid: int
+    enclosure: namespaces.Enclosure | None
 
 
 def main(descriptor: int, *, warm: bool) -> None:
     """Serve requests from the socket `descriptor` until its other end closes."""
     control = socket.socket(fileno=descriptor)
+    # First of all, since importing torch makes threads: a process with threads cannot enter a user namespace.
+    missing = namespaces.missing()
+    builder = None
+    if missing is None:
+        namespaces.enter_user_namespace()
+        builder = namespaces.Builder()
+    _reply(control, {"missing": missing, "builder": builder.pid if builder else None})
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -32,8 +53,8 @@ def main(descriptor: int, *, warm: bool) -> None:
     adopt_orphans()
     if warm:
         _warm_up()
-    prepared: dict[str, Any] = {}
-    trainers: set[int] = set()
+    prepared = _Prepared(warm=warm)
+    trainers: dict[int, _Running] = {}
     temporary = ""
     waits: list[Any] = [control, wake_read]
     while True:
@@ -48,22 +69,17 @@ def main(descriptor: int, *, warm: bool) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)  # of a referee that was killed
                 os._exit(0)
             temporary = request["temporary"]
-            if warm:
-                _prepare(prepared, request)
             try:
-                child = os.fork()
-            except OSError as error:
-                _reply(control, {"error": f"cannot start a process: {error.strerror}"})
-                continue
-            if child == 0:
-                control.close()
-                os.close(wake_read)
-                os.close(wake_write)
-                _become_trainer(request, descriptors, prepared if warm else None)
+                prepared.prepare(request)
+                running = _start(request, descriptors, prepared, builder)
+            except Exception as error:  # no memory, no processes, no namespaces: the server serves on
+                _reply(control, {"error": f"cannot start a trainer: {error}"})
+            else:
+                trainers[running.pid] = running
+                keeper = running.enclosure.keeper if running.enclosure else None
+                _reply(control, {"pid": running.pid, "keeper": keeper, "is_ready": prepared.is_ready})
             for passed in descriptors:
                 os.close(passed)
-            trainers.add(child)
-            _reply(control, {"pid": child})
 
 
 def _warm_up() -> None:
@@ -77,54 +93,135 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-def _prepare(prepared: dict[str, Any], request: dict[str, Any]) -> None:
-    """Keep the training split of the requested workload, so that forked trainers share it."""
-    from harness.race import trainer
+class _Prepared:
+    """The training split of the requested workload, and in a warm server what forked trainers share."""
 
-    key = json.dumps(request["workload"], sort_keys=True)
-    if key in prepared:
-        return
-    prepared.clear()
-    # A fault of the data is reported by the trainer, which meets it again; it must not take the server down.
-    with contextlib.suppress(Exception):
-        prepared[key] = trainer.prepare(request["workload"])
-        gc.freeze()
+    def __init__(self, *, warm: bool) -> None:
+        self.is_warm = warm
+        self.split: TrainingSplit | None = None
+        self.for_trainer: Any = None
+        self.is_ready = False
+        """A trainer.Prepared, or the split, from which the trainer makes it or says why it cannot."""
+
+    def prepare(self, request: dict[str, Any]) -> None:
+        """Read the split before the first trainer is started: a server is for one workload.
+
+        Later it cannot: its children are then born into the enclosure of the last trainer.
+        """
+        if self.split is not None:
+            return
+        from harness.race.confinement import training_split
+
+        read = training_split.read_forked if self.is_warm else training_split.read_fresh
+        self.split = read(request["workload"])
+        self.for_trainer = self.split
+        self.is_ready = self.split.is_whole
+        if self.is_warm and self.split.is_whole:
+            from harness.race import trainer
+
+            # What is wrong with the workload is said by the trainer, which meets it again.
+            with contextlib.suppress(Exception):
+                self.for_trainer = trainer.prepare(request["workload"], self.split)
+            gc.collect()
+            gc.freeze()
 
 
-def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: dict[str, Any] | None) -> None:
+def _start(
+    request: dict[str, Any], descriptors: list[int], prepared: _Prepared, builder: namespaces.Builder | None
+) -> _Running:
+    """Start a trainer. Raises OSError where the system gives no process or no namespaces."""
+    if builder is None:
+        child = os.fork()
+        if child == 0:
+            _become_trainer(request, descriptors, prepared)
+        return _Running(child, None)
+    view = _view(request, prepared)
+    enclosure = builder.build(view, shared_bytes=min(_SHARED_BYTES, request["memory_bytes"] // 4))
+    try:
+        child = enclosure.fork()
+    except OSError:
+        enclosure.end()
+        raise
+    if child == 0:
+        try:
+            enclosure.move_in()
+            namespaces.confine(view)
+            limits.restrict_processes(namespaces.PROCESSES_AND_THREADS)
+        except OSError as error:
+            _say_last(descriptors[0], f"cannot be isolated: {error.filename or 'a system call'}: {error.strerror}")
+        _become_trainer(request, descriptors, prepared)
+    return _Running(child, enclosure)
+
+
+def _say_last(channel: int, reason: str) -> NoReturn:
+    """Tell the referee why there is no trainer."""
+    os.write(channel, json.dumps({"type": "crashed", "reason": reason}).encode() + b"\n")
+    os._exit(1)
+
+
+def _view(request: dict[str, Any], prepared: _Prepared) -> Any:
+    from harness.race.confinement import view
+
+    assert prepared.split is not None
+    return view.view_of(
+        readable=[*view.packages_of(request["workload"]["entry"]), *request["readable"]],
+        private=[request["workload"]["data_folder"]],
+        masked=prepared.split.masked,
+        scratch=request["scratch"],
+        gpus=request["gpus"],
+    )
+
+
+def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: _Prepared) -> None:
     """In the child: never returns."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A group of its own: stop, continue and kill reach its threads and children, and nobody else.
     os.setpgid(0, 0)
     die_with_parent()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if request["limit_memory"] and sys.platform == "linux":
-        limit = request["memory_bytes"]
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limits.restrict(memory_bytes=request["memory_bytes"] if request["limit_memory"] else None)
     channel, weights, log = descriptors
+    split = _split_descriptor(prepared)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    scratch = request["scratch"]
-    os.chdir(scratch)
-    os.environ.update({"HOME": scratch, "TMPDIR": request["temporary"]})
-    if prepared is None:
-        for passed in (channel, weights):
+    os.chdir(request["scratch"])
+    # Where the trainer is kept in, /tmp is its own; elsewhere it is told of a folder with a short name.
+    home, temporary = (request["scratch"], request["temporary"]) if request["is_open"] else ("/tmp", "/tmp")
+    os.environ.update({"HOME": home, "TMPDIR": temporary})
+    if not prepared.is_warm:
+        _close_all_but(channel, weights, *split)
+        for passed in (channel, weights, *split):
             os.set_inheritable(passed, True)
-        os.execv(sys.executable, [sys.executable, "-m", "harness.race.trainer", str(channel), str(weights)])
+        numbers = [str(number) for number in (channel, weights, *split)]
+        os.execv(sys.executable, [sys.executable, "-m", "harness.race.trainer", *numbers])
+    _close_all_but(channel, weights)
     tempfile.tempdir = None  # it remembers the server's
     from harness.race import trainer
 
     code = 1
     try:
-        key = json.dumps(request["workload"], sort_keys=True)
-        code = trainer.main(channel, weights, prepared.get(key))
+        code = trainer.main(channel, weights, prepared.for_trainer)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         # Never back into the server's loop, nor through its exit handlers.
         os._exit(code)
+
+
+def _split_descriptor(prepared: _Prepared) -> list[int]:
+    """What a trainer that is not ready yet must keep open."""
+    is_ready = prepared.for_trainer is not prepared.split
+    return [] if is_ready or prepared.split is None else [prepared.split.descriptor]
+
+
+def _close_all_but(*kept: int) -> None:
+    """Close every descriptor above the standard ones that is not among `kept`: the server's are nobody's business."""
+    begin = 3
+    for number in sorted(kept):
+        os.closerange(begin, number)
+        begin = number + 1
+    os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
 
 
 def _request(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -138,7 +235,7 @@ def _request(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     return request, list(descriptors)
 
 
-def _reap(control: socket.socket, trainers: set[int]) -> None:
+def _reap(control: socket.socket, trainers: dict[int, _Running]) -> None:
     """Collect all that have ended; the referee hears of trainers alone, of which there is one at a time.
 
     It does not read between trials: notices of hundreds of orphans would fill the socket and block this process.
@@ -152,9 +249,17 @@ def _reap(control: socket.socket, trainers: set[int]) -> None:
             return
         if pid not in trainers:
             continue
-        trainers.discard(pid)
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        _reply(control, {"exited": pid, "status": os.waitstatus_to_exitcode(status), "peak_host_bytes": peak})
+        enclosure = trainers.pop(pid).enclosure
+        seconds = usage.ru_utime + usage.ru_stime
+        if enclosure is not None:
+            seconds += enclosure.end()
+        notice = {
+            "exited": pid,
+            "status": os.waitstatus_to_exitcode(status),
+            "peak_host_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "cpu_seconds": seconds,
+        }
+        _reply(control, notice)
 
 
 def _reply(control: socket.socket, message: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ class Checkpoint:
     evaluation_seconds: float
     total_seconds: float
     energy_joules: float | None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,7 @@ class Outcome:
     energy_joules: float | None = None
     resumes: int = 0
     frozen: bool = False
+    sandboxed: bool = False
+    cpu_seconds: float | None = None
+    """From the first *go* to the last moment that was charged, of all processes of the trainer; None: not measured."""
     log: str = ""

@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from harness.race.processes import exit_text
 
 _WATCH_PERIOD = 0.5
 _PROCESSES_AT_MOST = 256
+_FILES_AT_MOST = 10_000
+_STOP_SECONDS = 5.0
+_LAST_WORDS = 32
 _LOG_HEAD_BYTES = 1 << 18
 _LOG_TAIL_BYTES = 1 << 16
 
@@ -41,11 +45,18 @@ class Trainer:
         memory_bytes: int,
         *,
         has_ranks: bool = False,
+        builder: int | None = None,
+        keeper: int | None = None,
+        scratch: Path | None = None,
+        disk_bytes: int = 1 << 40,
     ) -> None:
         self.pid = pid
         self.is_over = False
         """Whether `end` has come to its end: no process and no file is left."""
+        self._keeper = keeper
+        self._helpers = (builder, keeper)
         self._peak_of_one: int | None = None
+        self._cpu_in_all: float | None = None
         self._peak_of_all = 0
         self._has_ranks = has_ranks
         self._server = server
@@ -55,6 +66,9 @@ class Trainer:
         self._temporary = temporary
         self._memory_bytes = memory_bytes
         self._exit: int | None = None
+        self._others = _system_processes()
+        self._scratch = scratch
+        self._disk_bytes = disk_bytes
         self._escaped: list[psutil.Process] = []
         self._head = bytearray()
         self._tail = bytearray()
@@ -87,9 +101,18 @@ class Trainer:
     def freeze(self) -> None:
         """Stop every thread and child of the trainer, those too that have left its process group."""
         _signal_group(self.pid, signal.SIGSTOP)
+        self._escaped = []
+        deadline = time.monotonic() + _STOP_SECONDS
+        # One that is not stopped yet may start others, so that they are looked for until all that are seen stand still.
         processes = self._processes()
-        self._escaped = [process for process in processes if _has_left(process, self.pid)]
-        _signal_each(self._escaped, signal.SIGSTOP)
+        while running := [process for process in processes if not _is_stopped(process)]:
+            escaped = [process for process in running if _has_left(process, self.pid)]
+            _signal_each(escaped, signal.SIGSTOP)
+            self._escaped += escaped
+            if time.monotonic() > deadline:
+                raise TrainerGone(f"{len(running)} of the trainer's processes could not be stopped")
+            time.sleep(0.0005)
+            processes = self._processes()
         if self._has_ranks:
             self._resident_bytes(processes)
 
@@ -105,6 +128,9 @@ class Trainer:
             with contextlib.suppress(TrainerGone):
                 self._wait(deadline - time.monotonic())
         _signal_group(self.pid, signal.SIGKILL)
+        if self._keeper is not None:  # with it everything in its namespace ends, however fast that starts more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._keeper, signal.SIGKILL)
         for _ in range(2):  # a second look catches what was started meanwhile
             _signal_each(self._processes(), signal.SIGKILL)
         reaped_by = time.monotonic() + 10.0
@@ -118,6 +144,16 @@ class Trainer:
             os.close(self._log)
             self._log = -1
         self.is_over = True
+
+    def cpu_seconds(self) -> float:
+        """What the trainer's processes have used up to now, those that have ended included."""
+        kept = [process for process in descendants(self._server) if process.pid in self._helpers]
+        return sum(map(_cpu_seconds, self._processes())) + sum(map(_cpu_seconds_of_children, kept))
+
+    @property
+    def cpu_seconds_in_all(self) -> float | None:
+        """What all its processes used from their start to their end; None where it was not told."""
+        return self._cpu_in_all
 
     @property
     def peak_host_bytes(self) -> int | None:
@@ -154,8 +190,9 @@ class Trainer:
             if self._exit is not None and self._channel not in readable:
                 # Its last words may have arrived together with its end.
                 with contextlib.suppress(ChannelClosed):
-                    while select.select([self._channel], [], [], 0)[0]:
-                        self._channel.read()
+                    for _ in range(_LAST_WORDS):  # children may hold the channel, and write for ever
+                        if select.select([self._channel], [], [], 0)[0]:
+                            self._channel.read()
                 raise TrainerGone(self._exit_reason())
 
     def _await_exit(self) -> None:
@@ -175,6 +212,7 @@ class Trainer:
             if message.get("exited") == self.pid:
                 self._exit = message["status"]
                 self._peak_of_one = message["peak_host_bytes"]
+                self._cpu_in_all = message["cpu_seconds"]
 
     def _exit_reason(self) -> str:
         if self._exit is None:
@@ -183,9 +221,15 @@ class Trainer:
 
     def _watch(self) -> None:
         """Raise TrainerGone where trainer and children together break a limit."""
+        is_crowded = _system_processes() > self._others + _PROCESSES_AT_MOST
+        if is_crowded:  # hundreds that run would keep the processor from this one, which counts them
+            _signal_group(self.pid, signal.SIGSTOP)
         processes = self._processes()
         if len(processes) > _PROCESSES_AT_MOST:
             raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
+        if is_crowded:
+            _signal_group(self.pid, signal.SIGCONT)
+        self._watch_disk()
         if self._resident_bytes(processes) <= self._memory_bytes:
             return
         used = _sum_of_memory(processes, _proportional_bytes)
@@ -195,6 +239,13 @@ class Trainer:
                 f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
             )
 
+    def _watch_disk(self) -> None:
+        files, total = _stored(self._scratch) if self._scratch is not None else (0, 0)
+        if files > _FILES_AT_MOST:
+            raise TrainerGone(f"the trainer wrote more than {_FILES_AT_MOST} files")
+        if total > self._disk_bytes:
+            raise TrainerGone(f"the trainer wrote {total / 2**30:.1f} GiB; {self._disk_bytes / 2**30:.1f} are allowed")
+
     def _resident_bytes(self, processes: list[psutil.Process]) -> int:
         """Resident sizes, which count shared pages once per process: cheap, and never too low."""
         resident = _sum_of_memory(processes, lambda process: int(process.memory_info().rss))
@@ -203,7 +254,7 @@ class Trainer:
 
     def _processes(self) -> list[psutil.Process]:
         # The server runs one trainer at a time, so all that is below it belongs to this one, orphans included.
-        return descendants(self._server)
+        return [process for process in descendants(self._server) if process.pid not in self._helpers]
 
     def _read_log(self) -> None:
         chunk = os.read(self._log, 1 << 16)
@@ -240,6 +291,52 @@ def _proportional_bytes(process: psutil.Process) -> int:
     """Memory of a process with shared pages divided among those who share them, where the system tells (Linux)."""
     full = process.memory_full_info()
     return int(getattr(full, "pss", full.uss))
+
+
+def _system_processes() -> int:
+    """How many processes the whole system has, where one look tells it (Linux)."""
+    return Path("/proc").stat().st_nlink if sys.platform == "linux" else 0
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return True
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Of the process, its threads, and its children that have ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+
+
+def _cpu_seconds_of_children(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+
+
+def _stored(folder: Path) -> tuple[int, int]:
+    """Files and bytes below `folder`; of too many files the first ones."""
+    files = total = 0
+    waiting = [folder]
+    while waiting and files <= _FILES_AT_MOST:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                files += 1
+                with contextlib.suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                if files > _FILES_AT_MOST:
+                    break
+    return files, total
 
 
 def _has_left(process: psutil.Process, group: int) -> bool:

@@ -11,7 +11,6 @@ the trainer may say `crashed` or `refused`, which ends the trial, and nothing el
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +21,9 @@ from harness.race.outcome import Observation, TrialSpec
 
 _TEXT_AT_MOST = 400
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_REPORTED_AT_MOST = 64
+_LARGEST = 1 << 53
+"""Whole numbers up to here fit into every column."""
 _MEASURED = ("first_step_seconds", "median_step_seconds", "p90_step_seconds", "peak_device_bytes")
 
 
@@ -159,7 +161,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         faults.append(f"a message of type {message.get('type')!r} in place of a snapshot")
     for name, least in (("step", last.step if last else 0), ("examples", last.examples if last else 0)):
         value = message.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
             faults.append(f"a snapshot with {name} {value!r}")
     if not isinstance(message.get("is_finished"), bool):
         faults.append("a snapshot that does not say whether it is the last")
@@ -168,20 +170,25 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         _is_number(value) or value in _NOT_FINITE.values() for value in reported.values()
     ):
         faults.append("reported values that are not numbers")
+    elif len(reported) > _REPORTED_AT_MOST or any(len(name) > _TEXT_AT_MOST for name in reported):
+        faults.append("more or longer reported names than there is room for")
     for name in _MEASURED:
-        if message.get(name) is not None and not _is_number(message[name]):
-            faults.append(f"a snapshot with {name} {message[name]!r}")
+        value = message.get(name)
+        is_fit = _is_number(value) and (isinstance(value, int) or not name.endswith("bytes"))
+        if value is not None and not is_fit:
+            faults.append(f"a snapshot with {name} {value!r}")
     if faults:
         raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {faults[0]}"[:_TEXT_AT_MOST])
     return Snapshot(
         message["step"],
         message["examples"],
         message["is_finished"],
-        {one_line(name): value for name, value in from_json(message["reported"]).items()},
+        {one_line(name): float(value) for name, value in from_json(message["reported"]).items()},
         *(message.get(name) for name in _MEASURED),
     )
 
 
 def _is_number(value: object) -> bool:
-    # No isfinite, which raises for a whole number beyond the range of floats.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST

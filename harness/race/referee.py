@@ -28,6 +28,10 @@ _EARLY = 0.999
 # evaluation, which holds the same import, construction and first step, and so many seconds for the state itself.
 _RESTORE_FACTOR = 2.0
 _RESTORE_SECONDS = 10.0
+# How much more processor time than threads times seconds a trainer may use: what counters of the system are out by.
+_CPU_FACTOR = 1.05
+_CPU_SECONDS = 0.2
+_CPU_WHILE_STOPPED = 0.05
 # A development run by steps is not stopped by the clock unless it hangs.
 _HANG_FACTOR = 10.0
 
@@ -61,7 +65,8 @@ class Referee:
         weights = self._judge.shared_weights()
         began = time.monotonic()
         try:
-            trainer = self._sandbox.start(spec.workload, weights, scratch)
+            readable = [Path(spec.submission["folder"]), *([continuation.folder] if continuation else [])]
+            trainer = self._sandbox.start(spec.workload, weights, scratch, readable=readable)
             callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
             trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)
@@ -114,6 +119,11 @@ class _Trial:
         self._last_go = 0.0
         self._awaits_checkpoint = False
         self._began = 0.0
+        self._sandboxed = sandbox.missing is None
+        # CPU seconds, as the system counts them: at *go*, and at the last moment that was charged.
+        self._cpu_at_go = 0.0
+        self._cpu = 0.0
+        self._charged_at_go = self._clock.seconds
         if continuation is not None:
             self._take_up(continuation)
 
@@ -146,6 +156,7 @@ class _Trial:
         finally:
             if self._clock.is_running:
                 self._clock.stop()
+                self._cpu = max(self._cpu, self._trainer.cpu_seconds())
             self._trainer.end(patience=patience)
         outcome = self._outcome
         outcome.charged_seconds = self._clock.seconds
@@ -153,6 +164,8 @@ class _Trial:
         outcome.total_seconds = self._total_seconds()
         outcome.peak_host_bytes = self._trainer.peak_host_bytes
         outcome.frozen = self._freezes
+        outcome.sandboxed = self._sandboxed
+        outcome.cpu_seconds = self._cpu_seconds()
         outcome.log = self._trainer.log
         return outcome
 
@@ -172,6 +185,7 @@ class _Trial:
             self._catch_up(self._continuation.checkpoint)
             return
         self._await_ready()
+        self._cpu = self._cpu_at_go = self._trainer.cpu_seconds()
         self._go(protocol.go())
 
     def _await_ready(self) -> None:
@@ -198,7 +212,8 @@ class _Trial:
         if not protocol.is_restored(message, checkpoint.step):
             raise NotContinued(f"the trainer said {str(message)[:80]} instead of standing at step {checkpoint.step}")
         if self._freezes:
-            self._trainer.freeze()
+            self._freeze()
+        self._cpu = self._cpu_at_go = self._trainer.cpu_seconds()
         self._callbacks.continued()
         self._last_go = checkpoint.period_began
         self._run_on(protocol.go())
@@ -209,6 +224,7 @@ class _Trial:
 
     def _run_on(self, word: Message) -> None:
         charged_seconds = self._clock.seconds
+        self._check_it_stood_still()
         # The clock first: nothing may run before it does.
         self._energy.start()
         self._clock.start()
@@ -223,11 +239,41 @@ class _Trial:
         self._clock.stop()
         self._energy.stop()
         if message is not None and self._freezes:
-            self._trainer.freeze()
+            self._freeze()
         if message is None or self._clock.seconds > limit:
             self._end_at_limit(limit)
             raise AssertionError("unreachable")
         return message
+
+    def _freeze(self) -> None:
+        """Stop the trainer, and see what it has used of the processor."""
+        try:
+            self._trainer.freeze()
+        except TrainerGone as error:
+            raise TrialEnded(TrialStatus.REFUSED, str(error)) from None
+        self._cpu = self._trainer.cpu_seconds()
+        used, charged = self._cpu - self._cpu_at_go, self._clock.seconds - self._charged_at_go
+        allowed = _CPU_FACTOR * self._threads * self._devices * charged + _CPU_SECONDS
+        if self._device.type == "cpu" and used > allowed:
+            raise TrialEnded(
+                TrialStatus.REFUSED,
+                f"the trainer used {used:.2f} s of processor time in {charged:.2f} s; "
+                f"hardware.threads={self._threads} allows {allowed:.2f} s",
+            )
+
+    def _check_it_stood_still(self) -> None:
+        """Raise TrialEnded where the trainer ran although it was stopped."""
+        if not self._freezes or self._cpu == self._cpu_at_go:
+            return
+        ran = self._trainer.cpu_seconds() - self._cpu
+        if ran > _CPU_WHILE_STOPPED:
+            raise TrialEnded(
+                TrialStatus.REFUSED, f"the trainer used {ran:.2f} s of processor time while the clock stood still"
+            )
+
+    def _cpu_seconds(self) -> float | None:
+        earlier = self._continuation.checkpoint.cpu_seconds if self._continuation else 0.0
+        return None if earlier is None else earlier + self._cpu - self._cpu_at_go
 
     def _keep_checkpoint(self) -> None:
         """Have the file taken over that the trainer has written, and let it run on."""
@@ -247,6 +293,7 @@ class _Trial:
             evaluation_seconds=outcome.evaluation_seconds,
             total_seconds=self._total_seconds(),
             energy_joules=self._joules(),
+            cpu_seconds=self._cpu_seconds(),
         )
         self._callbacks.checkpoint(checkpoint, self._checkpoint_folder)
         self._run_on(protocol.go())
@@ -266,6 +313,7 @@ class _Trial:
         return min(self._spec.max_runtime, self._spec.prune_at or math.inf)
 
     def _end_at_limit(self, limit: float) -> None:
+        self._cpu = max(self._cpu, self._trainer.cpu_seconds())
         if limit < self._spec.max_runtime:
             raise TrialEnded(TrialStatus.PRUNED, f"stopped at {limit:.2f} s: {self._spec.pruned_by}")
         seen = self._outcome.observations

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -37,9 +38,9 @@ _TEMPORARY_BYTES = 50
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
 
-    `threads` of each trainer; `memory_bytes` that one with all its children may use; `devices` of each, with a process
-    and its threads on every one; `forks`: trainers are forked from a warm server instead of started as fresh
-    interpreters (None: where the device allows it).
+    `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may
+    write; `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm
+    server instead of started as fresh interpreters (None: where the device allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
     """
@@ -51,6 +52,7 @@ class Sandbox:
         *,
         memory_bytes: int = 1 << 40,
         devices: int = 1,
+        disk_bytes: int = 16 << 30,
         forks: bool | None = None,
     ) -> None:
         self.device = device
@@ -58,11 +60,16 @@ class Sandbox:
         self._forks = forks_on(device) if forks is None else forks
         self.threads = threads
         self.memory_bytes = memory_bytes
+        self.disk_bytes = disk_bytes
         self._server: subprocess.Popen[bytes] | None = None
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
         self._trainer: Trainer | None = None
+        self._builder: int | None = None
+        self._is_noticed = False
+        self.missing: str | None = "a server of trainers"
+        """What this system lacks to keep trainers in, since the first start; None where it lacks nothing."""
         atexit.register(self.close)
 
     def __enter__(self) -> Sandbox:
@@ -71,10 +78,14 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, workload: Message, weights: SharedWeights, scratch: Path) -> Trainer:
-        """A new trainer, which waits for its task. `workload`: what it prepares; `scratch`: its folder and home.
+    def start(
+        self, workload: Message, weights: SharedWeights, scratch: Path, *, readable: Sequence[Path] = ()
+    ) -> Trainer:
+        """A new trainer, which waits for its task.
 
-        Its temporary files are elsewhere, since RESULTS may have a long name, and go with it.
+        `workload`: what it prepares; `scratch`: the folder that it may write; `readable`: what it sees beside system,
+        packages, harness and workload. Its temporary files are elsewhere, since RESULTS may have a long name, and go
+        with it.
         """
         shutil.rmtree(scratch, ignore_errors=True)
         try:
@@ -85,7 +96,7 @@ class Sandbox:
                 f"{error.filename or scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
             ) from None
         try:
-            self._trainer = self._start(workload, weights, scratch, temporary)
+            self._trainer = self._start(workload, weights, scratch, temporary, readable)
         except BaseException:
             # An interrupt, too: an answer that nobody has read would be taken for that of the next trial.
             self.close()
@@ -98,10 +109,12 @@ class Sandbox:
         """Whether every trainer that was started has been ended."""
         return self._trainer is None or self._trainer.is_over
 
-    def _start(self, workload: Message, weights: SharedWeights, scratch: Path, temporary: Path) -> Trainer:
+    def _start(
+        self, workload: Message, weights: SharedWeights, scratch: Path, temporary: Path, readable: Sequence[Path]
+    ) -> Trainer:
         # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
         content = {name: value for name, value in workload.items() if name != "data_folder"}
-        is_used = self._forks and content != self._workload
+        is_used = content != self._workload
         if self._server is None or self._server.poll() is not None or is_used:
             self._start_server()
             self._workload = content
@@ -114,6 +127,9 @@ class Sandbox:
             "workload": workload,
             "scratch": str(scratch.resolve()),
             "temporary": str(temporary),
+            "readable": [str(path) for path in readable],
+            "is_open": self.missing is not None,
+            "gpus": self.device.type == "cuda",
             "memory_bytes": self.memory_bytes,
             # CUDA reserves address space far beyond what it uses.
             "limit_memory": self.device.type == "cpu",
@@ -134,6 +150,8 @@ class Sandbox:
             answer = {"error": "the trainers' server does not answer"}
         if "pid" not in answer:
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
+        if not answer["is_ready"]:
+            self._workload = {}  # what was wrong with the data may have been mended by the next trial
         has_ranks = self.devices > 1
         return Trainer(
             answer["pid"],
@@ -144,6 +162,20 @@ class Sandbox:
             temporary,
             self.memory_bytes,
             has_ranks=has_ranks,
+            builder=self._builder,
+            keeper=answer["keeper"],
+            scratch=scratch,
+            disk_bytes=self.disk_bytes,
+        )
+
+    def notice(self) -> str | None:
+        """One line where trainers are not kept in, the first time that it is asked for."""
+        if self.missing is None or self._is_noticed:
+            return None
+        self._is_noticed = True
+        return (
+            f"no sandbox: this system lacks {self.missing}. Trials run, with sandboxed=false, and are ranked apart "
+            "(docs/trust.md)"
         )
 
     def close(self) -> None:
@@ -169,8 +201,8 @@ class Sandbox:
         self._control, theirs = socket.socketpair()
         self._notices = Channel(self._control)
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        for library in ("OMP", "MKL", "OPENBLAS"):
-            environment[f"{library}_NUM_THREADS"] = str(self.threads)
+        for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TORCHINDUCTOR_COMPILE"):
+            environment[f"{library}_THREADS"] = str(self.threads)
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         command = [
@@ -191,6 +223,12 @@ class Sandbox:
             start_new_session=True,
         )
         theirs.close()
+        try:
+            word = self._notices.receive(time.monotonic() + _START_SECONDS)
+            self.missing, self._builder = word["missing"], word["builder"]
+        except (TimeoutError, ChannelClosed):
+            self.close()
+            raise DataError("the trainers' server does not start. Run the same command again.") from None
 
 
 def _temporary_folder() -> Path:

@@ -23,12 +23,12 @@ from torch import nn
 
 from harness import api
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
-from harness.plugins.data import load_verified
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import train_function
 from harness.race import device as devices
 from harness.race import torchrun
 from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights
+from harness.race.confinement.training_split import TrainingSplit
 from harness.race.protocol import as_json
 from harness.trial.checkpoint import CannotContinue, State, read_state, write_state
 from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
@@ -45,14 +45,13 @@ class Prepared:
         self.train_set = train_set
 
 
-def prepare(request: Message) -> Prepared:
-    """Load what `request` names: entry, options, data folder, and the hash that the training split must have."""
-    workload = create_workload(request["entry"], request["options"])
-    folder = Path(request["data_folder"])
-    return Prepared(workload, load_verified(workload, "train", folder, request["train_sha256"]))
+def prepare(request: Message, split: TrainingSplit) -> Prepared:
+    """The workload that `request` names, with its training split. Raises what reading that has raised."""
+    train_set = split.examples()
+    return Prepared(create_workload(request["entry"], request["options"]), train_set)
 
 
-def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | None = None) -> int:
+def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | TrainingSplit) -> int:
     """Run one trial over the channel, on one device or with one process for each; returns the exit code."""
     # Line by line, since most trials end by a signal, which no buffer survives; any text, whatever the locale is.
     sys.stdout = open(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -62,10 +61,10 @@ def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | 
         task = channel.receive(None)
         torch.set_num_threads(task["threads"])
         device = torch.device(task["device"])
-        if prepared is None:
+        if isinstance(prepared, TrainingSplit):
             if task["devices"] == 1 or device.type == "cpu":  # CUDA does not survive the fork into ranks
                 devices.warm_up(device)
-            prepared = prepare(task["workload"])
+            prepared = prepare(task["workload"], prepared)
         if task["devices"] == 1:
             _run(task, prepared, device, _HandOver(task, channel, weights_descriptor, device))
         else:
@@ -293,4 +292,4 @@ def one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), TrainingSplit(int(sys.argv[3]))))

@@ -66,6 +66,7 @@ TRIALS = pa.schema(
         pa.field("charged_seconds", pa.float64(), nullable=False),
         pa.field("evaluation_seconds", pa.float64(), nullable=False),
         pa.field("total_seconds", pa.float64(), nullable=False),
+        pa.field("cpu_seconds", pa.float64()),  # of all processes of the trainer, while the clock ran
         pa.field("first_step_seconds", pa.float64()),  # from go: import, construction, compilation, one step
         pa.field("median_step_seconds", pa.float64()),
         pa.field("p90_step_seconds", pa.float64()),
@@ -80,7 +81,7 @@ TRIALS = pa.schema(
         pa.field("device", pa.string(), nullable=False),
         pa.field("threads", pa.int32(), nullable=False),
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
-        pa.field("sandboxed", pa.bool_(), nullable=False),
+        pa.field("sandboxed", pa.bool_(), nullable=False),  # the trainer could reach nothing that is not its own
         pa.field("versions", pa.string(), nullable=False),  # JSON
         pa.field("git_revision", pa.string(), nullable=False),
         pa.field("submission_hash", pa.string(), nullable=False),
@@ -111,7 +112,13 @@ EVALUATIONS = pa.schema(
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
 
-_ADDED = {"resumes": (2, 0), "unofficial": (2, False), "study_seed": (3, -1), "overrides": (3, "")}
+_ADDED = {
+    "resumes": (2, 0),
+    "unofficial": (2, False),
+    "study_seed": (3, -1),
+    "overrides": (3, ""),
+    "cpu_seconds": (3, None),
+}
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
 _AGAIN = "Move the files of its trial away and run it again."
@@ -442,7 +449,7 @@ def _file_name(path: Path) -> str:
 def _with_defaults(table: pa.Table) -> pa.Table:
     """The table with the nulls of columns that its older files lack filled in."""
     for name, (_, default) in _ADDED.items():
-        if name in table.column_names and table[name].null_count:
+        if default is not None and name in table.column_names and table[name].null_count:
             position = table.column_names.index(name)
             table = table.set_column(position, table.field(name), table[name].fill_null(default))
     return table

@@ -17,9 +17,14 @@ from harness.scoring.times import CELL
 RUN = ["study_seed", "overrides"]
 """What tells runs of one submission on one workload apart: what `seed=` and `hp.` of make bench were."""
 
+_BUSY_BELOW = 0.9
+
 SELECTION_COLUMNS = [
     *COMBINATION,
     *RUN,
+    "charged_seconds",
+    "cpu_seconds",
+    "threads",
     "evaluate_every_steps",
     "steps",
     "submission_hash",
@@ -78,6 +83,7 @@ def comparable(
     rows = _left_out(rows, _is_of_the_run(rows), notes, "of another seed, or other hyperparameters given with hp.")
     newest = ~rows.sort_values("started_at").duplicated([*CELL, "study", "trial"], keep="last").reindex(rows.index)
     rows = _left_out(rows, newest, notes, "that ran again later")
+    notes += _busy(rows)
     return Selection(rows.reset_index(drop=True), combination, notes)
 
 
@@ -87,6 +93,19 @@ def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selecti
     is_whole = (trials["steps"] == 0) | trials["trial_id"].isin(evaluations["trial_id"])
     rows = _left_out(trials, is_whole, notes, "whose evaluations cannot be read")
     return replace(selection, trials=rows.reset_index(drop=True), notes=notes)
+
+
+def _busy(rows: pd.DataFrame) -> list[str]:
+    """A note where trials got much less of the processor than their clock ran: others kept it, or they waited."""
+    cpu_share = rows["cpu_seconds"] / (rows["charged_seconds"] * rows["threads"])
+    # The first moments of a short trial say little.
+    busy = (cpu_share < _BUSY_BELOW) & (rows["charged_seconds"] > 1.0)
+    if not busy.any():
+        return []
+    return [
+        f"{int(busy.sum())} of {len(rows)} trials had their processors for less than {_BUSY_BELOW:.0%} of the time "
+        f"(cpu_share, median {cpu_share[busy].median():.0%}): the machine was busy, or they waited"
+    ]
 
 
 def _named(trials: pd.DataFrame, column: str, names: list[str] | None) -> pd.DataFrame:
@@ -116,8 +135,9 @@ def _one_combination(rows: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame
     last_use = rows.groupby(COMBINATION, observed=True)["started_at"].max().sort_values(kind="stable")
     newest = dict(zip(COMBINATION, last_use.index[-1], strict=True))
     others = [
-        f"ruleset={ruleset} v{version} hardware={hardware} ({fingerprint[:8]}{', unofficial' if unofficial else ''})"
-        for ruleset, version, hardware, fingerprint, unofficial in last_use.index[:-1]
+        f"ruleset={ruleset} v{version} hardware={hardware} ({fingerprint[:8]}{', unofficial' if unofficial else ''}"
+        f"{', sandboxed' if sandboxed else ', not sandboxed'})"
+        for ruleset, version, hardware, fingerprint, unofficial, sandboxed in last_use.index[:-1]
     ]
     if others:
         notes.append(f"not ranked with these, choose by ruleset= or hardware=: {'; '.join(reversed(others))}")

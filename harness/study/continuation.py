@@ -87,7 +87,7 @@ class TrialJournal:
         folder = self._folder / str(point["evaluations"])
         if not point["hashes"] or not _is_whole(folder, point["hashes"]):
             return None
-        checkpoint = Checkpoint(**{name: point[name] for name in Checkpoint.__dataclass_fields__})
+        checkpoint = Checkpoint(**{name: point[name] for name in Checkpoint.__dataclass_fields__ if name in point})
         return Continuation(checkpoint, folder, seen[: checkpoint.evaluations], resumes + 1)
 
 

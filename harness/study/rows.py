@@ -96,6 +96,7 @@ def trial_row(
         "charged_seconds": outcome.charged_seconds,
         "evaluation_seconds": outcome.evaluation_seconds,
         "total_seconds": outcome.total_seconds,
+        "cpu_seconds": outcome.cpu_seconds,
         "first_step_seconds": outcome.first_step_seconds,
         "median_step_seconds": outcome.median_step_seconds,
         "p90_step_seconds": outcome.p90_step_seconds,
@@ -109,7 +110,7 @@ def trial_row(
         "device": machine.device_name,
         "threads": machine.threads,
         "frozen": outcome.frozen,
-        "sandboxed": False,  # limits and a process group, but the file system and the network stay open to the trainer
+        "sandboxed": outcome.sandboxed,
         "versions": json.dumps({**machine.versions, **study.libraries}),
         "git_revision": git_revision(ROOT),
         "submission_hash": study.submission.content_hash,

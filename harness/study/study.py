@@ -131,7 +131,7 @@ def _race(
                 notes.start({"trial_id": key.trial_id, "started_at": _now()})
             machine = study.machine
             sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
-            return Referee(judge, sandbox).run(
+            outcome = Referee(judge, sandbox).run(
                 spec,
                 _scratch(config, key),
                 on_evaluation=evaluated,
@@ -140,6 +140,9 @@ def _race(
                 continuation=past,
                 on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
             )
+            if (notice := sandbox.notice()) is not None:
+                console.print(notice, soft_wrap=True)
+            return outcome
 
         outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
         # Its author knows the files by the places that they were copied from.
