@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     )
     from harness.trial.averaging import AveragedWeights
     from harness.trial.conversation import TrialOver
-    from harness.trial.loop import train_loop
+    from harness.trial.directions import largest_allowed, without_radial_part
+    from harness.trial.loop import train_loop, train_matrices_and_rest
     from harness.trial.matrices import by_shape, newton_schulz, orthogonalised
-    from harness.trial.multi_tensor import MultiTensorOptimizer, collected, corrections, zeros_like
+    from harness.trial.multi_tensor import MultiTensorOptimizer, collected, corrections, move_moments, zeros_like
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
     from harness.trial.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.trial import Trial
@@ -43,12 +44,16 @@ __all__ = [
     "collected",
     "corrections",
     "hidden_matrices_and_rest",
+    "largest_allowed",
+    "move_moments",
     "newton_schulz",
     "orthogonalised",
     "train_loop",
+    "train_matrices_and_rest",
     "warmup_constant",
     "warmup_cosine",
     "warmup_linear",
+    "without_radial_part",
     "zeros_like",
 ]
 
@@ -57,9 +62,10 @@ _HOMES = {
     "harness.api": "ConfigError DataError HarnessError Hyperparameters LossKind ParameterKind SnapshotError Target",
     "harness.trial.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
-    "harness.trial.loop": "train_loop",
+    "harness.trial.directions": "largest_allowed without_radial_part",
+    "harness.trial.loop": "train_loop train_matrices_and_rest",
     "harness.trial.matrices": "by_shape newton_schulz orthogonalised",
-    "harness.trial.multi_tensor": "MultiTensorOptimizer collected corrections zeros_like",
+    "harness.trial.multi_tensor": "MultiTensorOptimizer collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",

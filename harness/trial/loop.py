@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from harness.api import Hyperparameters
+from harness.trial.parameter_kinds import hidden_matrices_and_rest
+from harness.trial.schedules import warmup_cosine
 from harness.trial.trial import Trial
 
 
@@ -48,3 +52,29 @@ def train_loop(
             schedule.step()
         if after_step is not None:
             after_step()
+
+
+def train_matrices_and_rest(
+    trial: Trial,
+    hp: Hyperparameters,
+    make: Callable[[list[nn.Parameter]], Optimizer],
+    *,
+    after_step: Callable[[], object] | None = None,
+) -> None:
+    """Train hidden matrices with the optimizer that `make` makes, the rest with AdamW, under one warm-up and cosine.
+
+    Reads of `hp`: adam_learning_rate, adam_beta1, adam_beta2 and weight_decay of the rest; warmup_fraction;
+    step_hint_factor, for rules whose steps cost more than the reference's; label_smoothing.
+    """
+    hidden, rest = hidden_matrices_and_rest(trial.model, trial.parameter_kinds)
+    optimizers = [make(hidden)] if hidden else []
+    if rest:
+        betas = (hp.adam_beta1, hp.adam_beta2)
+        optimizers.append(
+            torch.optim.AdamW(
+                rest, lr=hp.adam_learning_rate, betas=betas, eps=1e-10, weight_decay=hp.weight_decay, fused=True
+            )
+        )
+    steps = max(1, int(hp.step_hint_factor * trial.step_hint))
+    schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
+    train_loop(trial, optimizers, schedules, label_smoothing=hp.label_smoothing, after_step=after_step)

@@ -63,3 +63,12 @@ def corrections(states: Sequence[dict[str, Any]], beta: float) -> list[float]:
 def zeros_like(parameter: Tensor) -> Tensor:
     """Zeros in the parameter's shape, in float32 where it is narrower."""
     return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+
+
+def move_moments(
+    first: list[Tensor], second: list[Tensor], gradients: list[Tensor], beta1: float, beta2: float
+) -> None:
+    """Take gradients into Adam's averages of them and of their squares, in place."""
+    torch._foreach_lerp_(first, gradients, 1 - beta1)
+    torch._foreach_mul_(second, beta2)
+    torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)

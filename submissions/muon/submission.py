@@ -14,10 +14,8 @@ from harness import (
     MultiTensorOptimizer,
     Trial,
     collected,
-    hidden_matrices_and_rest,
     orthogonalised,
-    train_loop,
-    warmup_cosine,
+    train_matrices_and_rest,
     zeros_like,
 )
 
@@ -64,17 +62,6 @@ class Muon(MultiTensorOptimizer):
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """Muon and AdamW side by side under one schedule."""
-    hidden, rest = hidden_matrices_and_rest(trial.model, trial.parameter_kinds)
-    optimizers: list[torch.optim.Optimizer] = []
-    if hidden:
-        optimizers.append(Muon(hidden, lr=hp.learning_rate, momentum=hp.momentum, weight_decay=hp.weight_decay))
-    if rest:
-        betas = (hp.adam_beta1, hp.adam_beta2)
-        optimizers.append(
-            torch.optim.AdamW(
-                rest, lr=hp.adam_learning_rate, betas=betas, eps=1e-10, weight_decay=hp.weight_decay, fused=True
-            )
-        )
-    steps = max(1, int(hp.step_hint_factor * trial.step_hint))
-    schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
-    train_loop(trial, optimizers, schedules, label_smoothing=hp.label_smoothing)
+    train_matrices_and_rest(
+        trial, hp, lambda hidden: Muon(hidden, lr=hp.learning_rate, momentum=hp.momentum, weight_decay=hp.weight_decay)
+    )
