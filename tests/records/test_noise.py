@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -32,11 +33,22 @@ def test_a_machine_that_slows_down_steadily_is_no_difference():
     assert floor.spread == pytest.approx(1.0)
 
 
-def test_the_interval_is_students_on_the_logarithms():
+def test_the_interval_is_students_on_the_logarithms_of_ratios_that_share_runs():
     floor = floor_of([1.0, math.exp(0.1), 1.0, math.exp(-0.1), 1.0])
-    # Two ratios, of 0.1 and -0.1: standard error 0.1, Student quantile 12.706 for one degree of freedom.
-    assert math.log(floor.high) == pytest.approx(1.2706, abs=1e-3)
-    assert math.log(floor.low) == pytest.approx(-1.2706, abs=1e-3)
+    # Two ratios, of 0.1 and -0.1: variance 0.02, of 1.25 runs; their mean has that of 0.875 runs, standard error 0.1183.
+    # Student quantile 12.706 for one degree of freedom.
+    assert math.log(floor.high) == pytest.approx(12.706 * 0.1183, abs=1e-3)
+    assert math.log(floor.low) == pytest.approx(-12.706 * 0.1183, abs=1e-3)
+
+
+@pytest.mark.parametrize("rounds", [2, 5])
+def test_of_machines_that_are_all_noise_95_percent_of_intervals_hold_the_ratio_1(rounds):
+    runs = np.exp(0.01 * np.random.default_rng(0).standard_normal((4000, 2 * rounds + 1)))
+    floors = [floor_of(list(seconds)) for seconds in runs]
+    assert np.mean([floor.low <= 1.0 <= floor.high for floor in floors]) == pytest.approx(0.95, abs=0.007)
+    twice = np.exp(0.01 * np.random.default_rng(1).standard_normal((4000, 2)))
+    within = [max(a / b, b / a) <= floor.spread for floor, (a, b) in zip(floors, twice, strict=True)]
+    assert np.mean(within) == pytest.approx(0.95, abs=0.007)
 
 
 def test_one_sandwich_is_too_few():
@@ -53,8 +65,8 @@ def test_a_board_shows_the_floor_of_its_own_machine_and_workloads(tmp_path):
     board = make_board(Choice(results=str(tmp_path)))
     floors = [note for note in board.notes if "noise floor" in note]
     assert len(floors) == 1
-    assert floors[0].startswith("noise floor on digits: A/A ratio 0.953 to 1.056 in 3 sandwiches")
-    assert floors[0].endswith("differ by up to 10.9 %")
+    assert floors[0].startswith("noise floor on digits: A/A ratio 0.944 to 1.066 in 3 sandwiches")
+    assert floors[0].endswith("differ by up to 11.6 %")
 
 
 def test_a_damaged_file_is_named(tmp_path):
