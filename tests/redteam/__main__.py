@@ -1,7 +1,7 @@
 """Runs every attack and prints how many got their end. Run by `make redteam`.
 
-`sandbox=off` runs those that harm nothing without a sandbox, and names those that need one; `table=1` prints the table
-of docs/trust.md.
+`sandbox=off` runs those that harm nothing without a sandbox, and names those that need one; `table=1` prints the
+table of docs/trust.md.
 """
 
 from __future__ import annotations
