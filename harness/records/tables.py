@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from harness.api import DataError
+from harness.api import DataError, visible
 
 SCHEMA_VERSION = 2
 _VERSION_KEY = b"timetrial_schema_version"
@@ -317,7 +317,7 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
     """
     schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
     wanted = columns or [*schema.names, *PARTITIONS.names]
-    files = sorted((runs / table).rglob("*.parquet"))
+    files = visible(runs / table, "**/*.parquet")
     full = pa.unify_schemas([schema, PARTITIONS])
     if not files:
         empty: pd.DataFrame = full.empty_table().select(wanted).to_pandas()

@@ -7,7 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, visible
 from harness.commands import noise
 from harness.commands.leaderboard import Choice, make_board, show
 from harness.records.noise_floor import keep, noise_floor
@@ -71,7 +71,7 @@ def test_the_reference_races_itself_and_leaves_no_row(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("ms per step") == 5
     assert "95 % interval" in said
-    assert len(list((tmp_path / "noise").glob("*.json"))) == 1
+    assert len(visible(tmp_path / "noise", "*.json")) == 1
     assert not (tmp_path / "runs" / "trials").exists()
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.api import Budget, ConfigError, DataError, Target
+from harness.api import Budget, ConfigError, DataError, Target, visible
 from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.study.identity import describe, trial_key, trial_seed
@@ -165,14 +165,14 @@ def test_a_trial_that_was_over_when_its_rows_could_not_be_written_is_not_run_aga
     blocked.write_text("a file where a folder should be")
     with pytest.raises(DataError, match="cannot write"):
         run(config)
-    journal = next((tmp_path / "runs" / "journal").iterdir()).read_text().splitlines()
+    journal = visible(tmp_path / "runs" / "journal", "*")[0].read_text(encoding="utf-8").splitlines()
     finished = json.loads(journal[-1])["trial"]
     blocked.unlink()
     assert run(config) == ""  # nothing raced
     row = pd.read_parquet(blocked).iloc[0]
     assert row["started_at"].isoformat() == finished["started_at"]
     assert row["time_to_target"] == finished["time_to_target"]
-    assert list((tmp_path / "runs" / "journal").iterdir()) == []
+    assert visible(tmp_path / "runs" / "journal", "*") == []
 
 
 def test_a_trial_that_was_cut_off_starts_again(tmp_path, submission):
@@ -200,7 +200,7 @@ def test_an_unknown_hyperparameter_names_the_near_one(tmp_path, submission):
 def test_wandb_offline_gets_the_same_rows(tmp_path, submission):
     said = run(study_config(tmp_path, submission, tracking=TrackingConfig("offline", "timetrial")))
     assert "W&B" not in said
-    runs = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    runs = visible(tmp_path / "wandb", "offline-run-*/*.wandb")
     assert len(runs) == 1
     row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
     wanted = ("blobs/plain_sgd", row["trial_id"], "by_charged_seconds/validation", "by_step/validation", "reached")
