@@ -37,7 +37,7 @@ def check_requirements(folder: Path) -> None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     unmet = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         text = line.split(" #")[0].strip()
         if not text or text.startswith("#"):
             continue
