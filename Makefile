@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED = 1
+# Also libraries read and write files as UTF-8, and paths of any characters are found, whatever the locale.
+export PYTHONUTF8 = 1
 
 # One "key=value" for each variable that was given, quoted for the shell.
 override_if = $(if $($(1)),'$(2)=$($(1))')

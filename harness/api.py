@@ -51,6 +51,15 @@ def one_line(text: object) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in words)
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What matches the glob pattern below `folder`, in the order of names, without what is hidden or in what is.
+
+    Hidden files are never ours: macOS, editors and sync tools put them (`._x.parquet`) into any folder at any time.
+    """
+    found = folder.glob(pattern)
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
 def near_matches(name: object, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: which known names are near it, or else all of them."""
     names = sorted(known)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.api import Budget, ConfigError, Target, near_matches
+from harness.api import Budget, ConfigError, Target, near_matches, visible
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -178,7 +178,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def names_in(group: str, folder: Path = CONF) -> list[str]:
     """Names of the files of a configuration group."""
-    return sorted(path.stem for path in (folder / group).glob("*.yaml"))
+    return [path.stem for path in visible(folder / group, "*.yaml")]
 
 
 def base_workloads() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -32,9 +33,10 @@ settings.load_profile("timetrial")
 
 BLOBS = "tests.blobs.Blobs"
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("TIMETRIAL_SHARED", ROOT.parent / "shared")) / "data"
-ARCHIVE = SHARED / "algoperf_v05_external_logs.tar.xz"
-TARGETS = SHARED / "algoperf_v05_workload_targets.json"
+LISTING = ROOT / "tests" / "listing"
+SHARED = Path(os.environ.get("TIMETRIAL_SHARED", ROOT.parent / "shared"))
+ARCHIVE = SHARED / "data" / "algoperf_v05_external_logs.tar.xz"
+TARGETS = SHARED / "data" / "algoperf_v05_workload_targets.json"
 
 # A locale without UTF-8, and no help from Python against it.
 ISO = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
@@ -49,6 +51,20 @@ SGD = """
             trial.loss(batch).backward()
             optimizer.step()
 """
+
+
+def pytest_configure() -> None:
+    """List folders as $TIMETRIAL_TEST_LISTING says, here and in every process that a test starts."""
+    if os.environ.get("TIMETRIAL_TEST_LISTING"):
+        found = [str(LISTING), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(found)
+        runpy.run_path(str(LISTING / "sitecustomize.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where files of nobody may turn up in folders."""
+    os.environ["TIMETRIAL_TEST_FOLDER"] = str(tmp_path_factory.getbasetemp())
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 
-DESIGN = ROOT.parent / "shared" / "DESIGN.md"
+DESIGN = SHARED / "DESIGN.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "Makefile", *sorted((ROOT / "docs").glob("*.md"))]
 TOP = "benchmarks|conf|docs|harness|hydra_plugins|submissions|tests|workloads"
 PATH = re.compile(rf"(?<![\w./~-])((?:{TOP})/[\w./-]*\w/?)")

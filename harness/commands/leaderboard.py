@@ -200,9 +200,11 @@ def parse_choice(arguments: Sequence[str]) -> Choice:
 
 def wide_console() -> PlainConsole:
     """A console as wide as the terminal, or as a file of this project may be."""
-    # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
-    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return PlainConsole(width=_WIDTH_OF_A_FILE if is_piped else None)
+    console = PlainConsole()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
+        console.width = _WIDTH_OF_A_FILE
+    return console
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ConfigError, DataError, Hyperparameters, near_matches
+from harness.api import ConfigError, DataError, Hyperparameters, near_matches, visible
 from harness.plugins.search import SearchSpace, check_keys, parse_space
 from harness.plugins.submission_files import Files, check_requirements, check_train, read_files
 from harness.plugins.values import check_hyperparameters
@@ -140,7 +140,7 @@ def _folder(name_or_path: str, root: Path) -> Path:
         return folder
     if is_path:
         raise ConfigError(f"there is no directory {name_or_path}. Give the path of a directory with a submission.yaml.")
-    known = [path.parent.name for path in root.glob("*/submission.yaml")]
+    known = [path.parent.name for path in visible(root, "*/submission.yaml")]
     raise ConfigError(f"there is no submission {name_or_path!r} in {root}. {near_matches(name_or_path, known)}")
 
 

@@ -89,7 +89,7 @@ def _requirements(folder: Path) -> Iterator[Requirement]:
         return
     from packaging.requirements import InvalidRequirement, Requirement
 
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         text = line.split(" #")[0].strip()
         if not text or text.startswith("#"):
             continue

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.api import SnapshotError, TrialStatus
+from harness.api import SnapshotError, TrialStatus, visible
 from harness.race import device as devices
 from harness.race import protocol
 from harness.race.channel import Message, SharedWeights
@@ -281,7 +281,7 @@ class _Trial:
         self._awaits_checkpoint = False
         folder = self._checkpoint_folder
         expected = {f"{rank}.pt" for rank in range(self._devices)}
-        found = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+        found = visible(folder, "*.pt") if folder.is_dir() and not folder.is_symlink() else []
         if {file.name for file in found} != expected or not all(stat.S_ISREG(file.lstat().st_mode) for file in found):
             raise TrialEnded(TrialStatus.REFUSED, "the trainer announced a checkpoint that it has not written")
         seen, outcome = self._outcome.observations, self._outcome

@@ -203,6 +203,7 @@ class Sandbox:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TORCHINDUCTOR_COMPILE"):
             environment[f"{library}_THREADS"] = str(self.threads)
+        environment["PYTHONUTF8"] = "1"  # what trainers print is read as UTF-8, whatever the locale
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         command = [

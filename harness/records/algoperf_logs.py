@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.api import DataError, Target, TrialStatus
+from harness.api import DataError, Target, TrialStatus, visible
 from harness.records.tables import EVALUATIONS, TRIALS, Records, Row, TrialKey, versioned
 from harness.scoring.rules import ScoringRules
 
@@ -62,7 +62,7 @@ class _Job:
 def find_trials(logs: Path) -> list[LoggedTrial]:
     """All trial folders under `logs`, in order of their names. Raises DataError where there is none."""
     found = []
-    for folder in sorted(logs.rglob("study_*/*/trial_*")):
+    for folder in visible(logs, "**/study_*/*/trial_*"):
         workload, _, framework = folder.parent.name.rpartition("_")
         if framework not in FRAMEWORKS or not folder.is_dir():
             continue
@@ -154,7 +154,7 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
     """The trial row and the evaluation rows of one trial folder."""
     # A trial of a variant may carry the same numbers as one of another framework or ruleset: the id holds all of them.
     trial_id = f"{rules.name}-{logged.workload}-{logged.submission}-{logged.framework}-s{logged.study}-t{logged.trial}"
-    meta = _first_json(sorted(logged.folder.glob("meta_data*.json")))
+    meta = _first_json(visible(logged.folder, "meta_data*.json"))
     evaluations = _evaluation_rows(logged.folder / "eval_measurements.csv", trial_id, target)
     max_runtime, eval_period = rules.budget(logged.workload)
     max_runtime = float(meta.get("workload.max_allowed_runtime_sec", 0)) * rules.budget_factor or max_runtime
@@ -322,7 +322,7 @@ def _first_json(paths: list[Path]) -> dict[str, Any]:
 
 def _started_at(folder: Path) -> datetime.datetime:
     """The oldest time stamp in the folder: the logs hold no other, and importing twice must give the same rows."""
-    stamp = min(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+    stamp = min(path.stat().st_mtime for path in [folder, *visible(folder, "*")])
     return datetime.datetime.fromtimestamp(stamp, tz=datetime.UTC)
 
 

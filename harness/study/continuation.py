@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.api import visible
 from harness.race.outcome import Checkpoint, Continuation, Observation
 from harness.records.tables import Journal, Row, disk_errors
 from harness.study.rows import observation_of
@@ -49,7 +50,7 @@ class TrialJournal:
             self._folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(kept, ignore_errors=True)  # of a checkpoint that a kill kept from being noted
             written.replace(kept)
-            hashes = {file.name: _digest(file, to_disk=True) for file in sorted(kept.iterdir())}
+            hashes = {file.name: _digest(file, to_disk=True) for file in visible(kept, "*.pt")}
         self._journal.append("checkpoint", {**asdict(checkpoint), "hashes": hashes})
         for other in self._folder.iterdir():
             if other != kept:

@@ -10,13 +10,12 @@ import sys
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, visible
 from harness.board import facts, series, trial_table
 from harness.board.boards import file_names
 from harness.board.site import write_site
@@ -61,7 +60,7 @@ class Links(HTMLParser):
 
 
 def pages(folder):
-    return sorted(folder.rglob("*.html"))
+    return visible(folder, "**/*.html")
 
 
 def test_every_ruleset_and_hardware_is_a_board_the_one_used_last_first(boards):
@@ -125,7 +124,7 @@ def test_every_link_and_every_file_that_a_page_needs_is_there(results):
 
 
 def test_plotly_is_written_once(results):
-    assert len(list((results / "board").rglob("plotly*.js"))) == 1
+    assert len(visible(results / "board", "**/plotly*.js")) == 1
 
 
 def test_the_page_shows_the_scores_that_the_scoring_gives(results, boards):
@@ -226,7 +225,7 @@ def test_downloads_hold_the_rows_behind_the_figures(results, boards):
 
 
 def test_no_data_script_holds_a_number_that_json_does_not_know(results):
-    for path in (results / "board").rglob("data/**/*.js"):
+    for path in visible(results / "board", "**/data/**/*.js"):
         assert not re.search(r"[:,\[](NaN|-?Infinity)[,\]}]", path.read_text(encoding="utf-8")), path
 
 
@@ -234,7 +233,7 @@ def test_names_that_are_code_stay_text(tmp_path):
     write(tmp_path / "runs", [trial_rows("w", "<img src=x onerror=alert(1)>", 5.0), trial_rows("w", "a b&c", 6.0)])
     page = write_site(build_boards(Choice(results=str(tmp_path))), tmp_path / "board")
     assert "<img src=x" not in page.read_text(encoding="utf-8")
-    assert len(list((page.parent / "submissions").glob("*.html"))) == 2
+    assert len(visible(page.parent / "submissions", "*.html")) == 2
 
 
 def test_file_names_are_safe_and_differ():
@@ -248,7 +247,7 @@ def test_a_second_call_leaves_no_page_of_an_entry_that_is_gone(tmp_path):
     record(tmp_path / "runs")
     write_site(build_boards(Choice(results=str(tmp_path))), tmp_path / "board")
     write_site(build_boards(Choice(results=str(tmp_path), submission="adamw")), tmp_path / "board")
-    assert [page.stem for page in (tmp_path / "board" / "submissions").glob("*.html")] == ["adamw"]
+    assert [page.stem for page in visible(tmp_path / "board" / "submissions", "*.html")] == ["adamw"]
 
 
 def test_the_command_writes_the_site_and_says_where(tmp_path, capsys):
@@ -321,7 +320,9 @@ def test_templates_and_assets_are_declared_as_package_data():
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert '"harness.board" = ["assets/*", "templates/*"]' in settings
     assert {
-        path.parent.name for path in Path(ROOT, "harness/board").rglob("*.*") if path.suffix in (".html", ".css", ".js")
+        path.parent.name
+        for path in visible(ROOT / "harness" / "board", "**/*.*")
+        if path.suffix in (".html", ".css", ".js")
     } == {
         "assets",
         "templates",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, visible
 from harness.commands.skeleton import write_skeleton
 from harness.plugins.submission import load_submission
 from harness.study.hardware import Calibration, step_seconds, this_machine
@@ -41,7 +41,7 @@ def test_debug_trains_in_one_process_and_records_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step" in done.stdout
     assert "target" in done.stdout
-    assert not list(tmp_path.rglob("*.parquet"))
+    assert not visible(tmp_path, "**/*.parquet")
 
 
 def test_debug_shows_the_traceback_of_a_submission(tmp_path):
@@ -65,7 +65,7 @@ def test_doctor_names_the_machine_the_workloads_and_what_is_missing(tmp_path):
 def test_calibrate_measures_and_keeps_seconds_per_step(tmp_path):
     done = call("harness.commands.calibrate", "workload=digits_mlp", f"results={tmp_path}", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = json.loads(next((tmp_path / "calibration").glob("*.json")).read_text())
+    kept = json.loads(visible(tmp_path / "calibration", "*.json")[0].read_text(encoding="utf-8"))
     assert 1e-5 < kept["workloads"]["digits_mlp"]["seconds_per_step"] < 1.0
     assert "ms per step" in done.stdout
 

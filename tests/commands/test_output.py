@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from rich.table import Table
 
-from harness.api import DataError
+from harness.api import DataError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench, dashboard
 from harness.commands.leaderboard import Choice, show
@@ -95,7 +95,7 @@ def test_a_study_that_fails_in_an_unforeseen_way_costs_no_other_study(tmp_path, 
     good = write(tmp_path / "good", FIVE_STEPS)
     arguments = ["workload=digits_mlp", f"results={tmp_path}", *FAST]
     assert bench.main([*arguments, f"submission={good}"]) == 0
-    [row] = (tmp_path / "runs" / "trials" / "workload=digits_mlp" / "submission=good").glob("*.parquet")
+    [row] = visible(tmp_path / "runs" / "trials", "**/*.parquet")
     row.unlink()
     journal = tmp_path / "runs" / "journal" / f"{row.stem}.jsonl"
     journal.write_text(json.dumps({"kind": "end"}) + "\n", encoding="utf-8")  # as no version of this project writes it
@@ -142,7 +142,7 @@ def test_a_bench_goes_on_when_nobody_listens_any_more_and_its_exit_code_is_that_
     assert (code, said) == (1, "")
     assert sorted(pd.read_parquet(tmp_path / "results" / "runs" / "trials")["submission"]) == ["adamw", "bad"]
     for folder in ("jobs", "runs/journal"):
-        assert not [path for path in (tmp_path / "results" / folder).iterdir() if not path.name.startswith(".")]
+        assert visible(tmp_path / "results" / folder, "*") == []
     assert (tmp_path / "results" / "board" / "leaderboard.md").exists()
 
 
@@ -178,7 +178,7 @@ def test_a_full_disk_is_one_line_however_little_is_free(tmp_path, small_disk, ca
     bench_of = ["workload=digits_mlp", f"results={small_disk}", *FAST]
     kept = write(tmp_path / "kept", FIVE_STEPS)
     assert bench.main([*bench_of, f"submission={kept}"]) == 0
-    recorded = {path: path.read_bytes() for path in small_disk.rglob("*.parquet")}
+    recorded = {path: path.read_bytes() for path in visible(small_disk, "**/*.parquet")}
     assert len(recorded) == 2
     filler = small_disk / "filler"
     for kibibytes in (0, 4, 8, 12, 16, 20, 24, 32):
@@ -210,7 +210,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in visible(folder, "**/*") if path.is_file()
+    }
 
 
 def test_a_site_stays_as_it_is_where_a_new_one_does_not_fit(tmp_path):

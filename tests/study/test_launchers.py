@@ -19,7 +19,7 @@ import psutil
 import pytest
 from rich.text import Text
 
-from harness.api import ConfigError
+from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.study.hardware import Calibration, this_machine
@@ -139,7 +139,7 @@ def test_every_launcher_gives_the_table_of_the_local_one(tmp_path, submissions, 
     assert set(trials["status"]) == {"finished"}
     assert evaluations.groupby("trial_id")["step"].max().tolist() == [40] * 4
     assert sum("  finished  " in line for line in done.stdout.splitlines()) == 4
-    assert list((tmp_path / "results" / "jobs").iterdir()) == []
+    assert visible(tmp_path / "results" / "jobs", "*") == []
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def test_a_job_that_is_killed_loses_nothing(tmp_path, launcher, option, end, cod
     results = tmp_path / "results"
     chosen = ["workload=digits_mlp", f"results={results}"]
     assert run(tmp_path, *chosen, f"submission={submissions[0]}").returncode == 0
-    done = {path: path.read_bytes() for path in results.rglob("submission=short/*.parquet")}
+    done = {path: path.read_bytes() for path in visible(results, "**/submission=short/*.parquet")}
     assert len(done) == 2
     chosen.append(f"submission={','.join(map(str, submissions))}")
     arguments = [*chosen, f"hydra/launcher={launcher}", f"hydra.launcher.{option}"]
@@ -249,7 +249,7 @@ def test_jobs_on_this_machine_start_after_the_reference_has_been_measured_once(t
     lines = done.stdout.splitlines()
     assert [number for number, line in enumerate(lines) if line.startswith("measuring seconds per step")] == [0]
     assert "W&B" not in done.stdout
-    assert len(list((tmp_path / "results" / "wandb").glob("offline-run-*/*.wandb"))) == 2
+    assert len(visible(tmp_path / "results" / "wandb", "offline-run-*/*.wandb")) == 2
 
 
 def test_two_processes_that_measure_at_once_take_turns_and_keep_both_measurements(tmp_path):
@@ -314,7 +314,7 @@ def test_a_launcher_that_cannot_start_is_one_clear_error_and_exit_code_two(tmp_p
     for word in words:
         assert word in lines[0]
     assert not (results / "runs").exists()
-    assert not list(results.glob("jobs/*"))
+    assert not visible(results, "jobs/*")
 
 
 def test_an_engine_that_is_not_installed_is_named_with_the_command_that_installs_it():
@@ -380,7 +380,7 @@ def test_a_full_disk_is_said_and_nothing_recorded_is_lost(tmp_path, small_disk, 
     first, second = (write(tmp_path / name, FORTY_STEPS % "SGD") for name in ("first", "second"))
     arguments = ["workload=digits_mlp", f"results={small_disk}", f"hydra/launcher={launcher}"]
     assert run(tmp_path, *arguments, f"submission={first}").returncode == 0
-    recorded = {path: path.read_bytes() for path in small_disk.rglob("*.parquet")}
+    recorded = {path: path.read_bytes() for path in visible(small_disk, "**/*.parquet")}
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - (24 << 10)))
     full = run(tmp_path, *arguments, f"submission={first},{second}")
     assert full.returncode == 2
@@ -420,7 +420,7 @@ def test_a_clock_that_jumps_by_days_changes_nothing(tmp_path):
     process = subprocess.Popen(arguments, cwd=tmp_path, env={**environment(), **fake}, stdout=subprocess.PIPE)
     while process.poll() is None:
         for jump in ("+10d", "-10d"):
-            if list(results.glob("runs/journal/*.jsonl")):
+            if visible(results, "runs/journal/*.jsonl"):
                 clock.write_text(f"{jump}\n")
             time.sleep(0.5)
     assert process.returncode == 0

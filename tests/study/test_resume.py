@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.resume import Setting, measure
+from harness.api import visible
 from harness.config import StudyConfig, TrackingConfig
 from harness.race.outcome import Observation
 from harness.records.tables import TrialKey
@@ -136,7 +137,7 @@ def cut(config: StudyConfig, kind: str = "checkpoint", count: int = 1) -> None:
 
 def checkpoint_file(config: StudyConfig) -> Path:
     """The one file that the trial would go on from."""
-    (file,) = (config.results / "runs" / "checkpoints").rglob("0.pt")
+    (file,) = visible(config.results / "runs" / "checkpoints", "**/0.pt")
     return file
 
 
@@ -197,7 +198,7 @@ def test_nothing_is_left_of_a_trial_that_is_over(config):
     cut(parts)
     run(parts)
     left = [
-        path for name in ("checkpoints", "scratch", "journal") for path in (parts.results / "runs" / name).iterdir()
+        path for name in ("checkpoints", "scratch", "journal") for path in visible(parts.results / "runs" / name, "*")
     ]
     assert left == []
 
@@ -232,7 +233,7 @@ def test_a_damaged_checkpoint_is_not_used(config, damage):
 def test_a_checkpoint_without_its_line_in_the_journal_is_not_used(config):
     parts = config("parts")
     cut(parts)
-    journal = next((parts.results / "runs" / "journal").iterdir())
+    journal = visible(parts.results / "runs" / "journal", "*")[0]
     journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"checkpoint"' not in line))
     assert "goes on" not in run(parts)
     assert tables(parts)[0]["resumes"] == 0
@@ -248,7 +249,7 @@ def test_a_checkpoint_of_another_budget_is_not_used(config):
 def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next_one(config):
     parts = config("parts")
     cut(parts)
-    with next((parts.results / "runs" / "journal").iterdir()).open("a") as journal:
+    with visible(parts.results / "runs" / "journal", "*")[0].open("a", encoding="utf-8") as journal:
         journal.write('{"kind": "evalua')
     cut(parts, "evaluation")
     assert "goes on" in run(parts)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from harness.api import Budget, ConfigError, DataError, Target
+from harness.api import Budget, ConfigError, DataError, Target, visible
 from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.study.identity import describe, trial_key, trial_seed
@@ -167,14 +167,14 @@ def test_a_trial_that_was_over_when_its_rows_could_not_be_written_is_not_run_aga
     blocked.write_text("a file where a folder should be")
     with pytest.raises(DataError, match="cannot write"):
         run(config)
-    journal = next((tmp_path / "runs" / "journal").iterdir()).read_text().splitlines()
+    journal = visible(tmp_path / "runs" / "journal", "*")[0].read_text(encoding="utf-8").splitlines()
     finished = json.loads(journal[-1])["trial"]
     blocked.unlink()
     assert run(config) == ""  # nothing raced
     row = pd.read_parquet(blocked).iloc[0]
     assert row["started_at"].isoformat() == finished["started_at"]
     assert row["time_to_target"] == finished["time_to_target"]
-    assert list((tmp_path / "runs" / "journal").iterdir()) == []
+    assert visible(tmp_path / "runs" / "journal", "*") == []
 
 
 def test_a_trial_that_was_cut_off_starts_again(tmp_path, submission):
@@ -210,7 +210,7 @@ def test_wandb_offline_gets_the_same_rows(tmp_path, submission):
 
 def wait_for_wandb(results: Path, *wanted: str) -> None:
     """Return when the one offline run holds these texts: W&B writes in a process of its own."""
-    (run,) = (results / "wandb").glob("offline-run-*/*.wandb")
+    (run,) = visible(results / "wandb", "offline-run-*/*.wandb")
     deadline = time.monotonic() + 20.0
     while missing := [text for text in wanted if text.encode() not in run.read_bytes()]:
         assert time.monotonic() < deadline, missing

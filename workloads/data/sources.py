@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.api import DataError, DataSource
+from harness.api import DataError, DataSource, visible
 from workloads.data.torchvision_import import import_torchvision
 
 _PATIENCE_SECONDS = 1800
@@ -269,7 +269,7 @@ def fetch_debian_package(package: str, into: Path) -> None:
         own = ["-o", f"Dir::State::lists={into}/lists", "-o", f"Dir::Cache={into}", "-o", "APT::Sandbox::User="]
         _run(["apt-get", *own, "--quiet", "update"], what="lists of Debian packages", cwd=into)
         _run(["apt-get", *own, "--quiet", "download", package], what=what, cwd=into)
-    for file in sorted(into.glob("*.deb")):
+    for file in visible(into, "*.deb"):
         _run(["dpkg", "-x", str(file), str(into)], what=f"the content of {file.name}", cwd=into)
 
 
