@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import math
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from harness.api import DataError, visible
 from harness.records.tables import EVALUATIONS, TRIALS, Records, Row, TrialKey, read_parquet, read_table
+from tests.records.test_files import no_links
 
 KEY = TrialKey("digits_mlp", "adamw", "0123456789abcdef")
 
@@ -62,6 +65,24 @@ def test_a_row_is_never_overwritten(tmp_path):
     records = Records(tmp_path)
     records.finish(KEY, trial_row(status="reached"), [])
     records.finish(KEY, trial_row(status="crashed"), [])
+    assert records.trial(KEY)["status"] == "reached"
+
+
+def test_a_row_is_written_once_where_the_file_system_has_no_links(tmp_path):
+    records = Records(tmp_path, link=no_links(errno.EPERM))
+    records.finish(KEY, trial_row(status="reached"), [evaluation_row(1)])
+    records.finish(KEY, trial_row(status="crashed"), [evaluation_row(1)])
+    assert records.trial(KEY)["status"] == "reached"
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet"}
+
+
+@pytest.mark.parametrize("link", [os.link, no_links(errno.EPERM)])
+def test_a_row_of_which_a_cut_left_the_name_alone_is_not_done_and_is_written(tmp_path, link):
+    records = Records(tmp_path, link=link)
+    records.finish(KEY, trial_row(), [])
+    records.path("trials", KEY).write_bytes(b"")
+    assert not records.is_done(KEY)
+    records.finish(KEY, trial_row(status="reached"), [])
     assert records.trial(KEY)["status"] == "reached"
 
 
@@ -163,6 +184,67 @@ def test_a_file_that_is_no_parquet_is_an_error_that_names_it(tmp_path):
     (folder / "cut.parquet").write_bytes(b"PAR1 and then the disk was full")
     with pytest.raises(DataError, match=r"cut.parquet"):
         read_table(tmp_path, "trials")
+
+
+def read(runs: Path) -> tuple[list[str], list[str]]:
+    """Ids of the trials that can be read, and what is said of the rest."""
+    said: list[str] = []
+    return read_table(runs, "trials", left_out=said.append)["trial_id"].tolist(), said
+
+
+def test_what_cannot_be_read_is_left_out_and_said_in_one_line_for_each_kind_of_fault(tmp_path):
+    records = Records(tmp_path)
+    keys = [TrialKey("digits_mlp", "adamw", letter * 16) for letter in "abcde"]
+    for key in keys:
+        records.finish(key, trial_row(trial_id=key.trial_id), [])
+    _, short, empty, overwritten, other = (records.path("trials", key) for key in keys)
+    short.write_bytes(short.read_bytes()[:-20])
+    empty.write_bytes(b"")
+    # A sound footer over rows that are none.
+    overwritten.write_bytes(b"PAR1" + b"x" * 200 + overwritten.read_bytes()[204:])
+    pq.write_table(pa.table({"trial_id": ["f"]}), other)
+    ids, said = read(tmp_path)
+    assert ids == ["a" * 16]
+    again = "Move the files of its trial away and run it again."
+    assert [line.removeprefix("trials/workload=digits_mlp/submission=adamw/") for line in said] == [
+        f"{'b' * 16}.parquet and 2 more: no whole parquet file. {again}",
+        f"{'e' * 16}.parquet: column 'ruleset' is missing. Is this a table of this project?",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.sync-conflict-20260102-030405-ABCDEFG", "x (conflicted copy)", "x-DESKTOP", "x 2"])
+@pytest.mark.parametrize("table", ["trials", "evaluations"])
+def test_a_copy_that_a_sync_tool_leaves_is_no_second_row(tmp_path, name, table):
+    records = Records(tmp_path)
+    records.finish(KEY, trial_row(), [evaluation_row(1)])
+    row = records.path(table, KEY)
+    shutil.copy(row, row.with_name(f"{name}.parquet"))
+    said: list[str] = []
+    assert len(read_table(tmp_path, table, left_out=said.append)) == 1
+    assert said == [
+        f"{table}/workload=digits_mlp/submission=adamw/{name}.parquet: is a copy under another name, "
+        "as sync tools leave them. Move it away."
+    ]
+
+
+def test_the_row_of_one_trial_under_the_name_of_another_is_not_taken_for_it(tmp_path):
+    records, other = Records(tmp_path), TrialKey("digits_mlp", "muon", "c" * 16)
+    records.finish(KEY, trial_row(), [])
+    records.path("trials", other).parent.mkdir()
+    shutil.copy(records.path("trials", KEY), records.path("trials", other))
+    with pytest.raises(DataError, match="copy under another name"):
+        records.trial(other)
+
+
+def test_a_linked_folder_holds_rows_like_any_other(tmp_path):
+    records = Records(tmp_path / "runs")
+    records.finish(KEY, trial_row(), [evaluation_row(1)])
+    for folder in ("trials/workload=digits_mlp", "evaluations"):
+        (tmp_path / "runs" / folder).rename(tmp_path / Path(folder).name)
+        (tmp_path / "runs" / folder).symlink_to(tmp_path / Path(folder).name)
+    assert records.is_done(KEY)
+    assert read(tmp_path / "runs") == ([KEY.trial_id], [])
+    assert len(read_table(tmp_path / "runs", "evaluations")) == 1
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path):

@@ -79,6 +79,19 @@ def test_studies_after_the_one_that_lost_the_median_are_not_run():
     assert stops(rows, Pruning(lost_median=True)).tolist()[2] == NOT_RUN
 
 
+def test_a_study_with_a_failed_trial_is_not_counted_as_lost():
+    rows = table_of({("s", "w"): [[INF, INF], [INF, INF], [30.0, 40.0]]})
+    rows.trials.loc[1, "status"] = "crashed"
+    assert seconds_spent(rows, best_of_study=False, lost_median=True) == [100.0] * 4 + [30.0, 40.0]
+
+
+def test_a_trial_that_is_stopped_before_it_fails_has_not_failed():
+    rows = table_of({("fast", "w"): [[10.0]] * 3, ("s", "w"): [[INF], [INF], [30.0]]})
+    rows.trials.loc[rows.trials["status"] == "out_of_budget", "status"] = "crashed"
+    assert seconds_spent(rows, lost_median=True) == [10.0] * 3 + [100.0, 100.0, 30.0]
+    assert seconds_spent(rows, lost_median=True, board="full") == [10.0] * 3 + [40.0, 40.0, 0.0]
+
+
 def test_the_full_board_stops_a_newcomer_at_four_times_the_best_median():
     rows = table_of({("fast", "w"): [[10.0], [12.0], [11.0]], ("slow", "w"): [[90.0], [80.0], [30.0]]})
     assert seconds_spent(rows, board="full") == [10.0, 12.0, 11.0, 44.0, 44.0, 30.0]

@@ -17,6 +17,7 @@ from harness.scoring.stopping.pruning import (
     median_bound,
     median_is_lost,
     refuse_board_limit,
+    settled_time,
 )
 
 INF = math.inf
@@ -43,6 +44,20 @@ def test_without_a_hit_in_the_study_nothing_is_stopped(times):
 )
 def test_a_median_is_lost_once_half_of_the_studies_have_missed(study_times, studies, is_lost):
     assert median_is_lost(study_times, studies) == is_lost
+
+
+@pytest.mark.parametrize(
+    ("times", "statuses", "settled"),
+    [
+        ([INF, INF], ["out_of_budget", "diverged"], INF),
+        ([INF, INF], ["out_of_budget", "crashed"], None),
+        ([INF, INF], ["refused", "out_of_budget"], None),
+        ([INF, 5.0], ["crashed", "reached"], 5.0),
+        ([4.0, INF], ["reached", "pruned"], 4.0),
+    ],
+)
+def test_a_study_that_missed_is_open_while_a_trial_of_it_has_failed(times, statuses, settled):
+    assert settled_time(times, statuses) == settled
 
 
 @pytest.mark.parametrize("studies", range(1, 7))

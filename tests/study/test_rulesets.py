@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 
 import pandas as pd
 import pytest
 
-from harness.api import ConfigError
+from harness.api import ConfigError, TrialStatus
 from harness.commands import bench, retry, status
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, load, names_in
-from harness.records.tables import Records
+from harness.race.outcome import Outcome
+from harness.records.tables import Records, TrialKey
+from harness.study.budget import trial_spec
 from harness.study.identity import describe, trial_key, trial_seed
+from harness.study.pruning import no_longer_lost
+from harness.study.rows import trial_row
 from tests.commands.test_bench import FAST
 from tests.conftest import SGD
 from tests.study.test_study import run, study_config, write_submission
 
+THREE, FOUR = (RulesetConfig("self", 1, studies, 1, "defaults", 1.0, "adamw") for studies in (3, 4))
 TUNED = RulesetConfig("external", 1, 3, 2, "search_space", 1.0, "adamw")
 SPACE = "{learning_rate: 0.05}\nsearch_space: {learning_rate: {min: 0.01, max: 0.1, scaling: log}}"
 NEVER = "def train(trial, hp):\n    for batch in trial.batches():\n        pass\n"
@@ -83,6 +89,56 @@ def test_studies_stop_when_the_median_can_no_longer_be_finite(tmp_path):
     assert (last["charged_seconds"], last["steps"], math.isinf(last["time_to_target"])) == (0.0, 0, True)
 
 
+def give_row(config, *, status: TrialStatus, pruned_by: str | None = None) -> TrialKey:
+    """The row of the only trial of a study that ended without an evaluation."""
+    study, records = describe(config), Records(config.results / "runs")
+    key = trial_key(study, 0, records)
+    spec = trial_spec(
+        config,
+        study.submission,
+        study.points[0],
+        seed=1,
+        target=config.workload.target,
+        max_runtime=1.0,
+        eval_period=0.1,
+    )
+    outcome = Outcome(status, "a test", pruned_by=pruned_by)
+    records.finish(key, trial_row(study, 0, key, spec, outcome, datetime.datetime.now(datetime.UTC)), [])
+    return key
+
+
+def test_a_study_that_crashed_is_no_miss_and_the_third_one_runs(tmp_path):
+    submission = write_submission(tmp_path / "plain", SGD)
+    studies = [study_config(tmp_path, submission, ruleset=THREE, study=number) for number in range(3)]
+    for config in studies[:2]:
+        give_row(config, status=TrialStatus.CRASHED)
+    run(studies[2])
+    assert trials_of(tmp_path)["status"].tolist() == ["crashed", "crashed", "reached"]
+
+
+@pytest.mark.parametrize("missed", [0, 1])
+def test_studies_that_were_not_run_since_others_had_failed_are_freed_once_these_run_again(tmp_path, missed):
+    """As an earlier version left them: two of four studies gave no time, so that the other two were not run."""
+    submission = write_submission(tmp_path / "plain", SGD)
+    studies = [study_config(tmp_path, submission, ruleset=FOUR, study=number) for number in range(4)]
+    missing = [TrialStatus.OUT_OF_BUDGET] * missed + [TrialStatus.CRASHED] * (2 - missed)
+    failed = [give_row(config, status=status) for config, status in zip(studies[:2], missing, strict=True)][missed:]
+    pruned = [give_row(config, status=TrialStatus.PRUNED, pruned_by="2 of 4 studies") for config in studies[2:]]
+    records = Records(tmp_path / "runs")
+    for key in failed:
+        records.retry(key)
+    assert [no_longer_lost(describe(config), records) for config in studies] == [[], [], [pruned[0]], [pruned[1]]]
+
+
+def test_studies_that_were_not_run_since_others_had_missed_stay(tmp_path):
+    submission = write_submission(tmp_path / "plain", SGD)
+    studies = [study_config(tmp_path, submission, ruleset=THREE, study=number) for number in range(3)]
+    for config in studies[:2]:
+        give_row(config, status=TrialStatus.OUT_OF_BUDGET)
+    give_row(studies[2], status=TrialStatus.PRUNED, pruned_by="2 of 3 studies")
+    assert no_longer_lost(describe(studies[2]), Records(tmp_path / "runs")) == []
+
+
 def test_without_pruning_every_trial_runs_to_its_end(tmp_path):
     submission = write_submission(tmp_path / "never", NEVER, SPACE)
     for study in range(3):
@@ -122,6 +178,21 @@ def test_a_crashed_trial_is_run_again_under_a_new_id_and_its_old_row_stays(tmp_p
     assert "1 trials with status crashed are run again" in capfd.readouterr().out
     assert bench.main(arguments) == 1
     assert len(trials_of(tmp_path)) == 2
+
+
+def test_retry_runs_what_failed_and_what_was_not_run_because_of_it(tmp_path, capfd):
+    arguments = ["workload=digits_mlp", "submission=adamw", "ruleset=self", f"results={tmp_path}", *FAST]
+    configs = bench.studies_of(bench.parse(arguments))
+    for config in configs[:2]:
+        give_row(config, status=TrialStatus.CRASHED)
+    give_row(configs[2], status=TrialStatus.PRUNED, pruned_by="2 of 3 studies have missed")
+    assert retry.main(["status=crashed", *arguments]) == 0
+    said = capfd.readouterr().out
+    assert "2 trials with status crashed are run again" in said
+    assert "1 trials that were not run because studies had missed are run" in said
+    assert trials_of(tmp_path)["trial_id"].nunique() == 6
+    assert status.main(arguments) == 0
+    assert "3 done, 0 running, 0 failed, 0 missing" in capfd.readouterr().out
 
 
 def test_a_result_is_not_run_again_until_it_pleases():
