@@ -16,7 +16,7 @@ from harness.plugins.submission import Submission, load_submission
 from harness.race.channel import SharedWeights
 from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
-from harness.race.referee import Referee
+from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
 from harness.study.hardware import Calibration, Machine, step_seconds
 from harness.study.identity import workload_hash
@@ -121,7 +121,7 @@ def measure_step_seconds(
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
     sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
     try:
-        outcome = Referee(judge, sandbox).run(spec, scratch)
+        outcome = undisturbed(lambda: Referee(judge, sandbox).run(spec, scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not outcome.observations:

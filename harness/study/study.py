@@ -21,7 +21,7 @@ from harness.plugins.data import data_folder, load_verified
 from harness.plugins.entries import create_workload
 from harness.race.judge import Judge
 from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
-from harness.race.referee import Referee
+from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
@@ -123,7 +123,10 @@ def _race(
                 on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
             )
 
-        outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
+        def say(text: str) -> None:
+            console.print(f"{title}  {text}", soft_wrap=True)
+
+        outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
         row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
         _keep_log(config, key, outcome)
         journal.append("end", {"trial": row, "evaluations": rows})
