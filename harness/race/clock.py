@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+# The referee looks twice a second. Where it comes much later, it was stopped, or the whole machine was.
+_WATCHED_SECONDS = 1.0
+
 
 class ChargedClock:
     """A stop watch on the monotonic clock of the machine: changes of the wall clock do not reach it.
@@ -12,19 +15,30 @@ class ChargedClock:
     """
 
     def __init__(self, charged: float = 0.0) -> None:
+        self.unwatched_seconds = 0.0
+        """Charged in stretches of more than a second that nobody has looked: what was charged then may be wrong."""
         self._charged = charged
         self._started_at: float | None = None
+        self._looked_at = 0.0
 
     def start(self) -> None:
         """Let time be charged from now on."""
         assert self._started_at is None, "the clock runs already"
-        self._started_at = time.monotonic()
+        self._started_at = self._looked_at = time.monotonic()
 
     def stop(self) -> None:
         """Charge no more until `start`."""
         assert self._started_at is not None, "the clock does not run"
-        self._charged += time.monotonic() - self._started_at
+        self.look()
+        self._charged += self._looked_at - self._started_at
         self._started_at = None
+
+    def look(self) -> None:
+        """Say that somebody is there who would see the trainer's next word at once."""
+        now = time.monotonic()
+        if now - self._looked_at > _WATCHED_SECONDS:
+            self.unwatched_seconds += now - self._looked_at
+        self._looked_at = now
 
     @property
     def is_running(self) -> bool:

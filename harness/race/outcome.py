@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.api import Target, TrialStatus
+from harness.api import DataError, Target, TrialStatus
 from harness.race.channel import Message
 
 
@@ -69,6 +69,10 @@ class Continuation:
     observations: list[Observation]
     resumes: int
     """How often the trial has been continued, this time included."""
+
+
+class StallError(DataError):
+    """The machine stood still, or stopped the referee, for so long that nobody knows what the trainer has taken."""
 
 
 class NotContinued(Exception):  # noqa: N818 - not a fault of the trial, which can start again from the beginning

@@ -122,7 +122,9 @@ class Trainer:
         _signal_each(self._escaped, signal.SIGCONT)
 
     def end(self, *, patience: float) -> None:
-        """Wait `patience` seconds for the trainer to end by itself, then kill it and all its children; reap."""
+        """Wait `patience` seconds for the trainer to end by itself, then kill it and all its children; reap. Once."""
+        if self.is_over:
+            return
         deadline = time.monotonic() + patience
         while self._exit is None and time.monotonic() < deadline:
             with contextlib.suppress(TrainerGone):

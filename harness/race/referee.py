@@ -9,13 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.api import SnapshotError, TrialStatus, visible
+from harness.api import DataError, SnapshotError, TrialStatus, visible
 from harness.race import device as devices
 from harness.race import protocol
 from harness.race.channel import Message, SharedWeights
 from harness.race.clock import ChargedClock
 from harness.race.judge import Judge
-from harness.race.outcome import Checkpoint, Continuation, NotContinued, Observation, Outcome, TrialSpec
+from harness.race.outcome import (
+    Checkpoint,
+    Continuation,
+    NotContinued,
+    Observation,
+    Outcome,
+    StallError,
+    TrialSpec,
+)
 from harness.race.process import Trainer, TrainerGone
 from harness.race.protocol import Snapshot, TrialEnded
 from harness.race.sandbox import Sandbox
@@ -32,6 +40,9 @@ _RESTORE_SECONDS = 10.0
 _CPU_FACTOR = 1.05
 _CPU_SECONDS = 0.2
 _CPU_WHILE_STOPPED = 0.05
+# What of a budget may pass without anybody watching before a trial counts for nothing, and how often it is run again.
+_UNWATCHED = 0.01
+_RUNS = 3
 # A development run by steps is not stopped by the clock unless it hangs.
 _HANG_FACTOR = 10.0
 
@@ -59,8 +70,9 @@ class Referee:
         `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second,
         `on_checkpoint` with the folder that the trainer has written, to take it over before the trainer runs on (None:
         no checkpoints), `on_continued` when a continued trial stands at its checkpoint.
-        Raises DataError where no trainer can be started, NotContinued where the trainer cannot go on from the
-        checkpoint, and whatever the callbacks raise; no process is left then.
+        Raises DataError where no trainer can be started or made ready, as no line of the submission has run then,
+        StallError where the machine has stalled, NotContinued where the trainer cannot go on from the checkpoint, and
+        whatever the callbacks raise; no process is left then.
         """
         weights = self._judge.shared_weights()
         began = time.monotonic()
@@ -77,6 +89,21 @@ class Referee:
             raise
         finally:
             weights.close()
+
+
+def undisturbed(run: Callable[[], Outcome], say: Callable[[str], object] = lambda _: None) -> Outcome:
+    """What `run` returns, called again where a stall of the machine has spoilt it; `say` is told.
+
+    Raises StallError where that is so each time.
+    """
+    for left in reversed(range(_RUNS)):
+        try:
+            return run()
+        except StallError as error:
+            if left == 0:
+                raise
+            say(f"has no result and runs again: {error}")
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True)
@@ -189,10 +216,18 @@ class _Trial:
         self._go(protocol.go())
 
     def _await_ready(self) -> None:
-        message = self._receive(time.monotonic() + _READY_SECONDS)
-        if message is None:
-            raise TrialEnded(TrialStatus.CRASHED, f"the trainer was not ready after {_READY_SECONDS:.0f} s")
-        protocol.check_ready(message)
+        """Raise DataError where the trainer does not get ready: a submission's code runs after *go* alone."""
+        try:
+            message = self._receive(time.monotonic() + _READY_SECONDS)
+            if message is None:
+                raise TrialEnded(TrialStatus.CRASHED, f"the trainer was not ready after {_READY_SECONDS:.0f} s")
+            protocol.check_ready(message)
+        except TrialEnded as end:
+            self._trainer.end(patience=end.patience)
+            printed = protocol.one_line(self._trainer.log.strip().rpartition("\n")[2])
+            is_new = printed not in end.reason and end.reason not in printed
+            more = f"; it printed {printed!r}" if is_new else ""
+            raise DataError(f"no trial could be started: {end.reason}{more}") from None
 
     def _catch_up(self, checkpoint: Checkpoint) -> None:
         """Let the submission build what it had built, and load its state; then say *go* where the clock stood.
@@ -240,6 +275,12 @@ class _Trial:
         self._energy.stop()
         if message is not None and self._freezes:
             self._freeze()
+        unwatched = self._clock.unwatched_seconds
+        if unwatched > _UNWATCHED * self._spec.max_runtime:
+            raise StallError(
+                f"the machine stalled: for {unwatched:.1f} s of a budget of {self._spec.max_runtime:.1f} s the referee "
+                "could not watch the trainer. Run the same command again where no process is stopped or starved."
+            )
         if message is None or self._clock.seconds > limit:
             self._end_at_limit(limit)
             raise AssertionError("unreachable")
@@ -326,7 +367,7 @@ class _Trial:
     def _receive(self, deadline: float) -> Message | None:
         """The next message; None at the deadline. Raises TrialEnded for every other end."""
         try:
-            message = self._trainer.receive(deadline, lambda: self._callbacks.tick(self._clock.seconds))
+            message = self._trainer.receive(deadline, self._tick)
         except TimeoutError:
             return None
         except TrainerGone as error:
@@ -337,6 +378,10 @@ class _Trial:
         if protocol.is_not_continued(message) and self._stands_at_checkpoint():
             raise NotContinued(protocol.one_line(message.get("reason", "")))
         return message
+
+    def _tick(self) -> None:
+        self._clock.look()
+        self._callbacks.tick(self._clock.seconds)
 
     def _stands_at_checkpoint(self) -> bool:
         past = self._continuation

@@ -16,7 +16,7 @@ from harness.plugins.submission import Submission, copy_of, files_of, load_submi
 from harness.race.channel import SharedWeights
 from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
-from harness.race.referee import Referee
+from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
 from harness.study.hardware import Calibration, Machine, step_seconds
 from harness.study.identity import workload_hash
@@ -122,7 +122,7 @@ def measure_step_seconds(
             eval_period=seconds / _WINDOWS,
         )
         try:
-            outcome = Referee(judge, sandbox).run(spec, scratch)
+            outcome = undisturbed(lambda: Referee(judge, sandbox).run(spec, scratch))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     if not outcome.observations:

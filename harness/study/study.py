@@ -25,7 +25,7 @@ from harness.plugins.submission import copy_of, files_of
 from harness.plugins.submission_files import Files
 from harness.race.judge import Judge
 from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
-from harness.race.referee import Referee
+from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
@@ -144,7 +144,10 @@ def _race(
                 console.print(notice, soft_wrap=True)
             return outcome
 
-        outcome = _continued_or_anew(race, notes, lambda text: console.print(f"{title}  {text}", soft_wrap=True))
+        def say(text: str) -> None:
+            console.print(f"{title}  {text}", soft_wrap=True)
+
+        outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
         # Its author knows the files by the places that they were copied from.
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
