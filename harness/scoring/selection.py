@@ -14,7 +14,6 @@ _BUSY_BELOW = 0.9
 
 SELECTION_COLUMNS = [
     *COMBINATION,
-    "charged_seconds",
     "cpu_seconds",
     "threads",
     "evaluate_every_steps",

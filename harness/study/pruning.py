@@ -68,7 +68,18 @@ def board_limit_of(study: Study, records: Records) -> Limit:
     for column, value in same.items():
         wanted &= pc.field(column) == value
     columns = list(
-        dict.fromkeys(["submission", "study", "trial", "time_to_target", *same, *COMBINATION, *SELECTION_COLUMNS])
+        dict.fromkeys(
+            [
+                "submission",
+                "study",
+                "trial",
+                "time_to_target",
+                "charged_seconds",
+                *same,
+                *COMBINATION,
+                *SELECTION_COLUMNS,
+            ]
+        )
     )
     rows = read_table(records.runs, "trials", columns=columns, filter=wanted)
     if rows.empty:
