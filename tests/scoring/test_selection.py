@@ -19,9 +19,9 @@ def test_trials_that_were_kept_in_are_never_ranked_with_those_that_were_not():
 
 def test_trials_on_a_busy_machine_are_counted_in_a_note():
     rows = [
-        trial_rows("digits", "adamw", 10.0, cpu_seconds=9.9),
-        trial_rows("digits", "muon", 10.0, cpu_seconds=6.0),
-        trial_rows("digits", "sgd", 10.0, cpu_seconds=None),
+        trial_rows("digits", "adamw", 10.0, charged_seconds=10.0, cpu_seconds=9.9),
+        trial_rows("digits", "muon", 10.0, charged_seconds=10.0, cpu_seconds=6.0),
+        trial_rows("digits", "sgd", 10.0, charged_seconds=10.0, cpu_seconds=None),
     ]
     notes = comparable(tables(rows)[0]).notes
     assert len(notes) == 1
