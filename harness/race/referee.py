@@ -293,6 +293,10 @@ class _Trial:
         except TrainerGone as error:
             raise TrialEnded(TrialStatus.REFUSED, str(error)) from None
         self._cpu = self._trainer.cpu_seconds()
+        self._check_processor_time()
+
+    def _check_processor_time(self) -> None:
+        """Raise TrialEnded where the trainer used more of the processor than its threads can."""
         used, charged = self._cpu - self._cpu_at_go, self._clock.seconds - self._charged_at_go
         allowed = _CPU_FACTOR * self._threads * self._devices * charged + _CPU_SECONDS
         if self._device.type == "cpu" and used > allowed:
@@ -355,6 +359,7 @@ class _Trial:
 
     def _end_at_limit(self, limit: float) -> None:
         self._cpu = max(self._cpu, self._trainer.cpu_seconds())
+        self._check_processor_time()
         if limit < self._spec.max_runtime:
             raise TrialEnded(TrialStatus.PRUNED, f"stopped at {limit:.2f} s: {self._spec.pruned_by}")
         seen = self._outcome.observations

@@ -22,7 +22,6 @@ _BUSY_BELOW = 0.9
 SELECTION_COLUMNS = [
     *COMBINATION,
     *RUN,
-    "charged_seconds",
     "cpu_seconds",
     "threads",
     "evaluate_every_steps",
@@ -97,7 +96,7 @@ def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selecti
 
 def _busy(rows: pd.DataFrame) -> list[str]:
     """A note where trials got much less of the processor than their clock ran: others kept it, or they waited."""
-    cpu_share = rows["cpu_seconds"] / (rows["charged_seconds"] * rows["threads"])
+    cpu_share = rows["cpu_seconds"].astype(float) / (rows["charged_seconds"] * rows["threads"])
     # The first moments of a short trial say little.
     busy = (cpu_share < _BUSY_BELOW) & (rows["charged_seconds"] > 1.0)
     if not busy.any():

@@ -73,7 +73,18 @@ def board_limit_of(study: Study, records: Records) -> Limit:
     for column, value in same.items():
         wanted &= pc.field(column) == value
     columns = list(
-        dict.fromkeys(["submission", "study", "trial", "time_to_target", *same, *COMBINATION, *SELECTION_COLUMNS])
+        dict.fromkeys(
+            [
+                "submission",
+                "study",
+                "trial",
+                "time_to_target",
+                "charged_seconds",
+                *same,
+                *COMBINATION,
+                *SELECTION_COLUMNS,
+            ]
+        )
     )
     # Rows that cannot be read would at most make the limit tighter.
     rows = read_table(records.runs, "trials", columns=columns, filter=wanted, left_out=lambda _: None)
