@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeGuard
 
 from harness.api import ConfigError, Hyperparameters, near_matches
@@ -65,6 +65,17 @@ class SearchSpace:
     dimensions: Mapping[str, Interval | Choice]
     points: tuple[Hyperparameters, ...] = ()
     conditions: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+    settled: Collection[str] = ()
+    """Hyperparameters that are overridden: they stay at their value, and the others are drawn as they would be."""
+
+    def overridden(self, overrides: Mapping[str, Any]) -> SearchSpace:
+        """This space with `overrides` written over every point, before conditions are judged. Raises ConfigError."""
+        return replace(
+            self,
+            defaults=resolve_overrides(self.defaults, overrides),
+            points=tuple(resolve_overrides(point, overrides) for point in self.points),
+            settled=tuple(overrides),
+        )
 
     def point_at(self, shares: Sequence[float]) -> Hyperparameters:
         """The point at `shares` of the way along each dimension, each in [0, 1)."""
@@ -72,7 +83,7 @@ class SearchSpace:
         for (name, dimension), share in zip(self.dimensions.items(), shares, strict=True):
             wanted = self.conditions.get(name, {})
             # Conditions speak of hyperparameters whose values are settled: those before, and those that are not tuned.
-            if all(point[other] in values for other, values in wanted.items()):
+            if name not in self.settled and all(point[other] in values for other, values in wanted.items()):
                 point[name] = dimension.value_at(float(share))
         return Hyperparameters(point)
 
