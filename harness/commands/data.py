@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness import command_line
 from harness.api import SPLITS, ConfigError, DataError, SplitName, Workload
 from harness.config import WorkloadConfig, base_workloads, load
 from harness.plugins.data import data_folder, fetch, load_verified
@@ -37,7 +38,7 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         if key != "workload" or not value:
             raise ConfigError(f"make data does not know {argument!r}. Use WORKLOAD=name,name or nothing.")
-        names += value.split(",")
+        names += command_line.names(value)
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tarfile
 import tempfile
 import time
@@ -35,8 +36,8 @@ def parse_import(arguments: Sequence[str]) -> Import:
     workers = values.get("workers", str(Import.workers))
     if not workers.isdigit() or int(workers) < 1:
         raise ConfigError(f"workers={workers!r}. Use a whole number of processes, at least 1.")
-    results = Path(values.get("results", str(Import.results)))
-    return Import(Path(values["logs"]).expanduser(), Path(values["targets"]).expanduser(), results, int(workers))
+    logs, targets = command_line.path_of(values["logs"]), command_line.path_of(values["targets"])
+    return Import(logs, targets, command_line.path_of(values.get("results", str(Import.results))), int(workers))
 
 
 def run_import(wanted: Import) -> dict[str, int]:
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     seconds = time.monotonic() - started
     ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
     print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {wanted.results / 'runs'}: {ended}")
-    print(f"rank them: make leaderboard RESULTS={wanted.results}")
+    print(f"rank them: make leaderboard RESULTS={shlex.quote(str(wanted.results))}")
     return 0
 
 
