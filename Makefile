@@ -7,8 +7,8 @@ export PYTHONUNBUFFERED = 1
 # Also libraries read and write files as UTF-8, and paths of any characters are found, whatever the locale.
 export PYTHONUTF8 = 1
 
-# One "key=value" for each variable that was given, quoted for the shell.
-override_if = $(if $($(1)),'$(2)=$($(1))')
+# One "key=value" for each variable that was given, quoted for the shell; `value` keeps make from reading a $ in it.
+override_if = $(if $(value $(1)),'$(2)=$(subst ','\'',$(value $(1)))')
 OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload) $(call override_if,SUBMISSION,submission) \
             $(call override_if,RULESET,ruleset) $(call override_if,HARDWARE,hardware) $(call override_if,TRACKING,tracking) \
             $(call override_if,SEED,seed) $(call override_if,RESULTS,results) \
@@ -16,14 +16,26 @@ OVERRIDES = $(call override_if,SUITE,suite) $(call override_if,WORKLOAD,workload
 
 # Every target that has a line of help.
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: no-python-in-venv
 
 help: ## print these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-# The stamp is newer than what it was made from, so a second call starts at once.
-.venv/installed: pyproject.toml constraints.txt
+# Whether a Python is one of those that pyproject.toml names, as a line that every Python can read.
+FITS = import sys; $(shell sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)"/(3, \1) <= sys.version_info[:2] < (3, \2)/p' pyproject.toml) or sys.exit(1)
+
+# The stamp is newer than what it was made from, so a second call starts at once. A .venv without it is half-made: it is
+# gone on with where its Python fits and has pip, else made anew.
+.venv/installed: pyproject.toml constraints.txt $(if $(wildcard $(PY)),,no-python-in-venv)
+	@{ $(PY) -c '$(FITS)' && $(PY) -m pip --version; } >/dev/null 2>&1 || { \
+	    $(PYTHON) -c '$(FITS)' 2>/dev/null || { \
+	        echo "error: PYTHON is $(PYTHON), $$($(PYTHON) --version 2>&1 | head -1), but pyproject.toml wants" \
+	            "$$(sed -nE 's/^requires-python = "(.*)"/\1/p' pyproject.toml). Name another: make PYTHON=python3.12" >&2; exit 2; }; \
+	    $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	        echo "error: $(PYTHON) cannot make a .venv with pip in it. Install the package python3-venv (Debian and Ubuntu:" \
+	            "apt install python3-venv, or that of its version, such as python3.12-venv)" >&2; exit 2; }; \
+	    $(PYTHON) -m venv --clear .venv; }
 	@echo "setting up .venv (once; about 1 GB with a CPU build of torch, more with CUDA) ..."
-	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 	@echo "set up: $$($(PY) --version), torch $$($(PY) -c 'import torch; print(torch.__version__)')"
@@ -53,7 +65,7 @@ debug: .venv/installed ## one submission on one workload in this process, nothin
 	@$(PY) -m harness.commands.debug $(OVERRIDES)
 
 submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
-	@$(PY) -m harness.commands.skeleton 'name=$(NAME)'
+	@$(PY) -m harness.commands.skeleton $(call override_if,NAME,name)
 
 data: .venv/installed ## fetch the data sets, with size and licence shown first: WORKLOAD=a,b
 	@$(PY) -m harness.commands.data $(OVERRIDES)
@@ -105,8 +117,8 @@ sanity: .venv/installed ## the workloads against plain models at equal seconds o
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)
 
-sync: .venv/installed ## upload W&B runs that were recorded offline
-	@$(PY) -m harness.commands.sync
+sync: .venv/installed ## upload W&B runs that were recorded offline: CLEAN=1 removes what has been uploaded from the disk
+	@$(PY) -m harness.commands.sync $(call override_if,RESULTS,results) $(call override_if,CLEAN,clean)
 
 test: .venv/installed ## the default tests: offline, minutes on two cores
 	@$(PY) -m pytest $(ARGS)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if not given.get("workload"):
         raise ConfigError("say which workload: make power-runs WORKLOAD=name,name.")
     count = command_line.whole_number(given, "seeds", FEWEST_SEEDS)
-    results = Path(given.get("results") or config.ROOT / "results")
+    results = command_line.path_of(given.get("results") or str(config.ROOT / "results"))
     for settings in [config.load("workload", name, WorkloadConfig) for name in given["workload"].split(",")]:
         run_fresh(settings, count, results / "power", FRESH)
     return 0

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     given = command_line.options(arguments, ["workload", "points", "seeds", "jobs", "results"])
     if not given.get("workload"):
         raise ConfigError("say which workload: make targets WORKLOAD=name,name.")
-    results = Path(given.get("results") or config.ROOT / "results")
+    results = command_line.path_of(given.get("results") or str(config.ROOT / "results"))
     extent = Extent(
         points=command_line.whole_number(given, "points", POINTS),
         seeds=tuple(range(1, command_line.whole_number(given, "seeds", SEEDS) + 1)),

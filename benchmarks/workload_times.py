@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     submission = given.get("submission")
     if not submission:
         raise ConfigError("say whose trials: make workload-times SUBMISSION=nadamw.")
-    rows = rows_of(Path(given.get("results") or config.ROOT / "results"), submission)
+    rows = rows_of(command_line.path_of(given.get("results") or str(config.ROOT / "results")), submission)
     known = pd.read_csv(TIMES) if TIMES.exists() else rows[:0]
     kept = known[~known["workload"].isin(rows["workload"])]
     whole = (pd.concat([kept, rows]) if len(kept) else rows).sort_values("workload", ignore_index=True)

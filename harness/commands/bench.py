@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from harness import command_line
 from harness.api import ConfigError, DataError, HarnessError, near_matches
 from harness.command_line import PlainConsole, complain
 from harness.commands import leaderboard
 from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
 from harness.plugins import data
 from harness.plugins.entries import create_workload
-from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.plugins.submission import listed, load_submission
 from harness.study.compose import quoted, study_config
+from harness.study.folders import check_folders
 from harness.study.launch import StudyReport, launch
 
 _LAUNCHER = "hydra/launcher"
@@ -25,12 +28,16 @@ _GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking", _LAUNCHER)
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for: which workloads and submissions, and what holds for all of them."""
+    """What the command line asks for: which workloads and submissions, and what holds for all of them.
+
+    `overrides`: what Hydra reads. `results`: None where the command line names no folder.
+    """
 
     workloads: list[str]
     submissions: list[str]
     overrides: list[str]
     fallbacks: dict[str, str]
+    results: Path | None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,20 +56,24 @@ def main(arguments: Sequence[str]) -> int:
 def bench(arguments: list[str], console: Console) -> int:
     """`main` without the handling of errors. Raises HarnessError."""
     request = parse(arguments)
-    workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
-    request = Request(workloads, request.submissions, request.overrides, {})
+    workloads = dict.fromkeys(_with_data(name, request.fallbacks, console) for name in request.workloads)
+    request = replace(request, workloads=list(workloads))
     studies = studies_of(request)
     return _report(studies, launch(studies, request.overrides, console), console)
 
 
 def studies_of(request: Request) -> list[StudyConfig]:
-    """The configuration of every study that was asked for. Raises ConfigError."""
-    first = compose(request.overrides, request.workloads[0], request.submissions[0], 0)
+    """The configuration of every study that was asked for.
+
+    Raises ConfigError; also where a submission has the name of another one in the results folder.
+    """
+    first = compose(request, request.workloads[0], request.submissions[0])
+    check_folders(request.submissions, first.results / "runs")
     return [
         replace(composed, study=study)
         for workload in request.workloads
         for submission in request.submissions
-        for composed in [compose(request.overrides, workload, submission, 0)]
+        for composed in [compose(request, workload, submission)]
         for study in range(first.ruleset.studies)
     ]
 
@@ -74,7 +85,7 @@ def parse(arguments: list[str]) -> Request:
         key, equals, value = argument.partition("=")
         if not equals:
             raise ConfigError(f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'.")
-        if key in ("workload", "submission", "suite"):
+        if key in ("workload", "submission", "suite", "results"):
             chosen[key] = value
         elif key.startswith("hp."):
             # Which ones there are depends on the submission, not on conf/, and so do their types: text until then.
@@ -82,36 +93,35 @@ def parse(arguments: list[str]) -> Request:
         else:
             overrides.append(argument)
     suite = load("suite", chosen.get("suite", "quick"), SuiteConfig)
-    workloads = _names(chosen.get("workload")) or suite.workloads
+    workloads = command_line.names(chosen.get("workload", "")) or suite.workloads
     for name in workloads:
         load("workload", name, WorkloadConfig)
-    submissions = _names(chosen.get("submission")) or list(suite.submissions)
-    for place, submission in enumerate(submissions):
-        folder = load_submission(submission).folder
-        if folder.parent != SUBMISSIONS:  # a job may start in another folder
-            submissions[place] = str(folder)
+    named = listed(chosen.get("submission", "")) or suite.submissions
+    # A job may start in another folder: `given_as` finds a submission from there, too.
+    submissions = list(dict.fromkeys(load_submission(each).given_as for each in named))
     _check_keys(overrides, workloads[0])
-    return Request(workloads, submissions, overrides, suite.fallbacks if "workload" not in chosen else {})
+    fallbacks = suite.fallbacks if "workload" not in chosen else {}
+    results = command_line.path_of(chosen["results"]) if chosen.get("results") else None
+    return Request(workloads, submissions, overrides, fallbacks, results)
 
 
-def compose(overrides: list[str], workload: str, submission: str, study: int) -> StudyConfig:
-    """The checked configuration of one study. Raises ConfigError."""
+def compose(request: Request, workload: str, submission: str) -> StudyConfig:
+    """The checked configuration of the first study of a submission on a workload. Raises ConfigError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    sweep = [f"workload={workload}", f"submission={quoted(submission)}", f"study={study}"]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra_compose("bench", [*overrides, *sweep])
+            composed = hydra_compose("bench", [*request.overrides, f"workload={workload}", "study=0"])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(str(error).split())}. See conf/ for what can be set.") from None
-    return study_config(composed)
+    return study_config(composed, submission=submission, results=request.results)
 
 
 def _report(studies: list[StudyConfig], reports: list[StudyReport | None], console: Console) -> int:
-    """The ranking and where the rows are; the exit code says whether every trial has a sound one."""
+    """The ranking of what was asked for; the exit code says whether every trial has a sound row."""
     came = [(config, report) for config, report in zip(studies, reports, strict=True) if report is not None]
     recorded = [config for config, report in came if report.statuses]
     statuses = [status for _, report in came for status in report.statuses]
@@ -123,10 +133,11 @@ def _report(studies: list[StudyConfig], reports: list[StudyReport | None], conso
         choice = leaderboard.Choice(
             ruleset=first.ruleset.name,
             workload=",".join(dict.fromkeys(config.workload.name for config in recorded)),
-            submission=",".join(dict.fromkeys(load_submission(config.submission).name for config in recorded)),
+            submission=",".join(dict.fromkeys(config.submission for config in recorded)),
             results=str(first.results),
         )
-        leaderboard.show(choice, console)
+        asked_for = {trial_id for _, report in came for trial_id in report.trial_ids}
+        leaderboard.show(choice, console, trial_ids=asked_for)
     if lost := reports.count(None):
         raise DataError(
             f"{lost} of {len(reports)} studies were lost with their jobs; the lines above say why. "
@@ -194,10 +205,6 @@ def _flat(tree: Any, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             keys.extend(_flat(value, f"{prefix}{key}."))
     return keys
-
-
-def _names(value: str | None) -> list[str]:
-    return [name.strip() for name in (value or "").split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         if not data.is_present(create_workload(found.entry, found.options), data.data_folder()):
             console.print(f"{workload}: left out, its data are not here; make data WORKLOAD={workload} fetches them")
             continue
-        config = bench.compose(request.overrides, workload, request.submissions[0], 0)
+        config = bench.compose(request, workload, request.submissions[0])
         machine = describe(config).machine
         if frozen is not None:
             frozen.check(machine)

@@ -41,7 +41,7 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         if key != "workload" or not value:
             raise ConfigError(f"make data does not know {argument!r}. Use WORKLOAD=name,name or nothing.")
-        names += value.split(",")
+        names += command_line.names(value)
     return names
 
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """`make debug SUBMISSION=x WORKLOAD=y`; returns 0. Raises whatever the submission raises, with its traceback."""
     console = PlainConsole()
     request = bench.parse([argument for argument in arguments if not argument.startswith("tracking=")])
-    config = bench.compose(request.overrides, request.workloads[0], request.submissions[0], 0)
+    config = bench.compose(request, request.workloads[0], request.submissions[0])
     study = describe(config)
     if study.machine.devices > 1:
         raise ConfigError(f"hardware.devices is {study.machine.devices}, but make debug runs one process. Use 1.")

@@ -15,11 +15,11 @@ from rich.table import Table
 from harness import command_line
 from harness.api import ConfigError
 from harness.command_line import PlainConsole
-from harness.config import HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
+from harness.config import ROOT, HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.study import limits
-from harness.study.hardware import Calibration, Machine, this_machine
+from harness.study.hardware import Calibration, Machine, git_revision, this_machine
 from harness.study.identity import workload_hash
 
 _FREE_GIB_WANTED = 2.0
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     console = PlainConsole()
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
     machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
-    results = Path(chosen.get("results", "results"))
+    results = command_line.path_of(chosen.get("results", "results"))
     _machine(console, machine, results)
     present = _workloads(console, machine, results)
     return 0 if _suites(console, present) else 1
@@ -46,6 +46,8 @@ def _machine(console: Console, machine: Machine, results: Path) -> None:
     lines.add_row("cores", f"{machine.properties['cores']}, load {os.getloadavg()[0]:.1f}")
     lines.add_row("memory", f"{memory:.1f} GiB free")
     lines.add_row("disk", f"{free:.0f} GiB free" + ("" if free > _FREE_GIB_WANTED else "  too little: free some"))
+    revision = git_revision(ROOT)
+    lines.add_row("revision", revision if revision != "unknown" else "unknown: no checkout that git can read")
     lines.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     if machine.device.type == "cuda":
         nvml = importlib.util.find_spec("pynvml") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tarfile
 import tempfile
 import time
@@ -38,8 +39,8 @@ def parse_import(arguments: Sequence[str]) -> Import:
     workers = values.get("workers", str(Import.workers))
     if not workers.isdigit() or int(workers) < 1:
         raise ConfigError(f"workers={workers!r}. Use a whole number of processes, at least 1.")
-    results = Path(values.get("results", str(Import.results)))
-    return Import(Path(values["logs"]).expanduser(), Path(values["targets"]).expanduser(), results, int(workers))
+    logs, targets = command_line.path_of(values["logs"]), command_line.path_of(values["targets"])
+    return Import(logs, targets, command_line.path_of(values.get("results", str(Import.results))), int(workers))
 
 
 def run_import(wanted: Import, console: Console) -> dict[str, int]:
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
     into = wanted.results / "runs"
     console.print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {into}: {ended}", soft_wrap=True)
-    console.print(f"rank them: make leaderboard RESULTS={wanted.results}", soft_wrap=True)
+    console.print(f"rank them: make leaderboard RESULTS={shlex.quote(str(wanted.results))}", soft_wrap=True)
     return 0
 
 

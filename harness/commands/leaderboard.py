@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
 from harness.config import values_of
+from harness.plugins.submission import listed, name_of
 from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
@@ -31,6 +32,7 @@ from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable, with_evaluations
 from harness.scoring.times import CELL
 from harness.scoring.uncertainty import bootstrap
+from harness.study.folders import check_folders
 
 _WIDTH_OF_A_FILE = 120
 
@@ -51,7 +53,7 @@ class Choice:
     @property
     def runs(self) -> Path:
         """The folder that holds the tables: `results` itself or `runs` in it."""
-        results = Path(self.results)
+        results = command_line.path_of(self.results)
         # Path.is_dir raises where the folder may not be looked into.
         return results if os.path.isdir(results / "trials") else results / "runs"  # noqa: PTH112
 
@@ -59,24 +61,32 @@ class Choice:
     def workloads(self) -> list[str] | None:
         """The named workloads, or those of the named suite. Raises ConfigError for an unknown suite."""
         if self.workload is not None:
-            return _listed(self.workload)
+            return command_line.names(self.workload)
         if self.suite is None:
             return None
         return [str(name) for name in values_of("suite", self.suite)["workloads"]]
 
     @property
     def submissions(self) -> list[str] | None:
-        """The named submissions; of a path, its last part."""
-        return None if self.submission is None else [Path(name).name for name in _listed(self.submission)]
+        """The named submissions; of a path, its last part.
+
+        Raises ConfigError where a path leads to another submission than the one whose rows have this name.
+        """
+        if self.submission is None:
+            return None
+        named = listed(self.submission)
+        check_folders([name for name in named if Path(name).is_dir()], self.runs)
+        return list(dict.fromkeys(name_of(name) for name in named))
 
 
-def show(choice: Choice, console: Console | None = None) -> None:
+def show(choice: Choice, console: Console | None = None, *, trial_ids: Collection[str] | None = None) -> None:
     """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
 
-    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    `trial_ids`: nothing but the rows of these trials; None: all. Raises DataError where there is nothing to rank or a
+    table is bad, ConfigError for a name that no row has.
     """
     console = console or wide_console()
-    board = make_board(choice)
+    board = make_board(choice, trial_ids=trial_ids)
     print_leaderboard(board, console)
     page = choice.runs.parent / "board" / "leaderboard.md"
     try:
@@ -101,12 +111,13 @@ def _write_whole(page: Path, text: str) -> None:
             beside.unlink(missing_ok=True)
 
 
-def make_board(choice: Choice) -> Board:
+def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
     with bad_tables_named(choice.runs):
+        trials = read_trials(choice.runs, left_out=notes.append)
         selection = comparable(
-            read_trials(choice.runs, left_out=notes.append),
+            trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
             ruleset=choice.ruleset,
             hardware=choice.hardware,
             workloads=choice.workloads,
@@ -211,10 +222,6 @@ def main(arguments: Sequence[str]) -> int:
     """`python -m harness.commands.leaderboard [key=value ...]`. Raises HarnessError where there is nothing to rank."""
     show(parse_choice(arguments))
     return 0
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

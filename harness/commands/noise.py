@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if "workload" not in given:
         raise ConfigError("make noise needs a workload. Use make noise WORKLOAD=name.")
     candidate = given.pop("submission", None)
-    for workload in given["workload"].split(","):
+    for workload in command_line.names(given["workload"]):
         rest = [f"{key}={value}" for key, value in given.items() if key != "workload"]
         _measure(console, [*rest, f"workload={workload}"], candidate, int(rounds), int(seconds))
     return 0
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str]) -> int:
 def _measure(console: Console, arguments: list[str], candidate: str | None, rounds: int, seconds: int) -> None:
     request = bench.parse([*arguments, *([f"submission={candidate}"] if candidate else [])])
     name = request.workloads[0]
-    first = bench.compose(request.overrides, name, request.submissions[0], 0)
-    reference = describe(bench.compose(request.overrides, name, first.ruleset.reference, 0))
+    first = bench.compose(request, name, request.submissions[0])
+    reference = describe(bench.compose(request, name, first.ruleset.reference))
     other = describe(first) if candidate else reference
     console.print(
         f"{name}: {rounds} sandwiches of {other.submission.name} between {reference.submission.name}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +73,10 @@ def main(arguments: Sequence[str]) -> int:
     name = command_line.options(arguments, ("name",)).get("name")
     if not name:
         raise ConfigError("which name? make submission NAME=my_rule")
-    folder = Path(name) if "/" in name else SUBMISSIONS / name
+    folder = command_line.path_of(name) if "/" in name else SUBMISSIONS / name
     write_skeleton(folder)
     load_submission(str(folder))
-    chosen = name if "/" in name else folder.name
+    chosen = shlex.quote(name)
     following = f"make debug SUBMISSION={chosen} WORKLOAD=...; then make bench SUBMISSION={chosen}"
     PlainConsole().print(f"wrote {folder}. Next: {following}", soft_wrap=True)
     return 0

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.api import DataError, Examples, SplitName, Workload
+from harness.command_line import path_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def data_folder() -> Path:
     """Where data files lie: $TIMETRIAL_DATA, or `data/` at the root of the repository."""
-    return Path(os.environ.get("TIMETRIAL_DATA") or _ROOT / "data").expanduser().resolve()
+    return path_of(os.environ.get("TIMETRIAL_DATA") or str(_ROOT / "data")).resolve()
 
 
 def is_present(workload: Workload, folder: Path) -> bool:

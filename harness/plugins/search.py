@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.api import ConfigError, Hyperparameters, near_matches
@@ -62,6 +62,17 @@ class SearchSpace:
     dimensions: Mapping[str, Interval | Choice]
     points: tuple[Hyperparameters, ...] = ()
     conditions: Mapping[str, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
+    settled: Collection[str] = ()
+    """Hyperparameters that are overridden: they stay at their value, and the others are drawn as they would be."""
+
+    def overridden(self, overrides: Mapping[str, Any]) -> SearchSpace:
+        """This space with `overrides` written over every point, before conditions are judged. Raises ConfigError."""
+        return replace(
+            self,
+            defaults=resolve_overrides(self.defaults, overrides),
+            points=tuple(resolve_overrides(point, overrides) for point in self.points),
+            settled=tuple(overrides),
+        )
 
     def point_at(self, shares: Sequence[float]) -> Hyperparameters:
         """The point at `shares` of the way along each dimension, each in [0, 1)."""
@@ -69,7 +80,8 @@ class SearchSpace:
         for (name, dimension), share in zip(self.dimensions.items(), shares, strict=True):
             wanted = self.conditions.get(name, {})
             # Conditions speak of hyperparameters whose values are settled: those before, and those that are not tuned.
-            if all(value_at(point, other, name) in values for other, values in wanted.items()):
+            is_open = name not in self.settled
+            if is_open and all(value_at(point, other, name) in values for other, values in wanted.items()):
                 drawn = fitted(dimension.value_at(float(share)), value_at(point, name, name), name)
                 point = with_value(point, name, drawn)
         return Hyperparameters(point)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError, DataError, Hyperparameters, near_matches, visible
+from harness.command_line import path_of
 from harness.plugins.search import SearchSpace, check_keys, parse_space
-from harness.plugins.submission_files import Files, check_requirements, check_train, read_files
+from harness.plugins.submission_files import Files, check_helpers, check_requirements, check_train, read_files
 from harness.plugins.values import check_hyperparameters
 
 if TYPE_CHECKING:
@@ -33,11 +36,20 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A training algorithm as its directory describes it."""
+class Place:
+    """Where a submission lies, and what it is called: by the last part of the path that was given, be it a link."""
 
     name: str
     folder: Path
+    """The directory itself, links resolved."""
+    given_as: str
+    """What finds it again from any folder: its plain name, or the path that was given, in full."""
+
+
+@dataclass(frozen=True)
+class Submission(Place):
+    """A training algorithm as its directory describes it."""
+
     title: str
     authors: str
     paper: str
@@ -57,16 +69,19 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
     Raises ConfigError, with file and line where there is one, for an unknown name, a faulty submission.yaml, a
     submission.py without `train(trial, hp)`, and requirements that are not installed.
     """
-    folder = _folder(name_or_path, root)
+    place = find_submission(name_or_path, root)
+    folder = place.folder
     path = folder / "submission.yaml"
     written = _read_yaml(path)
     check_keys(written, _KEYS, str(path))
     texts = {key: _text(written, key, path) for key in ("title", "authors")}
     defaults = check_hyperparameters(written.get("hyperparameters"), f"{path}: hyperparameters")
     entry = _check_road(written, folder)
+    check_helpers(folder)
     submission = Submission(
-        name=folder.name,
+        name=place.name,
         folder=folder,
+        given_as=place.given_as,
         **texts,
         paper=str(written.get("paper") or ""),
         hyperparameters=Hyperparameters(defaults),
@@ -105,6 +120,27 @@ def copy_of(submission: Submission, files: Files, folder: Path) -> Iterator[Subm
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def listed(text: str) -> list[str]:
+    """The names and paths in a list such as `adamw,path/to/mine`, each once; a comma in a path is no separator."""
+    parts, found = text.split(","), []
+    while parts:
+        joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
+        name = next((each for each in joined if path_of(each).is_dir()), parts[0].strip())
+        del parts[: name.count(",") + 1]
+        found.append(name)
+    return [name for name in dict.fromkeys(found) if name]
+
+
+def name_of(name_or_path: str) -> str:
+    """What a submission that is given so is called; the directory need not be there."""
+    return _in_full(path_of(name_or_path)).name
+
+
+def _in_full(path: Path) -> Path:
+    """The path from the root on, links as they are."""
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
 def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunction:
     """The `train(trial, hp)` of a submission. Runs the submission's code: call it in the trainer's process only.
 
@@ -127,17 +163,21 @@ def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunct
     return train
 
 
-def _folder(name_or_path: str, root: Path) -> Path:
-    """The directory, resolved. Raises ConfigError where there is none."""
+def find_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Place:
+    """Where the submission of that name in `root`, or of that path, lies. Raises ConfigError where there is none."""
     is_path = "/" in name_or_path or "\\" in name_or_path or name_or_path in (".", "..")
-    folder = Path(name_or_path).expanduser() if is_path else root / name_or_path
+    folder = path_of(name_or_path) if is_path else root / name_or_path
     if not is_path and not folder.is_dir() and Path(name_or_path).is_dir():
         folder = Path(name_or_path)
     if folder.is_dir():
-        folder = folder.resolve()
-        if not _NAME.fullmatch(folder.name):
-            raise ConfigError(f"{folder}: use letters, digits, dot, dash and underscore in a submission's name.")
-        return folder
+        name = name_of(str(folder))
+        full = _in_full(folder)
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{full}: use letters, digits, dot, dash and underscore in a submission's name, "
+                f"or give it one by a link: ln -s {shlex.quote(str(full))} my_name."
+            )
+        return Place(name, folder.resolve(), name if full.parent.resolve() == root.resolve() else str(full))
     if is_path:
         raise ConfigError(f"there is no directory {name_or_path}. Give the path of a directory with a submission.yaml.")
     known = [path.parent.name for path in visible(root, "*/submission.yaml")]

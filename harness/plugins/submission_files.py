@@ -8,9 +8,11 @@ import functools
 import hashlib
 import importlib.metadata
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder, all_suffixes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ from harness.api import ConfigError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OURS = ("harness", "hydra_plugins", "submissions", "workloads")
 
 
 def check_train(path: Path) -> None:
@@ -37,6 +42,19 @@ def check_train(path: Path) -> None:
     raise ConfigError(f"{path}:1: there is no top-level function train(trial, hp). Define it.")
 
 
+def check_helpers(folder: Path) -> None:
+    """Raises ConfigError for a file or package beside submission.py that has the name of another module.
+
+    One of the two would be imported in place of the other: here the helper is not, elsewhere that module is not.
+    """
+    for helper in sorted(folder.iterdir()):
+        name = _module_name(helper)
+        if name.isidentifier() and name != "submission" and (what := _other_module(name, folder)) is not None:
+            raise ConfigError(
+                f"{helper}: {name} is also {what}, and an import finds only one of them. Give the helper another name."
+            )
+
+
 def check_requirements(folder: Path) -> None:
     """Raises ConfigError where a line of requirements.txt is not met by what is installed."""
     unmet = []
@@ -52,7 +70,8 @@ def check_requirements(folder: Path) -> None:
         path = folder / "requirements.txt"
         raise ConfigError(
             f"{path} asks for {', '.join(unmet)}. "
-            f"Install with: {sys.executable} -m pip install --constraint constraints.txt --requirement {path}"
+            f"Install with: {sys.executable} -m pip install --constraint constraints.txt "
+            f"--requirement {shlex.quote(str(path))}"
         )
 
 
@@ -153,6 +172,26 @@ def _names(folder: Path, *, above: tuple[Path, ...]) -> Iterator[str]:
             yield path.name
         elif path.is_dir() and path.resolve() not in inside:
             yield from (f"{path.name}/{name}" for name in _names(path, above=inside))
+
+
+def _module_name(path: Path) -> str:
+    """What an import calls the module or package at `path`; nothing where it is none."""
+    if path.is_dir():
+        return path.name if any((path / f"__init__{suffix}").is_file() for suffix in all_suffixes()) else ""
+    return next((path.name.removesuffix(suffix) for suffix in all_suffixes() if path.name.endswith(suffix)), "")
+
+
+def _other_module(name: str, folder: Path) -> str | None:
+    """What else has this name, in words."""
+    if name in sys.stdlib_module_names:
+        return "a module of Python's standard library"
+    if name in _OURS:
+        return "a package of this project"
+    # Neither the folder from which a command is called nor this project's is where trainers find installed packages.
+    besides = {folder, Path.cwd(), _ROOT}
+    spec = PathFinder.find_spec(name, [place for place in sys.path if Path(place).resolve() not in besides])
+    # A directory without __init__.py, which has no origin, gives way to any module.
+    return None if spec is None or spec.origin is None else f"an installed package ({spec.origin})"
 
 
 def _check_parameters(function: ast.FunctionDef, path: Path) -> None:

@@ -66,7 +66,8 @@ class WandbMirror:
         closer.join(_FINISH_SECONDS)
         if closer.is_alive():
             self._say(
-                f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it (make sync uploads later)"
+                f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it "
+                f"(wandb sync --include-online {Path(run.dir).parent} uploads later)"
             )
 
     def _start(self, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:

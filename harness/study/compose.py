@@ -19,8 +19,12 @@ from harness.config import (
 )
 
 
-def study_config(composed: Any) -> StudyConfig:
-    """Hydra's composed configuration as frozen dataclasses. Raises ConfigError."""
+def study_config(composed: Any, *, submission: str, results: Path | None) -> StudyConfig:
+    """Hydra's composed configuration as frozen dataclasses. Raises ConfigError.
+
+    Paths do not come through Hydra, to which `,`, `=` and `${x}` in them mean something. `results`: None where the
+    command line names no folder.
+    """
     from omegaconf import OmegaConf
 
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
@@ -34,8 +38,9 @@ def study_config(composed: Any) -> StudyConfig:
             "hardware": build(HardwareConfig, values["hardware"], "conf/hardware and the command line"),
             "tracking": build(TrackingConfig, values["tracking"], "conf/tracking and the command line"),
             "pruning": build(PruningConfig, values["pruning"], where),
-            **{key: values[key] for key in ("submission", "study", "seed", "hp", "evaluate_every_steps")},
-            "results": Path(values["results"]).resolve(),
+            **{key: values[key] for key in ("study", "seed", "hp", "evaluate_every_steps")},
+            "submission": submission,
+            "results": (results or Path(values["results"])).resolve(),
         },
         where,
     )

@@ -107,10 +107,15 @@ def cpu_model() -> str:
 
 
 def git_revision(root: Path) -> str:
-    """The commit that is checked out, with `+` where tracked files differ from it; `unknown` outside of git."""
+    """The commit that is checked out, with `+` where tracked files differ from it; `unknown` outside of git.
+
+    Also where the checkout is another user's, where git looks for nothing by itself, since a repository's settings can
+    name programs to run: this process runs the Python of that very checkout.
+    """
+    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
     try:
         revision = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
+            [*git, "rev-parse", "--short=12", "HEAD"],
             cwd=root,
             capture_output=True,
             encoding="utf-8",
@@ -118,7 +123,7 @@ def git_revision(root: Path) -> str:
             timeout=10,
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
+            [*git, "status", "--porcelain", "--untracked-files=no"],
             cwd=root, capture_output=True, encoding="utf-8", check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from harness.config import RulesetConfig, StudyConfig, WorkloadConfig
-from harness.plugins.search import deal, resolve_overrides
+from harness.plugins.search import deal
 from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
 from harness.records.tables import Records, TrialKey
@@ -60,12 +60,13 @@ def sibling(study: Study, number: int) -> Study:
 def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:
     """The point of each trial: from the search space where the ruleset tunes, with `hp` written over it."""
     ruleset = config.ruleset
-    points = [submission.hyperparameters] * ruleset.trials
-    if ruleset.tuning == "search_space":
-        # No workload in the seed: a submission tries the same points on all of them, as AlgoPerf has it.
-        seed = int.from_bytes(_digest(f"{ruleset.name}/{ruleset.version}/points/{config.seed}")[:4], "big")
-        points = deal(submission.space, study=config.study, studies=ruleset.studies, trials=ruleset.trials, seed=seed)
-    return [dict(resolve_overrides(point, config.hp)) for point in points]
+    space = submission.space.overridden(config.hp)
+    if ruleset.tuning != "search_space":
+        return [dict(space.defaults) for _ in range(ruleset.trials)]
+    # No workload in the seed: a submission tries the same points on all of them, as AlgoPerf has it.
+    seed = int.from_bytes(_digest(f"{ruleset.name}/{ruleset.version}/points/{config.seed}")[:4], "big")
+    points = deal(space, study=config.study, studies=ruleset.studies, trials=ruleset.trials, seed=seed)
+    return [dict(point) for point in points]
 
 
 def trial_key(study: Study, trial: int, records: Records | None = None) -> TrialKey:

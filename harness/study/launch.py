@@ -6,8 +6,10 @@ where it runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import os
 import platform
 import shutil
 import signal
@@ -24,12 +26,13 @@ from typing import Any
 from rich.console import Console
 
 from harness.api import ConfigError, DataError, HarnessError, one_line
-from harness.command_line import PlainConsole, what_went_wrong
+from harness.command_line import what_went_wrong
 from harness.config import CONF, StudyConfig
 from harness.plugins.data import data_folder
 from harness.records.tables import Records, disk_errors
 from harness.study.budget import seconds_per_step
-from harness.study.compose import quoted, study_config
+from harness.study.compose import study_config
+from harness.study.folders import keep_folders
 from harness.study.identity import Study, describe
 from harness.study.jobs import JobConsole, JobsDisplay
 from harness.study.standing import Standing, standing_of
@@ -40,10 +43,11 @@ _MARK = "command.txt"
 
 @dataclass(frozen=True)
 class StudyReport:
-    """How a study stands after its job: the status of each trial that has a row, and how many have none to be read."""
+    """How a study stands after its job: the status of each trial with a row, and how many have none to be read."""
 
     statuses: list[str]
     missing: int
+    trial_ids: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
     """What the job could not write where the head would have read it."""
@@ -52,9 +56,8 @@ class StudyReport:
 def launch(studies: list[StudyConfig], overrides: list[str], console: Console) -> list[StudyReport | None]:
     """Run the studies; None stands for a job that never came back, whose reason has been printed.
 
-    `overrides`: what the command line says beside workloads and submissions. `studies` are all combinations of the
-    workloads, submissions and studies in them, in this order. Raises ConfigError where the launcher cannot start them,
-    DataError where the results folder cannot be written.
+    `overrides`: what the command line says beside workloads, submissions and the results folder. Raises ConfigError
+    where the launcher cannot start them, DataError where the results folder cannot be written.
     """
     results = studies[0].results
     folder = results / "jobs" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -87,36 +90,51 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    everything = [*overrides, *_places(studies[0], folder)]
     with initialize_config_dir(str(CONF), job_name="timetrial", version_base="1.3"):
         try:
             # An override of a key of the workload needs one to be chosen.
-            chosen = [*everything, f"workload={studies[0].workload.name}"]
-            launcher = compose("bench", chosen, return_hydra_config=True).hydra.launcher
+            chosen = [*overrides, f"workload={studies[0].workload.name}"]
+            composed = compose("bench", chosen, return_hydra_config=True).hydra
         except HydraException as error:
             raise ConfigError(f"{' '.join(str(error).split())}. See conf/ for what can be set.") from None
-        is_parallel, here = _where(launcher)
+        _registered(composed.sweeper._target_)
+        is_parallel, here = _where(composed.launcher)
         if here:
             described = [describe(config) for config in studies]
             _warn({reason for study in described for reason in study.unofficial}, studies[0].hardware.name, console)
             _say_cost(described, console)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
+        task = StudyJobs(
+            overrides=[[f"workload={config.workload.name}", f"study={config.study}"] for config in studies],
+            submissions=[config.submission for config in studies],
+            results=studies[0].results,
+            data=data_folder(),
+            folder=folder,
+        )
+        keep_folders(dict.fromkeys(task.submissions), task.results / "runs")
         with JobsDisplay(console, folder, len(studies)) if is_parallel else nullcontext():
-            (returned,) = hydra.multirun("bench", job, [*everything, *_sweep(studies)])
+            returned = hydra.multirun("bench", task, chosen)
     return [one.return_value for one in returned]
 
 
 def _where(launcher: Any) -> tuple[bool, bool]:
     """Whether jobs run side by side, and whether on this machine. Raises ConfigError for options that do not fit."""
-    from hydra.core.plugins import Plugins
-    from hydra.utils import get_class
     from omegaconf import OmegaConf
 
     options: dict[str, Any] = OmegaConf.to_container(launcher, resolve=True)  # type: ignore[assignment]
-    kind = get_class(options.pop("_target_"))
-    Plugins.instance().register(kind)  # Hydra's own search does not see into editable installs
+    kind = _registered(options.pop("_target_"))
     return (False, True) if kind.__name__ == "BasicLauncher" else (True, kind(**options).runs_here)
+
+
+def _registered(target: str) -> Any:
+    """The plugin with this dotted name, made known to Hydra, whose own search does not see into editable installs."""
+    from hydra.core.plugins import Plugins
+    from hydra.utils import get_class
+
+    kind = get_class(target)
+    Plugins.instance().register(kind)
+    return kind
 
 
 def _warn(unofficial: set[str], hardware: str, console: Console) -> None:
@@ -124,26 +142,6 @@ def _warn(unofficial: set[str], hardware: str, console: Console) -> None:
     if unofficial:
         reasons = "; ".join(sorted(unofficial))
         console.print(f"rows will be unofficial, as this is not {hardware}: {reasons}", style="yellow", soft_wrap=True)
-
-
-def _places(config: StudyConfig, folder: Path) -> list[str]:
-    """Where things lie, in full: a job may start in another folder, with another environment."""
-    return [
-        f"results={quoted(str(config.results))}",
-        f"hydra.sweep.dir={quoted(str(folder))}",
-        f"++hydra.job.env_set.TIMETRIAL_DATA={quoted(str(data_folder()))}",
-    ]
-
-
-def _sweep(studies: list[StudyConfig]) -> list[str]:
-    def distinct(values: Iterator[str]) -> str:
-        return ",".join(dict.fromkeys(values))
-
-    return [
-        f"workload={distinct(config.workload.name for config in studies)}",
-        f"submission={distinct(quoted(config.submission) for config in studies)}",
-        f"study={distinct(str(config.study) for config in studies)}",
-    ]
 
 
 def _say_cost(studies: list[Study], console: Console) -> None:
@@ -173,28 +171,53 @@ def _duration(seconds: float) -> str:
     )
 
 
-def job(composed: Any) -> StudyReport:
-    """One Hydra job: a study."""
-    from hydra.core.hydra_config import HydraConfig
+@dataclass(frozen=True)
+class StudyJobs:
+    """What every Hydra job calls: a study that cannot run says why, and the next one goes on.
 
-    hydra = HydraConfig.get()
-    config = study_config(composed)
-    if hydra.runtime.choices["hydra/launcher"] == "basic":
-        return _run(config, PlainConsole(), warn=False)
-    folder = Path(hydra.runtime.output_dir)
-    if not (folder.parent / _MARK).exists():
-        raise DataError(
-            f"{folder.parent} of {platform.node()} is not the folder of the machine that started this job. "
-            "Set RESULTS to a folder that all machines share."
-        )
-    console = JobConsole(folder)
-    try:
-        with _ended_by_sigterm():
-            report = _run(config, console, warn=not _where(hydra.launcher)[1])
-    finally:
-        console.pause()
-    console.end()
-    return dataclasses.replace(report, unsaid=console.unsaid)
+    It holds the paths, in full, since a job may start in another folder, with another environment; and since Hydra
+    would read `,`, `=` and `${x}` in them.
+    """
+
+    overrides: list[list[str]]
+    """What tells each job from the others."""
+    submissions: list[str]
+    """The submission of each job."""
+    results: Path
+    data: Path
+    folder: Path
+    """Where jobs that run side by side say what they do."""
+
+    def __call__(self, composed: Any) -> StudyReport:
+        """Run the study that Hydra composed for this job."""
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        number = hydra.job.num
+        config = study_config(composed, submission=self.submissions[number], results=self.results)
+        if hydra.runtime.choices["hydra/launcher"] == "basic":
+            return _run(config, Console(highlight=False), warn=False)
+        if not (self.folder / _MARK).exists():
+            raise DataError(
+                f"{self.folder} of {platform.node()} is not the folder of the machine that started this job. "
+                "Set RESULTS to a folder that all machines share."
+            )
+        os.environ["TIMETRIAL_DATA"] = str(self.data)
+        place = self.folder / str(number)
+        with contextlib.suppress(OSError):  # what cannot be written then comes back with the report
+            place.mkdir(exist_ok=True)
+        console = JobConsole(place)
+        try:
+            with _ended_by_sigterm():
+                report = _run(config, console, warn=not _where(hydra.launcher)[1])
+        except Exception:
+            console.print_exception()
+            console.end()
+            raise
+        finally:
+            console.pause()
+        console.end()
+        return dataclasses.replace(report, unsaid=console.unsaid)
 
 
 def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
@@ -245,7 +268,9 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _report(study: Study) -> StudyReport:
     standing = _standing(study)
-    return StudyReport(standing.statuses, study.config.ruleset.trials - len(standing.rows), standing.unreadable)
+    missing = study.config.ruleset.trials - len(standing.rows)
+    trial_ids = [key.trial_id for key in standing.rows]
+    return StudyReport(standing.statuses, missing, trial_ids, standing.unreadable)
 
 
 def _standing(study: Study) -> Standing:

@@ -13,6 +13,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from hydra.core.singleton import Singleton
@@ -47,6 +48,8 @@ class StudyLauncher(Launcher):
         """Called by Hydra before `launch`."""
         self._context = hydra_context
         self._task = task_function
+        # submitit writes logs and pickles there, beside what the jobs say; they are kept where a job was lost.
+        self._folder: Path = task_function.folder / "submitit"  # type: ignore[attr-defined]
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -153,8 +156,7 @@ class SubmititLocalLauncher(StudyLauncher):
 
     group_file = "conf/hydra/launcher/submitit_local.yaml"
 
-    def __init__(self, *, submitit_folder: str, **options: Any) -> None:
-        self.folder = submitit_folder
+    def __init__(self, **options: Any) -> None:
         self.options = self.checked(SubmititLocalOptions, options)
         if self.options.jobs_at_once < 1:
             raise ConfigError(f"hydra.launcher.jobs_at_once is {self.options.jobs_at_once}. Give 1 or more.")
@@ -163,7 +165,7 @@ class SubmititLocalLauncher(StudyLauncher):
     def results(self, jobs: list[Job]) -> Iterator[tuple[int, Any]]:
         """See StudyLauncher. submitit would start all at once."""
         submitit = imported("submitit", "slurm")
-        executor = submitit.AutoExecutor(folder=self.folder, cluster="local")
+        executor = submitit.AutoExecutor(folder=self._folder, cluster="local")
         executor.update_parameters(timeout_min=self.options.timeout_min, gpus_per_node=self.options.gpus_per_node)
         waiting = list(jobs)
         running: dict[Any, int] = {}
@@ -184,8 +186,7 @@ class SubmititSlurmLauncher(StudyLauncher):
 
     group_file = "conf/hydra/launcher/submitit_slurm.yaml"
 
-    def __init__(self, *, submitit_folder: str, **options: Any) -> None:
-        self.folder = submitit_folder
+    def __init__(self, **options: Any) -> None:
         self.options = self.checked(SubmititSlurmOptions, options)
         self.runs_here = False
 
@@ -197,7 +198,7 @@ class SubmititSlurmLauncher(StudyLauncher):
         limit = given.pop("max_num_timeout")
         named = {name if name in own else f"slurm_{name}": value for name, value in given.items() if value is not None}
         try:
-            executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm", slurm_max_num_timeout=limit)
+            executor = submitit.AutoExecutor(folder=self._folder, cluster="slurm", slurm_max_num_timeout=limit)
             executor.update_parameters(**named)
             with executor.batch():
                 submitted = [executor.submit(job) for job in jobs]

@@ -1,8 +1,9 @@
-"""The small commands: debug, doctor, calibrate, sync, a new submission, and what plain `make` prints."""
+"""The small commands: debug, doctor, calibrate, a new submission, and what plain `make` prints."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from harness.api import ConfigError, DataError, visible
 from harness.commands.skeleton import write_skeleton
 from harness.plugins.submission import load_submission
-from harness.study.hardware import Calibration, step_seconds, this_machine
+from harness.study.hardware import Calibration, git_revision, step_seconds, this_machine
 from tests.conftest import ROOT, environment
 
 
@@ -70,12 +71,6 @@ def test_calibrate_measures_and_keeps_seconds_per_step(tmp_path):
     assert "ms per step" in done.stdout
 
 
-def test_sync_without_runs_says_so(tmp_path):
-    done = call("harness.commands.sync", f"results={tmp_path}", folder=tmp_path)
-    assert done.returncode == 2
-    assert "no offline runs" in done.stderr
-
-
 def test_an_unknown_option_names_the_near_one(tmp_path):
     done = call("harness.commands.doctor", "resluts=x", folder=tmp_path)
     assert done.returncode == 2
@@ -118,3 +113,15 @@ def test_the_fingerprint_changes_with_the_number_of_threads_and_not_with_the_loa
     one, again, two = (this_machine("local", "cpu", threads, None).fingerprint for threads in (1, 1, 2))
     assert one == again
     assert one != two
+
+
+def test_the_revision_of_another_users_checkout_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    git = ["git", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message=first"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert re.fullmatch("[0-9a-f]{12}", git_revision(tmp_path))
+    assert git_revision(tmp_path.parent) == "unknown"

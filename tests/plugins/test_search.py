@@ -288,3 +288,29 @@ def test_a_list_shorter_than_a_study_is_gone_through_again():
     space = space_of([{"layers": 1}, {"layers": 2}])
     layers = [point["layers"] for point in deal(space, study=0, studies=1, trials=5, seed=0)]
     assert sorted(layers[:2]) == sorted(layers[2:4]) == [1, 2]
+
+
+def test_conditions_are_judged_with_what_is_overridden():
+    space = space_of(
+        {
+            "rule": {"values": ["linear", "constant"]},
+            "weight_decay": {"min": 0.1, "max": 0.2, "when": {"rule": ["cosine"]}},
+            "layers": {"min": 3, "max": 9, "integer": True, "when": {"rule": ["linear", "constant"]}},
+        }
+    )
+    points = draw(space.overridden({"rule": "cosine"}), count=4, seed=0)
+    assert {point["rule"] for point in points} == {"cosine"}
+    assert all(0.1 <= point["weight_decay"] <= 0.2 for point in points)
+    assert {point["layers"] for point in points} == {DEFAULTS["layers"]}
+
+
+def test_an_override_leaves_the_other_dimensions_as_they_are_drawn():
+    space = space_of({"learning_rate": {"min": 0.1, "max": 0.2}, "weight_decay": {"min": 0.0, "max": 1.0}})
+    drawn, overridden = draw(space, count=3, seed=1), draw(space.overridden({"learning_rate": 5.0}), count=3, seed=1)
+    assert [point["weight_decay"] for point in overridden] == [point["weight_decay"] for point in drawn]
+    assert {point["learning_rate"] for point in overridden} == {5.0}
+
+
+def test_an_override_is_written_over_every_point_of_a_list():
+    space = space_of([{"learning_rate": 0.1}, {"layers": 3}]).overridden({"layers": 7})
+    assert [(point["learning_rate"], point["layers"]) for point in space.points] == [(0.1, 7), (1e-3, 7)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.api import ConfigError
-from harness.plugins.submission import load_submission, train_function
+from harness.plugins.submission import listed, load_submission, name_of, train_function
 
 YAML = """
 title: Mine
@@ -58,6 +58,28 @@ def test_a_list_is_a_default_too_whose_numbers_are_of_one_type(tmp_path: Path):
     defaults = load_submission(str(folder)).hyperparameters
     assert repr(defaults.betas) == "(0.0, 0.95)"
     assert defaults.widths == (64, 32)
+
+
+def test_a_link_gives_a_submission_its_name(tmp_path: Path):
+    folder = write(tmp_path / "a" / "mine")
+    (tmp_path / "fast").symlink_to(folder)
+    fast = load_submission(str(tmp_path / "fast"))
+    assert (fast.name, fast.folder, fast.given_as) == ("fast", folder, str(tmp_path / "fast"))
+
+
+def test_a_submission_is_found_again_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "root" / "ours")
+    write(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load_submission("ours", tmp_path / "root").given_as == "ours"
+    assert load_submission("../root/ours/", tmp_path / "root").given_as == "ours"
+    assert load_submission(".").given_as == load_submission("../mine/").given_as == str(tmp_path / "mine")
+
+
+def test_a_list_of_submissions_has_each_once_and_a_comma_in_a_path_is_no_separator(tmp_path: Path):
+    folder = write(tmp_path / "a,b" / "mine")
+    assert listed(f"adamw, {folder},muon,adamw,") == ["adamw", str(folder), "muon"]
+    assert [name_of(name) for name in ("adamw", f"{folder}/", "~/x/rule")] == ["adamw", "mine", "rule"]
 
 
 def test_an_unknown_name_is_answered_with_its_near_matches(tmp_path: Path):
@@ -178,6 +200,34 @@ def test_helpers_beside_submission_py_can_be_imported(tmp_path: Path):
     folder = write(tmp_path / "mine", code="from loop_of_mine import train\n")
     (folder / "loop_of_mine.py").write_text("def train(trial, hp):\n    return trial + hp\n")
     assert train_function(folder, None, "constant")(1, 2) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("helper", "other"),
+    [
+        ("random.py", "a module of Python's standard library"),
+        ("types.py", "a module of Python's standard library"),
+        ("workloads.py", "a package of this project"),
+        ("scipy.py", "an installed package"),
+        ("torch/__init__.py", "an installed package"),
+    ],
+)
+def test_a_helper_that_has_the_name_of_another_module_is_refused(tmp_path: Path, helper: str, other: str):
+    folder = write(tmp_path / "mine")
+    (folder / helper).parent.mkdir(exist_ok=True)
+    (folder / helper).write_text("")
+    message = complaint_about(folder)
+    assert message.startswith(str(folder / helper.split("/")[0]))
+    assert f"is also {other}" in message
+    assert "Give the helper another name" in message
+
+
+@pytest.mark.parametrize("helper", ["data.py", "tests/__init__.py", "random/notes.txt", "random.txt", "plot-all.py"])
+def test_a_helper_that_nothing_else_is_called_by_is_welcome(tmp_path: Path, helper: str):
+    folder = write(tmp_path / "mine")
+    (folder / helper).parent.mkdir(exist_ok=True)
+    (folder / helper).write_text("")
+    assert load_submission(str(folder)).name == "mine"
 
 
 def test_what_the_submissions_import_raises_passes_through(tmp_path: Path):

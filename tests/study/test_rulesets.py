@@ -68,6 +68,14 @@ def test_a_hyperparameter_on_the_command_line_is_written_over_every_point(tmp_pa
     assert points == [{"learning_rate": 0.5}] * 2
 
 
+def test_a_condition_on_what_is_overridden_counts_for_the_points_of_a_study(tmp_path):
+    space = "search_space:\n  warmup: {min: 0.1, max: 0.2, when: {rule: [cosine]}}\n"
+    defaults = "{learning_rate: 0.05, rule: constant, warmup: 0.0}"
+    submission = write_submission(tmp_path / "tuned", SGD, f"{defaults}\n{space}")
+    points = describe(study_config(tmp_path, submission, ruleset=TUNED, hp={"rule": "cosine"})).points
+    assert all(point["rule"] == "cosine" and 0.1 <= point["warmup"] <= 0.2 for point in points)
+
+
 def test_the_rows_of_a_study_have_its_points_and_the_seeds_of_every_submission(tmp_path):
     submission = write_submission(tmp_path / "tuned", SGD, SPACE)
     config = study_config(tmp_path, submission, ruleset=TUNED, pruning=PruningConfig("none"))
