@@ -196,7 +196,7 @@ class StudyJobs:
         number = hydra.job.num
         config = study_config(composed, submission=self.submissions[number], results=self.results)
         if hydra.runtime.choices["hydra/launcher"] == "basic":
-            return _run(config, Console(highlight=False), warn=False)
+            return _run(config, PlainConsole(), warn=False)
         if not (self.folder / _MARK).exists():
             raise DataError(
                 f"{self.folder} of {platform.node()} is not the folder of the machine that started this job. "
