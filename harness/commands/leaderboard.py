@@ -24,6 +24,7 @@ from harness.board.terminal import print_leaderboard
 from harness.config import values_of
 from harness.records.noise_floor import noise_notes
 from harness.records.tables import read_table
+from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
@@ -105,8 +106,10 @@ def make_board(choice: Choice) -> Board:
 
 
 def read_trials(runs: Path) -> pd.DataFrame:
-    """The columns of the trials table that selection and scoring read."""
-    return read_table(runs, "trials", columns=[*TRIAL_COLUMNS, *SELECTION_COLUMNS])
+    """The columns of the trials table that selection, scoring and what is said about budgets read."""
+    return read_table(
+        runs, "trials", columns=list(dict.fromkeys([*TRIAL_COLUMNS, *SELECTION_COLUMNS, *BUDGET_COLUMNS]))
+    )
 
 
 def read_evaluations(runs: Path, trials: pd.DataFrame) -> pd.DataFrame:
@@ -138,8 +141,8 @@ def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
 
 
 def gaps(scoring: Scoring) -> list[str]:
-    """One line for each kind of gap in what is ranked: workloads not run, studies or trials that are missing."""
-    notes = []
+    """What is uneven in what is ranked, a line each: workloads not run, studies missing, budgets that differ."""
+    notes = budget_notes(scoring.times)
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
     for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
         absent = ", ".join(run.columns[~run.loc[submission]])

@@ -8,7 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -40,6 +40,8 @@ class Trainer:
         has_ranks: bool = False,
     ) -> None:
         self.pid = pid
+        self.cpu_seconds: float | None = None
+        """What it and its children had used of the processors when it was last stopped; None: it never was."""
         self._peak_of_one: int | None = None
         self._peak_of_all = 0
         self._has_ranks = has_ranks
@@ -84,6 +86,7 @@ class Trainer:
         processes = self._processes()
         self._escaped = [process for process in processes if _has_left(process, self.pid)]
         _signal_each(self._escaped, signal.SIGSTOP)
+        self.cpu_seconds = _sum_over(processes, _processor_seconds)
         if self._has_ranks:
             self._resident_bytes(processes)
 
@@ -180,7 +183,7 @@ class Trainer:
             raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
         if self._resident_bytes(processes) <= self._memory_bytes:
             return
-        used = _sum_of_memory(processes, _proportional_bytes)
+        used = _sum_over(processes, _proportional_bytes)
         if used > self._memory_bytes:
             raise TrainerGone(
                 f"the trainer used {used / 2**30:.1f} GiB of memory; "
@@ -189,7 +192,7 @@ class Trainer:
 
     def _resident_bytes(self, processes: list[psutil.Process]) -> int:
         """Resident sizes, which count shared pages once per process: cheap, and never too low."""
-        resident = _sum_of_memory(processes, lambda process: int(process.memory_info().rss))
+        resident = _sum_over(processes, lambda process: int(process.memory_info().rss))
         self._peak_of_all = max(self._peak_of_all, resident)
         return resident
 
@@ -220,8 +223,11 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _sum_of_memory(processes: list[psutil.Process], measure: Callable[[psutil.Process], int]) -> int:
-    total = 0
+Number = TypeVar("Number", int, float)
+
+
+def _sum_over(processes: list[psutil.Process], measure: Callable[[psutil.Process], Number]) -> Number:
+    total: Number = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):  # it has just ended
             total += measure(process)
@@ -232,6 +238,12 @@ def _proportional_bytes(process: psutil.Process) -> int:
     """Memory of a process with shared pages divided among those who share them, where the system tells (Linux)."""
     full = process.memory_full_info()
     return int(getattr(full, "pss", full.uss))
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    """Time on processors of a process and of those of its children that it has waited for."""
+    times = process.cpu_times()
+    return times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
 
 
 def _has_left(process: psutil.Process, group: int) -> bool:

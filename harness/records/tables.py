@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from harness.api import DataError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY = b"timetrial_schema_version"
 
 TRIALS = pa.schema(
@@ -49,6 +49,8 @@ TRIALS = pa.schema(
         pa.field("target_test", pa.float64()),
         pa.field("max_runtime", pa.float64(), nullable=False),  # seconds
         pa.field("eval_period", pa.float64(), nullable=False),  # seconds
+        pa.field("reference", pa.string()),  # whose steps the budget is counted in; null: imported, or not known
+        pa.field("reference_step_seconds", pa.float64()),  # what one of them was measured to take here
         pa.field("evaluate_every_steps", pa.int64()),  # set in development runs only, which are never ranked
         # what it took: infinite where the target was not reached
         pa.field("time_to_target", pa.float64(), nullable=False),  # charged seconds
@@ -105,7 +107,9 @@ EVALUATIONS = pa.schema(
 )
 """Columns of the evaluations table, beside the partition columns `workload` and `submission`."""
 
-_ADDED = {"resumes": (2, 0), "unofficial": (2, False)}
+_ADDED = {
+    "resumes": (2, 0), "unofficial": (2, False), "reference": (3, None), "reference_step_seconds": (3, None),
+}  # fmt: skip
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
@@ -343,7 +347,7 @@ def read_table(runs: Path, table: str, columns: list[str] | None = None, filter:
 def _with_defaults(table: pa.Table) -> pa.Table:
     """The table with the nulls of columns that its older files lack filled in."""
     for name, (_, default) in _ADDED.items():
-        if name in table.column_names and table[name].null_count:
+        if default is not None and name in table.column_names and table[name].null_count:
             position = table.column_names.index(name)
             table = table.set_column(position, table.field(name), table[name].fill_null(default))
     return table

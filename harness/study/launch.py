@@ -145,10 +145,12 @@ def _say_cost(studies: list[Study], console: Console) -> None:
     """What is to run and how long it may take. The reference is measured before jobs load the machine."""
     missing = {study: count for study in range(len(studies)) if (count := _report(studies[study]).missing)}
     seconds = 0.0
+    per_step: dict[str, float] = {}
     for number, count in missing.items():
         config = studies[number].config
-        per_step = seconds_per_step(config, studies[number].machine, console)
-        seconds += count * config.budget.steps * per_step
+        if config.workload.name not in per_step:
+            per_step[config.workload.name] = seconds_per_step(studies[number], console, unless_quiet=True)
+        seconds += count * config.budget.steps * per_step[config.workload.name]
     trials = sum(missing.values())
     if trials:
         there = sum(study.config.ruleset.trials for study in studies) - trials
