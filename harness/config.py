@@ -80,12 +80,24 @@ class RulesetConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """A submission as it was when it was measured. `content`: SHA-256 of its directory, as rows have it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True)
 class HardwareConfig:
     """One file of `conf/hardware`. `memory_gib`: what a trainer may use; null: four fifths of what is free.
 
-    `seconds_per_step`: frozen, by workload; what is not there is measured. `machine`: properties that a machine must
-    have for its rows to be official under this name; null: any machine, and no row is official or unofficial.
-    `devices`: how many a trial trains on, with a process of `threads` threads for each.
+    `seconds_per_step`: frozen, by workload; what is not there is measured. `reference`, `workload_versions`: whose
+    steps these are, on what; for another reference, other files of it or another version they do not count. Without
+    `reference` they count for all. `machine`: properties that a machine must have for its rows to be official under
+    this name; null: any machine, and no row is official or unofficial. `devices`: how many a trial trains on, with a
+    process of `threads` threads for each.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -97,6 +109,8 @@ class HardwareConfig:
     seconds_per_step: dict[str, float]
     machine: dict[str, str | int | float] | None = None
     devices: int = 1
+    reference: ReferenceConfig | None = None
+    workload_versions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def debug(study: Study, console: Console) -> None:
     data.fetch(workload, data.data_folder(), lambda _: None)
     torch.set_num_threads(study.machine.threads)
     devices.warm_up(device)
-    seconds = seconds_per_step(config, study.machine, console)
+    seconds = seconds_per_step(study, console)
     budget = config.budget
     conditions = Conditions(
         seed=trial_seed(config.ruleset, config.workload.name, config.study, 0, config.seed),

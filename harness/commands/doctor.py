@@ -15,14 +15,18 @@ from rich.table import Table
 from harness import command_line
 from harness.api import ConfigError
 from harness.command_line import PlainConsole
-from harness.config import ROOT, HardwareConfig, SuiteConfig, WorkloadConfig, load, names_in
+from harness.config import ROOT, HardwareConfig, RulesetConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.plugins import data
 from harness.plugins.entries import create_workload
+from harness.plugins.submission import load_submission
 from harness.study import limits
-from harness.study.hardware import Calibration, Machine, git_revision, this_machine
-from harness.study.identity import workload_hash
+from harness.study.budget import subject_of
+from harness.study.calibration import Calibration
+from harness.study.hardware import Machine, git_revision, this_machine
 
 _FREE_GIB_WANTED = 2.0
+_RULESET = "quick"
+"""What make bench runs unless told otherwise, whose budgets are shown."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,6 +64,7 @@ def _workloads(console: Console, machine: Machine, results: Path) -> set[str]:
     table = Table(title="workloads", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("workload", "data", "budget here", "to mend"):
         table.add_column(column)
+    reference = load_submission(load("ruleset", _RULESET, RulesetConfig).reference)
     calibration = Calibration(results / "calibration", machine)
     present = set()
     for name in names_in("workload"):
@@ -71,8 +76,9 @@ def _workloads(console: Console, machine: Machine, results: Path) -> set[str]:
         except ConfigError as error:
             table.add_row(name, "?", "", str(error))
             continue
-        seconds = calibration.seconds_per_step(name, workload_hash(config))
-        budget = f"{seconds * config.budget.steps:.0f} s" if seconds else "measured on first use"
+        known = calibration.find(subject_of(config, reference))
+        seconds = known.reading.seconds_per_step * config.budget.steps if known else None
+        budget = f"{seconds:.0f} s" if seconds else "measured on first use"
         if data.is_present(workload, data.data_folder()):
             present.add(name)
             table.add_row(name, "here", budget, "")

@@ -26,6 +26,7 @@ from harness.config import values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
+from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
@@ -138,11 +139,11 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
 def read_trials(
     runs: Path, columns: Sequence[str] = (), *, left_out: Callable[[str], object] | None = None
 ) -> pd.DataFrame:
-    """The columns of the trials table that selection and scoring read, and more `columns`.
+    """The columns of the trials table that selection, scoring and what is said about budgets read, and more `columns`.
 
     `left_out`: as for `read_table`; where nothing is left, that is a DataError all the same.
     """
-    wanted = list(dict.fromkeys([*TRIAL_COLUMNS, *SELECTION_COLUMNS, *columns]))
+    wanted = list(dict.fromkeys([*TRIAL_COLUMNS, *SELECTION_COLUMNS, *BUDGET_COLUMNS, *columns]))
     lines: list[str] = []
     trials = read_table(runs, "trials", columns=wanted, left_out=lines.append if left_out else None)
     if lines and trials.empty:
@@ -178,8 +179,8 @@ def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
 
 
 def gaps(scoring: Scoring) -> list[str]:
-    """One line for each kind of gap in what is ranked: workloads not run, studies or trials that are missing."""
-    notes = []
+    """What is uneven in what is ranked, a line each: workloads not run, studies missing, budgets that differ."""
+    notes = budget_notes(scoring.times)
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
     for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
         absent = ", ".join(run.columns[~run.loc[submission]])

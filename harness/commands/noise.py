@@ -56,7 +56,7 @@ def _measure(console: Console, arguments: list[str], candidate: str | None, roun
     found = []
     for number in range(2 * rounds + 1):
         study = other if number % 2 else reference
-        found.append(measure_step_seconds(study.config, study.submission, study.machine, judge, seconds=seconds))
+        found.append(measure_step_seconds(study, judge, seconds=seconds))
         console.print(f"  {study.submission.name:<20} {1e3 * found[-1]:.4g} ms per step")
     floor = noise_floor(name, other.submission.name, found, datetime.date.today().isoformat())
     console.print(

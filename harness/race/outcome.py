@@ -43,6 +43,8 @@ class Observation:
     validation: dict[str, float]
     test: dict[str, float] | None
     reported: dict[str, float]
+    cpu_seconds: float | None = None
+    """What all processes of the trainer had used of the processors by then, starting up included; None: not known."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -234,7 +234,7 @@ class Trainer:
         self._watch_disk()
         if self._resident_bytes(processes) <= self._memory_bytes:
             return
-        used = _sum_of_memory(processes, _proportional_bytes)
+        used = _sum_over(processes, _proportional_bytes)
         if used > self._memory_bytes:
             raise TrainerGone(
                 f"the trainer used {used / 2**30:.1f} GiB of memory; "
@@ -250,7 +250,7 @@ class Trainer:
 
     def _resident_bytes(self, processes: list[psutil.Process]) -> int:
         """Resident sizes, which count shared pages once per process: cheap, and never too low."""
-        resident = _sum_of_memory(processes, lambda process: int(process.memory_info().rss))
+        resident = _sum_over(processes, lambda process: int(process.memory_info().rss))
         self._peak_of_all = max(self._peak_of_all, resident)
         return resident
 
@@ -281,8 +281,11 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _sum_of_memory(processes: list[psutil.Process], measure: Callable[[psutil.Process], int]) -> int:
-    total = 0
+Number = TypeVar("Number", int, float)
+
+
+def _sum_over(processes: list[psutil.Process], measure: Callable[[psutil.Process], Number]) -> Number:
+    total: Number = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):  # it has just ended
             total += measure(process)

@@ -420,7 +420,13 @@ class _Trial:
             test = self._judge.test()
         outcome.evaluation_seconds += time.monotonic() - began
         observation = Observation(
-            snapshot.step, snapshot.examples, self._clock.seconds, validation, test, snapshot.reported
+            step=snapshot.step,
+            examples=snapshot.examples,
+            charged_seconds=self._clock.seconds,
+            validation=validation,
+            test=test,
+            reported=snapshot.reported,
+            cpu_seconds=self._cpu if self._freezes else None,
         )
         outcome.observations.append(observation)
         self._callbacks.evaluation(observation)

@@ -54,6 +54,8 @@ TRIALS = pa.schema(
         pa.field("target_test", pa.float64()),
         pa.field("max_runtime", pa.float64(), nullable=False),  # seconds
         pa.field("eval_period", pa.float64(), nullable=False),  # seconds
+        pa.field("reference", pa.string()),  # whose steps the budget is counted in; null: imported, or not known
+        pa.field("reference_step_seconds", pa.float64()),  # what one of them was measured to take here
         pa.field("evaluate_every_steps", pa.int64()),  # set in development runs only, which are never ranked
         # what it took: infinite where the target was not reached
         pa.field("time_to_target", pa.float64(), nullable=False),  # charged seconds
@@ -118,6 +120,8 @@ _ADDED = {
     "study_seed": (3, -1),
     "overrides": (3, ""),
     "cpu_seconds": (3, None),
+    "reference": (3, None),
+    "reference_step_seconds": (3, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

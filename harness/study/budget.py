@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 from typing import Any
@@ -9,20 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from harness.api import ConfigError, Target, Workload
-from harness.config import StudyConfig
+from harness.config import StudyConfig, WorkloadConfig
 from harness.plugins.data import data_folder
 from harness.plugins.entries import create_workload
-from harness.plugins.submission import Submission, copy_of, files_of, load_submission
+from harness.plugins.submission import Submission, copy_of, files_of
 from harness.race.channel import SharedWeights
 from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
 from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
-from harness.study.hardware import Calibration, Machine, step_seconds
-from harness.study.identity import workload_hash
+from harness.study.calibration import Calibration, Measurement, Subject, Window, read_windows, windows_of
+from harness.study.identity import Study, workload_hash
 
 _CALIBRATION_SECONDS = 5.0
 _WINDOWS = 6
+_ATTEMPTS = 3
 
 
 def trial_spec(
@@ -66,49 +68,91 @@ def trial_spec(
     )
 
 
-def seconds_per_step(config: StudyConfig, machine: Machine, console: Console, *, again: bool = False) -> float:
-    """Seconds per step of the reference: frozen in conf/hardware, cached, or measured now (`again`: anew)."""
-    workload = config.workload
-    frozen = config.hardware.seconds_per_step.get(workload.name)
-    if frozen is not None:
-        return frozen
-    calibration = Calibration(config.results / "calibration", machine)
-    content = workload_hash(workload)
-    known = None if again else calibration.seconds_per_step(workload.name, content)
-    if known is not None:
-        return known
-    # Jobs that start together on one machine would measure each other's load, too.
+def seconds_per_step(study: Study, console: Console, *, unless_quiet: bool = False) -> float:
+    """Seconds per step of the reference: frozen in conf/hardware, kept from an earlier measurement, or measured now.
+
+    `unless_quiet`: what was kept from a busy machine is measured again. Raises ConfigError or DataError where the
+    reference cannot be measured.
+    """
+    if study.frozen_seconds is not None:
+        return study.frozen_seconds
+    calibration = _calibration(study)
+    subject = subject_of(study.config.workload, study.reference)
+
+    def known() -> Measurement | None:
+        found = calibration.find(subject)
+        return None if found is not None and unless_quiet and not found.reading.is_quiet else found
+
+    kept = known()
+    if kept is None:
+        # Jobs that start together on one machine would measure each other's load, too.
+        with calibration.alone():
+            kept = known() or _measure_and_keep(study, calibration, console)
+    return kept.reading.seconds_per_step
+
+
+def measure(study: Study, console: Console) -> Measurement:
+    """Seconds per step of the reference, measured now and kept. Raises as `seconds_per_step`."""
+    calibration = _calibration(study)
     with calibration.alone():
-        known = None if again else calibration.seconds_per_step(workload.name, content)
-        return known if known is not None else _measure_and_keep(config, machine, calibration, console)
+        return _measure_and_keep(study, calibration, console)
 
 
-def _measure_and_keep(config: StudyConfig, machine: Machine, calibration: Calibration, console: Console) -> float:
-    workload = config.workload
+def _calibration(study: Study) -> Calibration:
+    return Calibration(study.config.results / "calibration", study.machine)
+
+
+def subject_of(workload: WorkloadConfig, reference: Submission) -> Subject:
+    """What a measurement must be of to hold for this form of the workload and of the reference."""
+    return Subject(workload.name, workload_hash(workload), reference.name, reference.content_hash)
+
+
+def _measure_and_keep(study: Study, calibration: Calibration, console: Console) -> Measurement:
+    workload, machine = study.config.workload, study.machine
     console.print(
-        f"measuring seconds per step of {config.ruleset.reference} on {workload.name} "
+        f"measuring seconds per step of {study.reference.name} on {workload.name} "
         f"({_CALIBRATION_SECONDS:.0f} s, once per machine: {machine.description}) ...",
         soft_wrap=True,
     )
     judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
-    reference = load_submission(config.ruleset.reference)
-    measured = measure_step_seconds(config, reference, machine, judge, seconds=_CALIBRATION_SECONDS)
-    calibration.keep(workload.name, workload_hash(workload), measured)
-    steps = config.budget.steps
-    console.print(
-        f"  {measured * 1e3:.3g} ms per step: {steps} steps make a budget of {measured * steps:.1f} s per trial"
-    )
+    cores = machine.properties["cores"]
+    assert isinstance(cores, int | float)
+    windows: list[Window] = []
+    for attempt in range(_ATTEMPTS):
+        windows += _windows(study, study.reference, judge, seconds=_CALIBRATION_SECONDS)
+        found = read_windows(windows, cores=cores)
+        if found.is_quiet:
+            break
+        again = ", again ..." if attempt + 1 < _ATTEMPTS else ""
+        console.print(f"  the machine is busy: its trainer had {found.cpu_share:.0%} of a core{again}")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    measured = Measurement(subject_of(workload, study.reference), found, measured_at=now)
+    calibration.keep(measured)
+    steps = study.config.budget.steps
+    seconds = found.seconds_per_step * steps
+    per_step = f"{found.seconds_per_step * 1e3:.3g} ms per step"
+    console.print(f"  {per_step}: {steps} steps make a budget of {seconds:.1f} s per trial")
+    if not found.is_quiet:
+        console.print(
+            "  such a budget is too long, and times on a busy machine say little. "
+            "The next make bench measures again; so does make calibrate.",
+            style="yellow",
+            soft_wrap=True,
+        )
     return measured
 
 
-def measure_step_seconds(
-    config: StudyConfig, submission: Submission, machine: Machine, judge: Judge, *, seconds: float
-) -> float:
+def measure_step_seconds(study: Study, judge: Judge, *, seconds: float) -> float:
     """Seconds per step of a submission's defaults in one run through the usual trainer, of which nothing is recorded.
 
     Median over windows between evaluations; the first, with import and construction, is left out. Raises ConfigError
     where no evaluation comes within `seconds`, DataError where too few windows do.
     """
+    return read_windows(_windows(study, study.submission, judge, seconds=seconds), cores=0.0).seconds_per_step
+
+
+def _windows(study: Study, submission: Submission, judge: Judge, *, seconds: float) -> list[Window]:
+    config, machine = study.config, study.machine
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
     sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
     with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
@@ -130,7 +174,7 @@ def measure_step_seconds(
             f"{submission.name} made no evaluation on {config.workload.name} within {seconds:.0f} s "
             f"({outcome.status}: {outcome.reason}). Run make debug to see why."
         )
-    return step_seconds([(seen.step, seen.charged_seconds) for seen in outcome.observations])
+    return windows_of(outcome.observations)
 
 
 class _Timekeeper(Judge):

@@ -1,25 +1,18 @@
-"""What machine this is, what runs on it, and how fast the reference submission steps here."""
+"""What this machine is, and what runs on it."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
-import itertools
 import json
-import os
 import platform
-import statistics
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from harness.api import DataError
 from harness.race import device as devices
 from harness.study import limits
 
@@ -129,73 +122,3 @@ def git_revision(root: Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return revision + ("+" if changed else "")
-
-
-class Calibration:
-    """Seconds per step of the reference submission on this machine, measured once and kept in a file per machine.
-
-    Raises DataError where the file is damaged or cannot be written.
-    """
-
-    def __init__(self, folder: Path, machine: Machine) -> None:
-        self.path = folder / f"{machine.fingerprint}.json"
-        self._machine = machine
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """While no other process, on any machine of this fingerprint, measures or keeps a measurement."""
-        path = self.path.with_suffix(".lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot write ({error.strerror}). Check the disk and run again.") from None
-        with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
-    def seconds_per_step(self, workload: str, workload_hash: str) -> float | None:
-        """What has been measured for this version of the workload, if anything."""
-        entry = self._read().get(workload)
-        return entry["seconds_per_step"] if entry and entry["workload_hash"] == workload_hash else None
-
-    def keep(self, workload: str, workload_hash: str, seconds_per_step: float) -> None:
-        """Remember a measurement in place of any earlier one."""
-        values = self._read()
-        values[workload] = {"workload_hash": workload_hash, "seconds_per_step": seconds_per_step}
-        content = {"machine": self._machine.description, "versions": self._machine.versions, "workloads": values}
-        beside = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            beside.replace(self.path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise DataError(f"{self.path}: cannot write ({error.strerror}). Check the disk and run again.") from None
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        if not self.path.exists():
-            return {}
-        try:
-            workloads: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))["workloads"]
-        except (ValueError, KeyError, OSError) as error:
-            raise DataError(f"{self.path}: not readable ({error}). Remove it; make calibrate measures again.") from None
-        return workloads
-
-
-def step_seconds(points: list[tuple[int, float]]) -> float:
-    """Median seconds per step over the windows between evaluations, the first (with import) left out.
-
-    `points`: (steps, charged seconds) at each evaluation. Raises DataError where fewer than two windows are left.
-    """
-    windows = [
-        (seconds - seconds_before) / (steps - steps_before)
-        for (steps_before, seconds_before), (steps, seconds) in itertools.pairwise(points)
-        if steps > steps_before
-    ]
-    if len(windows) < 2:
-        raise DataError(
-            f"only {len(windows)} windows of steps could be measured. "
-            "The machine is very busy: wait, then run make calibrate."
-        )
-    return statistics.median(windows)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.config import RulesetConfig, StudyConfig, WorkloadConfig
+from harness.config import HardwareConfig, RulesetConfig, StudyConfig, WorkloadConfig
 from harness.plugins.search import deal
 from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
@@ -27,6 +27,10 @@ class Study:
     machine: Machine
     libraries: dict[str, str]
     """Versions of the packages that the submission brings in."""
+    reference: Submission
+    """Whose steps its budget is counted in."""
+    frozen_seconds: float | None
+    """Seconds per step of the reference that the hardware's file gives; None: they are measured."""
     unofficial: list[str]
     """Why its rows are not official under the name of the hardware that was asked for; empty where they are."""
 
@@ -36,19 +40,38 @@ def describe(config: StudyConfig) -> Study:
     submission = load_submission(config.submission)
     hardware = config.hardware
     machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
+    reference = load_submission(config.ruleset.reference)
+    frozen, why_not = _frozen_seconds(hardware, config.workload, reference)
     unofficial = []
     if hardware.machine is not None:
-        unofficial = departures(machine, hardware.machine)
-        if config.workload.name not in hardware.seconds_per_step:
-            unofficial.append(f"no seconds per step of {config.workload.name} are frozen")
+        unofficial = [*departures(machine, hardware.machine), *([why_not] if why_not else [])]
     return Study(
         config=config,
         submission=submission,
         points=_points(config, submission),
         machine=machine,
         libraries=library_versions(submission.folder, submission.entry),
+        reference=reference,
+        frozen_seconds=frozen,
         unofficial=unofficial,
     )
+
+
+def _frozen_seconds(
+    hardware: HardwareConfig, workload: WorkloadConfig, reference: Submission
+) -> tuple[float | None, str | None]:
+    """The seconds per step that a hardware's file gives, and why they make no official budget, if they do not."""
+    found, of = hardware.seconds_per_step.get(workload.name), hardware.reference
+    if of is None:
+        return found, "its file does not say whose seconds per step it has (reference)"
+    if of.name != reference.name:
+        return None, f"its seconds per step are of {of.name} instead of {reference.name}"
+    if of.content != reference.content_hash:
+        then, now = of.content[:12], reference.content_hash[:12]
+        return None, f"its seconds per step are of {of.name} as it was ({then} instead of {now})"
+    if found is None or hardware.workload_versions.get(workload.name) != workload.version:
+        return None, f"no seconds per step of {workload.name} version {workload.version} are frozen"
+    return found, None
 
 
 def sibling(study: Study, number: int) -> Study:
@@ -95,7 +118,7 @@ def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
             study.machine.hardware,
             study.machine.fingerprint,
             # A value frozen later makes another budget, hence another trial.
-            config.hardware.seconds_per_step.get(config.workload.name),
+            study.frozen_seconds,
             bool(study.unofficial),
         ],
         "evaluate_every_steps": config.evaluate_every_steps,

@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.api import ConfigError, DataError, HarnessError, one_line
-from harness.command_line import what_went_wrong
+from harness.command_line import PlainConsole, what_went_wrong
 from harness.config import CONF, StudyConfig
 from harness.plugins.data import data_folder
 from harness.records.tables import Records, disk_errors
@@ -149,10 +149,12 @@ def _say_cost(studies: list[Study], console: Console) -> None:
     standings = [_standing(study) for study in studies]
     missing = {number: count for number, each in enumerate(standings) if (count := len(each.missing + each.running))}
     seconds = 0.0
+    per_step: dict[str, float] = {}
     for number, count in missing.items():
         config = studies[number].config
-        per_step = seconds_per_step(config, studies[number].machine, console)
-        seconds += count * config.budget.steps * per_step
+        if config.workload.name not in per_step:
+            per_step[config.workload.name] = seconds_per_step(studies[number], console, unless_quiet=True)
+        seconds += count * config.budget.steps * per_step[config.workload.name]
     trials = sum(missing.values())
     if trials:
         there = sum(len(each.rows) for each in standings)

@@ -85,6 +85,8 @@ def trial_row(
         "target_test": target.test,
         "max_runtime": spec.max_runtime,
         "eval_period": spec.eval_period,
+        "reference": study.reference.name,
+        "reference_step_seconds": spec.max_runtime / config.budget.steps,
         "evaluate_every_steps": spec.evaluate_every_steps,
         "time_to_target": hit.charged_seconds if hit else math.inf,
         "steps_to_target": float(hit.step) if hit else math.inf,

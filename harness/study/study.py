@@ -52,7 +52,7 @@ def run_study(study: Study, console: Console) -> None:
     if all(records.is_done(key) for key in keys):
         return
     files = files_of(study.submission)
-    seconds = seconds_per_step(config, study.machine, console)
+    seconds = seconds_per_step(study, console)
     max_runtime = config.budget.steps * seconds
     board = board_limit_of(study, records)
     for trial, key in enumerate(keys):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.api import ConfigError, DataError, visible
+from harness.api import ConfigError, visible
 from harness.commands.skeleton import write_skeleton
 from harness.plugins.submission import load_submission
-from harness.study.hardware import Calibration, git_revision, step_seconds, this_machine
+from harness.study.hardware import git_revision, this_machine
 from tests.conftest import ROOT, environment
 
 
@@ -66,8 +66,10 @@ def test_doctor_names_the_machine_the_workloads_and_what_is_missing(tmp_path):
 def test_calibrate_measures_and_keeps_seconds_per_step(tmp_path):
     done = call("harness.commands.calibrate", "workload=digits_mlp", f"results={tmp_path}", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = json.loads(visible(tmp_path / "calibration", "*.json")[0].read_text(encoding="utf-8"))
-    assert 1e-5 < kept["workloads"]["digits_mlp"]["seconds_per_step"] < 1.0
+    kept = json.loads(visible(tmp_path / "calibration", "[0-9a-f]*.json")[0].read_text(encoding="utf-8"))
+    (measured,) = kept["measurements"]
+    assert (measured["subject"]["workload"], measured["subject"]["reference"]) == ("digits_mlp", "adamw")
+    assert 1e-5 < measured["reading"]["seconds_per_step"] < 1.0
     assert "ms per step" in done.stdout
 
 
@@ -84,29 +86,6 @@ def test_a_new_submission_can_be_loaded_at_once(tmp_path):
         write_skeleton(tmp_path / "my_rule")
     with pytest.raises(ConfigError, match="cannot name"):
         write_skeleton(tmp_path / "my rule")
-
-
-def test_seconds_per_step_is_a_median_that_leaves_out_the_first_window():
-    points = [(10, 5.0), (20, 6.0), (30, 7.0), (40, 17.0), (50, 18.0)]
-    assert step_seconds(points) == pytest.approx(0.1)
-    with pytest.raises(DataError, match="very busy"):
-        step_seconds(points[:2])
-
-
-def test_a_calibration_holds_for_one_version_of_a_workload(tmp_path):
-    machine = this_machine("local", "cpu", 1, None)
-    calibration = Calibration(tmp_path, machine)
-    calibration.keep("digits_mlp", "version one", 0.25)
-    assert calibration.seconds_per_step("digits_mlp", "version one") == 0.25
-    assert calibration.seconds_per_step("digits_mlp", "version two") is None
-    assert calibration.seconds_per_step("kjv_char_lm", "version one") is None
-
-
-def test_a_damaged_calibration_says_what_mends_it(tmp_path):
-    calibration = Calibration(tmp_path, this_machine("local", "cpu", 1, None))
-    calibration.path.write_text("{")
-    with pytest.raises(DataError, match="make calibrate"):
-        calibration.seconds_per_step("digits_mlp", "any")
 
 
 def test_the_fingerprint_changes_with_the_number_of_threads_and_not_with_the_load():

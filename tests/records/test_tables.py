@@ -173,7 +173,7 @@ def test_a_table_of_an_older_schema_has_the_default_in_columns_that_came_later(t
     assert read_parquet(older, TRIALS)["resumes"].to_pylist() == [0]
     frame = read_table(tmp_path, "trials").set_index("trial_id")
     assert frame["resumes"].to_dict() == {KEY.trial_id: 3, "d" * 16: 0}
-    pq.write_table(table.replace_schema_metadata({"timetrial_schema_version": "2"}), older)
+    pq.write_table(table.replace_schema_metadata({"timetrial_schema_version": "3"}), older)
     with pytest.raises(DataError, match="column 'resumes' is missing"):
         read_table(tmp_path, "trials")
 

@@ -11,9 +11,10 @@ from rich.console import Console
 from harness.api import ConfigError
 from harness.commands import bench, calibrate
 from harness.commands.leaderboard import Choice, show
-from harness.config import CONF, HardwareConfig
+from harness.config import CONF, HardwareConfig, ReferenceConfig, load
+from harness.plugins.submission import load_submission
 from harness.study.hardware import departures
-from harness.study.identity import describe, trial_key
+from harness.study.identity import Study, describe, trial_key
 from tests.commands.test_bench import FAST
 from tests.conftest import SGD
 from tests.scoring.scoring_tables import trial_rows, write
@@ -21,7 +22,11 @@ from tests.study.test_study import run, study_config, write_submission
 
 
 def named(properties, **changes):
-    hardware = HardwareConfig("box", "cpu", 1, 2.0, {"blobs": 0.0025}, machine=properties)
+    adamw = load_submission("adamw")
+    hardware = HardwareConfig(
+        "box", "cpu", 1, 2.0, {"blobs": 0.0025}, machine=properties,
+        reference=ReferenceConfig(adamw.name, adamw.content_hash), workload_versions={"blobs": 1},
+    )  # fmt: skip
     return dataclasses.replace(hardware, **changes)
 
 
@@ -43,7 +48,7 @@ def test_rows_of_the_named_machine_are_official_and_those_of_another_are_not(tmp
 
 def test_a_budget_that_was_measured_and_not_frozen_is_unofficial(tmp_path):
     study = describe(study_on(tmp_path, named({}, seconds_per_step={})))
-    assert study.unofficial == ["no seconds per step of blobs are frozen"]
+    assert study.unofficial == ["no seconds per step of blobs version 1 are frozen"]
 
 
 def test_a_machine_without_properties_is_any_machine(tmp_path):
@@ -90,20 +95,35 @@ def test_a_run_on_another_machine_is_warned_of_before_it_starts(tmp_path, capfd)
 
 def test_calibrate_freezes_what_it_measured_and_never_changes_it(tmp_path, capfd):
     path = CONF / "hardware" / f"{tmp_path.name}.yaml"
+    choice = ["workload=digits_mlp", "submission=adamw", f"results={tmp_path}"]
     arguments = ["workload=digits_mlp", f"results={tmp_path}", f"freeze={tmp_path.name}"]
+
+    def study(*more: str) -> Study:
+        return describe(bench.studies_of(bench.parse([*choice, *more]))[0])
+
     try:
-        assert calibrate.main(arguments) == 0
+        calibrate.Frozen(tmp_path.name).write(study(), {"digits_mlp": 0.00041234}, {"digits_mlp": 1})
         written = path.read_text()
-        config = bench.studies_of(
-            bench.parse(["workload=digits_mlp", "submission=adamw", f"hardware={tmp_path.name}", f"results={tmp_path}"])
-        )[0]
-        assert describe(config).unofficial == []
-        assert 1e-5 < config.hardware.seconds_per_step["digits_mlp"] < 1.0
+        official = study(f"hardware={tmp_path.name}")
+        assert (official.unofficial, official.frozen_seconds) == ([], 0.0004123)
         assert calibrate.main(arguments) == 0
         assert path.read_text() == written
         assert "frozen in" in capfd.readouterr().out
         path.write_text(written.replace("cores: ", "cores: 9"))
-        with pytest.raises(ConfigError, match="Freeze under another name"):
+        with pytest.raises(ConfigError, match=r"is of another machine .* Freeze under another name"):
             calibrate.main(arguments)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_another_version_of_a_workload_is_frozen_beside_the_others(tmp_path):
+    path = CONF / "hardware" / f"{tmp_path.name}.yaml"
+    study = describe(study_on(tmp_path, named({})))
+    try:
+        calibrate.Frozen(tmp_path.name).write(study, {"blobs": 0.5, "other": 0.25}, {"blobs": 1, "other": 3})
+        calibrate.Frozen(tmp_path.name).write(study, {"blobs": 0.75}, {"blobs": 2})
+        known = load("hardware", tmp_path.name, HardwareConfig)
+        assert known.seconds_per_step == {"blobs": 0.75, "other": 0.25}
+        assert known.workload_versions == {"blobs": 2, "other": 3}
     finally:
         path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import shutil
@@ -22,10 +23,12 @@ from rich.text import Text
 from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench
-from harness.study.hardware import Calibration, this_machine
+from harness.study.calibration import Calibration, Measurement
+from harness.study.hardware import this_machine
 from harness.study.jobs import JobConsole, JobsDisplay
 from hydra_plugins.timetrial_launchers.engines import imported
 from tests import conftest
+from tests.study.test_calibration import SUBJECT, measured
 
 YAML = "title: a test\nauthors: nobody\npaper: none\nhyperparameters: {learning_rate: 0.05}\n"
 
@@ -256,11 +259,14 @@ def test_two_processes_that_measure_at_once_take_turns_and_keep_both_measurement
     machine = this_machine("local", "cpu", 1, 1.0)
     inside: list[str] = []
 
+    def of(workload: str) -> Measurement:
+        return measured(0.5, subject=dataclasses.replace(SUBJECT, workload=workload))
+
     def measure(name: str) -> None:
         with Calibration(tmp_path, machine).alone():
             inside.append(name)
             time.sleep(0.2)
-            Calibration(tmp_path, machine).keep(name, "hash", 0.5)
+            Calibration(tmp_path, machine).keep(of(name))
             inside.append(name)
 
     threads = [threading.Thread(target=measure, args=(name,)) for name in ("a", "b", "c")]
@@ -269,7 +275,7 @@ def test_two_processes_that_measure_at_once_take_turns_and_keep_both_measurement
     for thread in threads:
         thread.join()
     assert inside[0::2] == inside[1::2]
-    assert all(Calibration(tmp_path, machine).seconds_per_step(name, "hash") == 0.5 for name in ("a", "b", "c"))
+    assert all(Calibration(tmp_path, machine).find(of(name).subject) == of(name) for name in "abc")
 
 
 BAD = [
