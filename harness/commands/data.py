@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-
-from rich.console import Console
+from collections.abc import Callable, Mapping, Sequence
 
 from harness import command_line
 from harness.api import SPLITS, ConfigError, DataError, SplitName, Workload
@@ -21,14 +19,18 @@ def main(arguments: Sequence[str]) -> int:
     Raises ConfigError for a wrong name.
     """
     console = PlainConsole()
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     names = _asked_for(arguments) or base_workloads()
     found = [load("workload", name, WorkloadConfig) for name in names]
     made = [create_workload(each.entry, each.options) for each in found]
     failures = 0
     for workload_config, workload in zip(found, made, strict=True):
-        console.print(f"{workload_config.name}:")
+        say(f"{workload_config.name}:")
         try:
-            _fetch_and_check(workload, dict(workload_config.data), console)
+            _fetch_and_check(workload, dict(workload_config.data), say)
         except DataError as error:
             command_line.complain(error)
             failures += 1
@@ -45,14 +47,14 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str], console: Console) -> None:
+def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str], say: Callable[[str], object]) -> None:
     folder = data_folder()
     if not workload.sources():
-        console.print("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
-    fetch(workload, folder, lambda line: console.print(line, soft_wrap=True))
+        say("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
+    fetch(workload, folder, say)
     for split in SPLITS:
         examples = load_verified(workload, split, folder, sha256[split])
-        console.print(f"  {split}: {len(examples)} examples, content as expected")
+        say(f"  {split}: {len(examples)} examples, content as expected")
 
 
 if __name__ == "__main__":
