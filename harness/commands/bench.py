@@ -16,6 +16,7 @@ from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import SUBMISSIONS, load_submission
 from harness.study.compose import quoted, study_config
+from harness.study.entry_check import check_entries
 from harness.study.launch import StudyReport, launch
 
 _LAUNCHER = "hydra/launcher"
@@ -52,6 +53,7 @@ def bench(arguments: list[str], console: Console) -> int:
     workloads = [_with_data(name, request.fallbacks, console) for name in request.workloads]
     request = Request(workloads, request.submissions, request.overrides, {})
     studies = studies_of(request)
+    check_entries(studies)
     return _report(studies, launch(studies, request.overrides, console), console)
 
 

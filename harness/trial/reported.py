@@ -75,7 +75,7 @@ def _number(value: Any) -> float | Tensor | None:
     try:
         return float(value)
     except OverflowError:  # a whole number or a fraction beyond the range of floats
-        return math.inf if value > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def _described(value: object) -> str:
