@@ -67,6 +67,9 @@ debug: .venv/installed ## one submission on one workload in this process, nothin
 submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
 	@$(PY) -m harness.commands.skeleton $(call override_if,NAME,name)
 
+sweep: .venv/installed ## enter every optimizer class of a library at its defaults: LIBRARY=torch.optim|pytorch_optimizer WORKLOAD=x
+	@$(PY) -m harness.commands.authors.sweep $(call override_if,LIBRARY,library) $(OVERRIDES)
+
 data: .venv/installed ## fetch the data sets, with size and licence shown first: WORKLOAD=a,b
 	@$(PY) -m harness.commands.data $(OVERRIDES)
 

@@ -169,7 +169,7 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
                 "data_folder": str(folder),
                 "train_sha256": config.data["train"],
             },
-            submission={"folder": str(submission), "entry": None, "schedule": "constant"},
+            submission={"folder": str(submission), "entry": None},
             hyperparameters={},
             seed=0,
             target=Target(config.target.metric, config.target.goal, {"min": -1e300, "max": 1e300}[config.target.goal]),

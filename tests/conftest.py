@@ -147,7 +147,7 @@ def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:
             "data_folder": str(data),
             "train_sha256": workload.load("train", data).digest(),
         },
-        "submission": {"folder": str(folder), "entry": None, "schedule": "constant"},
+        "submission": {"folder": str(folder), "entry": None},
         "hyperparameters": {},
         "seed": 1,
         "target": Target("error", "min", -1.0),

@@ -19,6 +19,7 @@ from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import listed, load_submission
 from harness.study.compose import quoted, study_config
+from harness.study.entry_check import check_entries
 from harness.study.folders import check_folders
 from harness.study.launch import StudyReport, launch
 
@@ -59,6 +60,7 @@ def bench(arguments: list[str], console: Console) -> int:
     workloads = dict.fromkeys(_with_data(name, request.fallbacks, console) for name in request.workloads)
     request = replace(request, workloads=list(workloads))
     studies = studies_of(request)
+    check_entries(studies)
     return _report(studies, launch(studies, request.overrides, console), console)
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api import ConfigError, DataError, Hyperparameters, near_matches, visible
 from harness.command_line import path_of
+from harness.plugins import optimizer_entry
+from harness.plugins.optimizer_entry import Entry
 from harness.plugins.search import SearchSpace, check_keys, parse_space
 from harness.plugins.submission_files import Files, check_helpers, check_requirements, check_train, read_files
 from harness.plugins.values import check_hyperparameters
@@ -26,12 +28,9 @@ if TYPE_CHECKING:
 SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 """Where a plain name is looked up."""
 
-SCHEDULES = ("constant", "warmup_cosine")
-"""What `schedule` may be in a submission.yaml with an `entry`."""
-
 TrainFunction = Callable[["Trial", Hyperparameters], object]
 
-_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", "entry", "schedule")
+_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", *optimizer_entry.KEYS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -55,10 +54,8 @@ class Submission(Place):
     paper: str
     hyperparameters: Hyperparameters
     space: SearchSpace
-    entry: str | None
-    """Dotted name of an optimizer class; None where the directory has a submission.py."""
-    schedule: str
-    """Learning-rate schedule of an `entry`: one of SCHEDULES."""
+    entry: Entry | None
+    """Optimizer classes of libraries; None where the directory has a submission.py."""
     content_hash: str
     """SHA-256 over the directory's files, as `Files` has it."""
 
@@ -75,9 +72,12 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
     written = _read_yaml(path)
     check_keys(written, _KEYS, str(path))
     texts = {key: _text(written, key, path) for key in ("title", "authors")}
-    defaults = check_hyperparameters(written.get("hyperparameters"), f"{path}: hyperparameters")
     entry = _check_road(written, folder)
     check_helpers(folder)
+    groups = entry.groups if entry is not None else ()
+    defaults = check_hyperparameters(written.get("hyperparameters"), f"{path}: hyperparameters", groups)
+    if entry is not None:
+        optimizer_entry.check_hyperparameters_of(entry, list(defaults), str(path))
     submission = Submission(
         name=place.name,
         folder=folder,
@@ -87,7 +87,6 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
         hyperparameters=Hyperparameters(defaults),
         space=parse_space(written.get("search_space"), defaults=defaults, where=str(path)),
         entry=entry,
-        schedule=_schedule(written, path),
         content_hash=read_files(folder).sha256,
     )
     check_requirements(folder)
@@ -141,17 +140,17 @@ def _in_full(path: Path) -> Path:
     return Path(os.path.normpath(Path.cwd() / path))
 
 
-def train_function(folder: Path, entry: str | None, schedule: str) -> TrainFunction:
+def train_function(folder: Path, entry: Entry | None) -> TrainFunction:
     """The `train(trial, hp)` of a submission. Runs the submission's code: call it in the trainer's process only.
 
-    Imports submission.py with its directory on the path, for its helpers; or makes a loop around the class `entry`.
-    What the submission's own import raises passes through.
+    Imports submission.py with its directory on the path, for its helpers; or makes a loop around the classes of
+    `entry`. What the submission's own import raises passes through.
     """
     sys.path.insert(0, str(folder))
     if entry is not None:
         from harness.plugins.optimizer_class import train_with
 
-        return train_with(entry, schedule)
+        return train_with(entry)
     spec = importlib.util.spec_from_file_location("submission", folder / "submission.py")
     assert spec is not None
     assert spec.loader is not None
@@ -213,35 +212,17 @@ def _text(written: dict[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def _check_road(written: dict[str, Any], folder: Path) -> str | None:
+def _check_road(written: dict[str, Any], folder: Path) -> Entry | None:
     """The entry, or None where the directory has a submission.py with a fitting `train`."""
-    entry = written.get("entry")
     code = folder / "submission.py"
     path = folder / "submission.yaml"
+    entry = optimizer_entry.read_entry(written, folder, str(path))
     if entry is None:
         if not code.is_file():
             raise ConfigError(f"{folder} has neither a submission.py nor an entry in its submission.yaml. Add one.")
         check_train(code)
         return None
     if code.is_file():
-        raise ConfigError(f"{path}: entry is {entry!r}, and there is a submission.py as well. Remove one of them.")
-    if not isinstance(entry, str) or "." not in entry or not all(part.isidentifier() for part in entry.split(".")):
-        raise ConfigError(f"{path}: entry is {entry!r}. Give a dotted name such as torch.optim.Adagrad.")
-    package = entry.split(".")[0]
-    is_own = (folder / f"{package}.py").is_file() or (folder / package).is_dir()
-    if not is_own and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{path}: entry is {entry!r}, but {package} is not installed. Check the name, or install it.")
+        name = entry.parts[0].entry
+        raise ConfigError(f"{path}: entry is {name!r}, and there is a submission.py as well. Remove one of them.")
     return entry
-
-
-def _schedule(written: dict[str, Any], path: Path) -> str:
-    if written.get("schedule") is None:
-        return "constant"
-    schedule = written["schedule"]
-    if written.get("entry") is None:
-        raise ConfigError(f"{path}: schedule goes with an entry only. A submission.py makes its own.")
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"{path}: schedule is {schedule!r}. {near_matches(schedule, SCHEDULES)}")
-    if schedule == "warmup_cosine" and "warmup_fraction" not in written["hyperparameters"]:
-        raise ConfigError(f"{path}: schedule warmup_cosine needs warmup_fraction among the hyperparameters. Add it.")
-    return str(schedule)

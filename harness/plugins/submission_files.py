@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder, all_suffixes
 from pathlib import Path
@@ -75,15 +75,15 @@ def check_requirements(folder: Path) -> None:
         )
 
 
-def library_versions(folder: Path, entry: str | None) -> dict[str, str]:
-    """Installed versions, by name, of the packages that a submission brings in: of its entry and its requirements.txt.
+def library_versions(folder: Path, classes: Sequence[str]) -> dict[str, str]:
+    """Installed versions, by name, of the packages that a submission brings in: of `classes` and its requirements.txt.
 
     Raises ConfigError for a line of requirements.txt that is none.
     """
     names = {requirement.name for requirement in _requirements(folder)}
-    module = entry.split(".")[0] if entry is not None else None
-    if module is not None and not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
-        names.update(_packages_of(module))
+    for module in {name.partition(".")[0] for name in classes}:
+        if not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
+            names.update(_packages_of(module))
     found = {}
     for name in sorted(names):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # `check_requirements` says so

@@ -17,7 +17,7 @@ class TrialSpec:
     workload: Message
     """What the trainer prepares: entry, options, data_folder, train_sha256."""
     submission: Message
-    """Where `train` comes from: folder, entry, schedule."""
+    """Where `train` comes from: folder, entry."""
     hyperparameters: dict[str, Any]
     seed: int
     target: Target

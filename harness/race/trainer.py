@@ -24,6 +24,7 @@ from torch import nn
 from harness import api
 from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
 from harness.plugins.entries import create_workload
+from harness.plugins.optimizer_entry import Entry
 from harness.plugins.submission import train_function
 from harness.race import device as devices
 from harness.race import torchrun
@@ -130,7 +131,8 @@ def _run_rank(task: Message, prepared: Prepared, channel: Channel, weights_descr
 def _train(trial: Trial, task: Message) -> None:
     submission = task["submission"]
     with contextlib.suppress(TrialOver):
-        train = train_function(Path(submission["folder"]), submission["entry"], submission["schedule"])
+        entry = Entry.from_message(submission["entry"]) if submission["entry"] is not None else None
+        train = train_function(Path(submission["folder"]), entry)
         train(trial, Hyperparameters(task["hyperparameters"]))
         if not trial.is_over:
             trial.finish()

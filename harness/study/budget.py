@@ -50,8 +50,7 @@ def trial_spec(
         },
         submission={
             "folder": str(submission.folder),
-            "entry": submission.entry,
-            "schedule": submission.schedule,
+            "entry": submission.entry.message() if submission.entry is not None else None,
         },
         hyperparameters=hyperparameters,
         seed=seed,

@@ -50,7 +50,9 @@ def describe(config: StudyConfig) -> Study:
         submission=submission,
         points=_points(config, submission),
         machine=machine,
-        libraries=library_versions(submission.folder, submission.entry),
+        libraries=library_versions(
+            submission.folder, [part.entry for part in submission.entry.parts] if submission.entry else []
+        ),
         reference=reference,
         frozen_seconds=frozen,
         unofficial=unofficial,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from harness.trial.parameter_kinds import hidden_matrices_and_rest
 from harness.trial.schedules import warmup_cosine
 from harness.trial.trial import Trial
 
+StepKind = Literal["plain", "closure", "again", "graph"]
+"""How a rule gets its gradients.
+
+`plain`: they are there when it steps. `closure`: it gets a closure that makes them, as L-BFGS asks for. `again`: they
+are there, and it gets a closure for others on the same batch, as SAM asks for. `graph`: as `plain`, and they can be
+differentiated, as rules with Hessian products ask for.
+"""
+
 
 def train_loop(
     trial: Trial,
@@ -21,35 +30,47 @@ def train_loop(
     schedules: LRScheduler | Sequence[LRScheduler] = (),
     *,
     label_smoothing: float = 0.0,
-    gives_closure: bool = False,
+    step: StepKind = "plain",
     after_step: Callable[[], object] | None = None,
 ) -> None:
     """Train until the clock stops: draw a batch, backward, step every optimizer, then every schedule.
 
-    Names optimizers and schedules as resumable. `gives_closure`: step gets a closure that computes loss and gradients
-    on the same batch, for rules that ask for them more than once a step. `after_step` is called at each step's end.
+    Names optimizers and schedules as resumable. Where closures are given, `trial.log` reports as `gradient_calls` how
+    many gradients were made so far; a batch counts once, however many are made on it. `after_step` is called at the end
+    of each step.
     """
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     schedules = [schedules] if isinstance(schedules, LRScheduler) else list(schedules)
     trial.resumable(**{f"optimizer{number}": optimizer for number, optimizer in enumerate(optimizers)})
     trial.resumable(**{f"schedule{number}": schedule for number, schedule in enumerate(schedules)})
+    gives_closure = step in ("closure", "again")
+    calls = _Calls()
+    if gives_closure:
+        trial.resumable(gradient_calls=calls)
     for batch in trial.batches():
 
         def gradients() -> Tensor:
+            calls.count += 1
             trial.model.zero_grad(set_to_none=True)
             loss = trial.loss(batch, label_smoothing=label_smoothing)  # noqa: B023 - called within this step alone
-            loss.backward()
+            loss.backward(create_graph=step == "graph")
             return loss
 
-        if gives_closure:
-            for optimizer in optimizers:
-                optimizer.step(gradients)  # type: ignore[arg-type]
-        else:
+        if step != "closure":
             gradients()
-            for optimizer in optimizers:
+        for optimizer in optimizers:
+            if gives_closure:
+                # Not every rule allows gradients again before it calls.
+                optimizer.step(torch.enable_grad()(gradients))  # type: ignore[arg-type]
+            else:
                 optimizer.step()
         for schedule in schedules:
             schedule.step()
+        if gives_closure:
+            trial.log(gradient_calls=calls.count)
+        if step == "graph":
+            # Gradients that hold their graph hold themselves.
+            trial.model.zero_grad(set_to_none=True)
         if after_step is not None:
             after_step()
 
@@ -78,3 +99,16 @@ def train_matrices_and_rest(
     steps = max(1, int(hp.step_hint_factor * trial.step_hint))
     schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
     train_loop(trial, optimizers, schedules, label_smoothing=hp.label_smoothing, after_step=after_step)
+
+
+class _Calls:
+    """How many gradients were made, as a checkpoint keeps it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]

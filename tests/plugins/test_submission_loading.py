@@ -1,5 +1,6 @@
 """A submission's directory is read without running it, and every fault in it is named with its file and line."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.api import ConfigError
+from harness.plugins.optimizer_entry import Entry
+from harness.plugins.search import draw, resolve_overrides
 from harness.plugins.submission import listed, load_submission, name_of, train_function
 
 YAML = """
@@ -45,7 +48,6 @@ def test_a_directory_anywhere_on_disk_is_a_submission(tmp_path: Path):
     assert dict(submission.hyperparameters) == {"learning_rate": 0.001, "nesterov": True}
     assert submission.space.dimensions["learning_rate"].contains(0.005)
     assert submission.entry is None
-    assert submission.schedule == "constant"
 
 
 def test_a_plain_name_is_looked_up_among_the_submissions(tmp_path: Path):
@@ -92,7 +94,7 @@ def test_reading_runs_no_line_of_the_submission(tmp_path: Path):
     folder = write(tmp_path / "mine", code=f"open({str(tmp_path / 'ran')!r}, 'w')\n{CODE}")
     load_submission(str(folder))
     assert not (tmp_path / "ran").exists()
-    train_function(folder, None, "constant")
+    train_function(folder, None)
     assert (tmp_path / "ran").exists()
 
 
@@ -179,8 +181,23 @@ def test_a_name_must_fit_into_the_paths_of_the_records(tmp_path: Path):
     [
         ("entry: Adagrad", "Give a dotted name"),
         ("entry: nowhere_at_all.Adagrad", "nowhere_at_all is not installed"),
-        ("entry: torch.optim.Adagrad\nschedule: warmup_cosin", "Did you mean 'warmup_cosine'?"),
+        ("entry: torch.optim.Adagrad\nschedule: warmup_cosin", "Did you mean 'warmup_cosine' or"),
         ("entry: torch.optim.Adagrad\nschedule: warmup_cosine", "needs warmup_fraction"),
+        ("entry: torch.optim.Adagrad\nlearning: 1", "unknown key 'learning'"),
+        ("entry: torch.optim.Adagrad\nstep: clousure", "step is 'clousure'. Did you mean 'closure'?"),
+        ("entry: torch.optim.Adagrad\ngroups: {rest: torch.optim.SGD}", "there are an entry and groups"),
+        ("entry: torch.optim.Adagrad\narguments: [1]", "arguments is [1]. Use a mapping"),
+        ("entry: torch.optim.Adagrad\narguments: {base: nowhere_at_all.SGD}", "nowhere_at_all is not installed"),
+        ("entry: torch.optim.Adagrad\narguments: {nesterov: false}", "nesterov is an argument and a hyperparameter"),
+        ("arguments: {nesterov: false}", "arguments goes with an entry only"),
+        ("groups: torch.optim.Muon", "groups is 'torch.optim.Muon'. Use a mapping"),
+        ("groups: {matrices: torch.optim.Muon}", "groups has no rest"),
+        ("groups: {matrixes: torch.optim.Muon}", "unknown name 'matrixes'. Did you mean 'matrices'?"),
+        ("groups: {rest: Muon}", "groups.rest is 'Muon'. Give a dotted name"),
+        ("groups: {rest: {arguments: {}}}", "groups.rest.entry is None. Give a dotted name"),
+        ("groups: {rest: {entry: torch.optim.SGD, lr: 1}}", "groups.rest has an unknown key 'lr'"),
+        ("groups: {rest: torch.optim.SGD}\narguments: {lr: 1}", "arguments of groups stand in each"),
+        ("groups: {rest: torch.optim.SGD}\nstep: closure", "step closure goes with an entry for all parameters"),
     ],
 )
 def test_a_fault_in_an_entry_is_named(tmp_path: Path, lines: str, complaint: str):
@@ -189,17 +206,49 @@ def test_a_fault_in_an_entry_is_named(tmp_path: Path, lines: str, complaint: str
     assert complaint in message
 
 
+GROUPS = """
+title: Mine
+authors: me
+groups: {matrices: torch.optim.Muon, rest: torch.optim.AdamW}
+schedule: warmup_linear
+hyperparameters:
+  warmup_fraction: 0.05
+  matrices: {learning_rate: 0.02}
+  rest: {learning_rate: 1e-3, betas: [0.9, 0.95]}
+search_space:
+  matrices.learning_rate: {min: 2e-3, max: 0.2, scaling: log}
+  rest.betas.1: {values: [0.95, 0.99]}
+"""
+
+
+def test_groups_have_hyperparameters_of_their_own(tmp_path: Path):
+    submission = load_submission(str(write(tmp_path / "mine", yaml=GROUPS, code=None)))
+    assert dict(submission.hyperparameters) == {
+        "warmup_fraction": 0.05,
+        "matrices.learning_rate": 0.02,
+        "rest.learning_rate": 1e-3,
+        "rest.betas": (0.9, 0.95),
+    }
+    points = draw(submission.space, count=8, seed=0)
+    assert len({point["matrices.learning_rate"] for point in points}) == 8
+    assert {point["rest.betas"] for point in points} == {(0.9, 0.95), (0.9, 0.99)}
+    given = {"matrices": {"learning_rate": "3e-2"}, "rest": {"betas": {"0": 0.8}}}
+    overridden = resolve_overrides(submission.hyperparameters, given)
+    assert (overridden["matrices.learning_rate"], overridden["rest.betas"]) == (0.03, (0.8, 0.95))
+    assert Entry.from_message(json.loads(json.dumps(submission.entry.message()))) == submission.entry
+
+
 def test_an_entry_may_lie_in_the_directory_itself(tmp_path: Path):
     folder = write(tmp_path / "mine", yaml=YAML + "entry: my_rule.Rule\n", code=None)
     (folder / "my_rule.py").write_text("import torch\nclass Rule(torch.optim.SGD): ...\n")
     submission = load_submission(str(folder))
-    assert callable(train_function(submission.folder, submission.entry, submission.schedule))
+    assert callable(train_function(submission.folder, submission.entry))
 
 
 def test_helpers_beside_submission_py_can_be_imported(tmp_path: Path):
     folder = write(tmp_path / "mine", code="from loop_of_mine import train\n")
     (folder / "loop_of_mine.py").write_text("def train(trial, hp):\n    return trial + hp\n")
-    assert train_function(folder, None, "constant")(1, 2) == 3  # type: ignore[arg-type]
+    assert train_function(folder, None)(1, 2) == 3  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +282,7 @@ def test_a_helper_that_nothing_else_is_called_by_is_welcome(tmp_path: Path, help
 def test_what_the_submissions_import_raises_passes_through(tmp_path: Path):
     folder = write(tmp_path / "mine", code="raise ZeroDivisionError('mine')\n" + CODE)
     with pytest.raises(ZeroDivisionError, match="mine"):
-        train_function(folder, None, "constant")
+        train_function(folder, None)
 
 
 def test_met_requirements_are_accepted(tmp_path: Path):

@@ -60,7 +60,7 @@ def test_a_submission_gives_the_same_loss_curve_on_two_devices_as_on_one(sandbox
         sandbox_of_two,
         tmp_path,
         "",
-        submission={"folder": str(chosen.folder), "entry": chosen.entry, "schedule": chosen.schedule},
+        submission={"folder": str(chosen.folder), "entry": chosen.entry.message() if chosen.entry else None},
         hyperparameters=dict(chosen.hyperparameters),
         options={"hidden": 16},
     )

@@ -60,7 +60,7 @@ def test_the_loop_is_the_plain_one_written_out():
         train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr))
 
     def with_closure(trial, hp):
-        train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr), gives_closure=True)
+        train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr), step="closure")
 
     hp = Hyperparameters({"lr": 0.05})
     weights = [Race().run(train, hp).weights[-1] for train in (plain, short, with_closure)]

@@ -123,7 +123,7 @@ def test_a_trial_of_gradient_descent_with_small_steps_follows_the_closed_form_to
         workload={
             "entry": ENTRY, "options": SMALL, "data_folder": str(tmp_path), "train_sha256": train.digest(),
         },
-        submission={"folder": str(tmp_path), "entry": None, "schedule": "constant"},
+        submission={"folder": str(tmp_path), "entry": None},
         hyperparameters={}, seed=7, target=Target("mse", "min", -1.0), batch_size=32, budget_steps=2000,
         step_hint=2000, max_runtime=120.0, eval_period=120.0, evaluate_every_steps=100,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What authors of training algorithms call beside `make bench`."""
