@@ -104,13 +104,13 @@ def test_the_shipped_rules_say_what_algoperf_says():
     assert load_rules("algoperf_v0_5_self").budget("wmt") == (3 * 48151, 840)
     later = load_rules("algoperf_v0_6", reading="as_written")
     assert (later.studies, later.held_out, later.budget("fastmri")[0]) == (3, {}, 4430)
-    assert load_rules("timetrial_v1").area == "exact"
+    assert load_rules("timetrial_v2").area == "exact"
 
 
 def test_rules_with_a_mistake_say_which():
     with pytest.raises(ConfigError, match=r"no reading 'as_told'\. Use one of as_published, as_written"):
         load_rules("algoperf_v0_5", reading="as_told")
-    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v1'"):
+    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v2'"):
         load_rules("timetrial")
     with pytest.raises(ConfigError, match="unknown key 'tau'"):
         parse_rules({"name": "mine", "tau": 4})
