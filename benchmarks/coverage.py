@@ -122,7 +122,7 @@ def truth(world: World, rng: np.random.Generator) -> tuple[Floats, Floats, Float
     for _ in range(_TRUTH_DRAWS // 500):
         medians = np.median(world.draw(rng, 500).min(axis=-1), axis=-1)
         scores.append(score_array(medians))
-        logs.append(np.log(np.minimum(medians, MAX_RUNTIME + 1.0)))
+        logs.append(np.log(np.minimum(medians, MAX_RUNTIME)))
     log_seconds = np.concatenate(logs).mean(axis=0)
     return np.concatenate(scores).mean(axis=0), log_seconds, (log_seconds[0] - log_seconds).mean(axis=-1)
 
@@ -170,7 +170,7 @@ def plain_coverage(world: World, *, repetitions: int, resamples: int = 1000, see
         picked = rng.integers(studies, size=(resamples, rows, columns, studies))
         redrawn = study_seconds[np.arange(rows)[:, None, None], np.arange(columns)[:, None], picked]
         medians = np.median(redrawn, axis=-1)
-        logs = np.log(np.minimum(medians, MAX_RUNTIME + 1.0))
+        logs = np.log(np.minimum(medians, MAX_RUNTIME))
         for covered, values, true in ((score, score_array(medians), true_score), (time, logs, true_log)):
             low, high = np.quantile(values, [0.025, 0.975], axis=0)
             covered.append((low <= true) & (true <= high))

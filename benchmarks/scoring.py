@@ -159,7 +159,7 @@ def score_phase(runs: Path, size: Size) -> None:
     trials = timed("read trials", lambda: comparable(read_trials(runs)).trials)
     evaluations: Any = timed("read evaluations", lambda: read_evaluations(runs, trials))
     print(f"{len(trials):,} trials, {len(evaluations):,} evaluations")
-    scoring = timed("score", lambda: score_tables(trials, evaluations, load_rules("timetrial_v1")))
+    scoring = timed("score", lambda: score_tables(trials, evaluations, load_rules("timetrial_v2")))
     timed(f"bootstrap, {size.resamples:,} resamples", lambda: bootstrap(scoring, resamples=size.resamples))
 
 

@@ -83,7 +83,8 @@ def _samples(scoring: Scoring) -> _Samples:
     """A miss is where `miss_seconds` has it."""
     submissions = pd.Index([str(name) for name in scoring.scores.index])
     workloads = pd.Index(scoring.ratios.columns)
-    studies = scoring.studies[scoring.studies["workload"].isin(workloads)]
+    is_counted = scoring.studies["workload"].isin(workloads) & (scoring.studies["trials"] > 0)
+    studies = scoring.studies[is_counted]
     seconds = studies["time_to_target"].clip(upper=studies["workload"].map(miss_seconds(scoring)))
     numbers = pd.Index(studies["study"].unique())
     at = (

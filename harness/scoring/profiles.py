@@ -1,4 +1,4 @@
-"""Performance profiles and what is read off them: ratios, areas, speed-ups. They take a matrix of times.
+"""Performance profiles and what is read off them: ratios, areas. They take a matrix of times.
 
 Rows are submissions, columns workloads. Source: Dolan and Moré, Benchmarking optimization software with performance
 profiles (2002), arXiv cs/0102001.
@@ -6,13 +6,9 @@ profiles (2002), arXiv cs/0102001.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-
-from harness.api import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -62,24 +58,3 @@ def trapezoid_area(ratio: Floats, tau_max: float = 4.0, points: int = 100) -> Fl
     stretch = np.where(inside == points, tau_max - 1.0, np.maximum(inside - 0.5, 0.0) * step)
     area: Floats = stretch.mean(axis=-1) / (tau_max - 1.0)
     return area
-
-
-def speedup(matrix: pd.DataFrame, *, reference: str, max_runtime: Mapping[str, float]) -> pd.Series:
-    """Geometric mean over workloads of the reference's time over each submission's: 2 is twice as fast.
-
-    A miss takes `max_runtime + 1` seconds, as AlgoPerf's script has it; workloads that the submission or the reference
-    has not been run on are left out. NaN where none is left. Raises ConfigError for a reference that is not there.
-    """
-    if reference not in matrix.index:
-        raise ConfigError(f"speed-up over {reference!r}: no such submission. There are {', '.join(matrix.index)}.")
-    capped = finite_times(matrix, max_runtime)
-    logs = np.log(capped.loc[reference]) - np.log(capped)
-    means: pd.Series = np.exp(logs.mean(axis=1))
-    return means.rename("speedup")
-
-
-def finite_times(matrix: pd.DataFrame, max_runtime: Mapping[str, float]) -> pd.DataFrame:
-    """The matrix with a miss replaced by `max_runtime + 1` seconds; NaN stays."""
-    cap = np.array([max_runtime[workload] + 1.0 for workload in matrix.columns])
-    times = matrix.to_numpy(dtype=float)
-    return pd.DataFrame(np.where(np.isinf(times), cap, times), matrix.index, matrix.columns)

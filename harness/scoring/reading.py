@@ -8,7 +8,7 @@ import pandas as pd
 from harness.scoring.profiles import ratios
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, score_times
-from harness.scoring.times import CELL, STUDY, trial_times
+from harness.scoring.times import CELL, STUDY, started, trial_times
 
 BAND = (0.005, 0.0, -0.005)
 """Shares of the target's size by which a band of targets moves it: half a percent easier, as it is, harder."""
@@ -21,8 +21,10 @@ def near_misses(times: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
     miss counted as the whole budget (restricted mean survival time); `way_to_target`: from the first evaluation's value
     to the target, which share was covered: best trial of each study, median over studies, 1 where reached;
     `shortfall`: what is missing as a share of the target's size, likewise, 0 where reached.
+    Studies that were not run because the median was lost are in none of them.
     """
-    trials = times.reset_index(drop=True)
+    trials = times[started(times)].reset_index(drop=True)
+    evaluations = evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
     owner = pd.Index(trials["trial_id"]).get_indexer(pd.Index(evaluations["trial_id"]))
     sign = pd.Series(np.where(trials["target_goal"] == "min", 1.0, -1.0))
     values = pd.DataFrame(
@@ -56,8 +58,8 @@ def speed_and_reliability(scoring: Scoring) -> pd.DataFrame:
     """The two things that a score mixes, by submission, over the scored workloads.
 
     `speed`: geometric mean of fastest time over own time, over the workloads that it reaches (1: fastest on all of
-    them; NaN: it reaches none). `reliability`: mean over workloads of the share of studies that reach the target, 0
-    for one that was not run. `trial_reliability`: likewise of trials.
+    them; NaN: it reaches none). `reliability`: mean over workloads of the share of studies run that reach the target,
+    0 for a workload that was not run. `trial_reliability`: likewise of trials.
     """
     workloads = [name for name in scoring.ratios.columns if name in scoring.seconds.columns]
     ratio = ratios(scoring.seconds[workloads])

@@ -31,7 +31,7 @@ class Cells:
 
     `deviations`: log seconds less their mean, 0 for a miss or a study that is not there. `hits`: studies that reach the
     target. `floor`: what rounding up to the next evaluation alone would spread, on the log scale. `miss`: probability
-    that a study misses. `log_cap`: [workloads], log of the budget plus a second, where a miss is put on the log scale.
+    that a study misses. `log_cap`: [workloads], log of `miss_seconds`, where a miss is put on the log scale.
     `is_paired`: all submissions of a workload ran with common seeds.
     """
 
@@ -83,11 +83,11 @@ def cells_of(scoring: Scoring) -> Cells:
 
 
 def miss_seconds(scoring: Scoring) -> pd.Series:
-    """Seconds by workload that stand for a miss where a number is needed: budget and one second, as AlgoPerf has it.
+    """Seconds by workload that stand for a miss where a number is needed: the budget, and what the rules add to it.
 
     Without a known budget: where the profile stops looking, `tau_max` times the slowest study.
     """
-    budget = scoring.times.groupby("workload", observed=True)["max_runtime"].max() + 1.0
+    budget = scoring.times.groupby("workload", observed=True)["max_runtime"].max() + scoring.rules.miss_extra_seconds
     seconds = scoring.studies["time_to_target"].where(np.isfinite(scoring.studies["time_to_target"]))
     slowest = seconds.groupby(scoring.studies["workload"], observed=True).max().reindex(budget.index).fillna(1.0)
     return budget.where(np.isfinite(budget), slowest * scoring.rules.tau_max)

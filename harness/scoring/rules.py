@@ -15,7 +15,7 @@ import yaml
 from harness.api import ConfigError, near_matches
 from harness.config import CONF, names_in
 
-DEFAULT_RULES = "timetrial_v1"
+DEFAULT_RULES = "timetrial_v2"
 """What scores the rows of a ruleset that has no rules of its own name."""
 
 _STUDY_TRIAL = ("fastest", "first_evaluation")
@@ -33,6 +33,7 @@ class ScoringRules:
     `held_out`: variant -> the workload whose time it can make infinite. `workloads`: what the score averages over;
     empty: every workload at hand that is no variant. `max_runtime`, `eval_period` (seconds by workload, a variant
     has those of its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
+    `miss_extra_seconds`: how many seconds more than the budget a miss stands for where a number is needed.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ScoringRules:
     eval_period: Mapping[str, float] = field(default_factory=dict)
     budget_factor: float = 1.0
     hardware: str = ""
+    miss_extra_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of(self.name, "study_trial", self.study_trial, _STUDY_TRIAL)

@@ -60,33 +60,41 @@ def trial_times(
     return found
 
 
+def started(times: pd.DataFrame) -> pd.Series:
+    """True for trials that ran; False for rows of studies that were not run because the median was lost."""
+    return ~((times["status"] == "pruned") & (times["charged_seconds"] == 0.0))
+
+
 def study_times(times: pd.DataFrame, *, study_trial: str = "fastest", value: str = "time_to_target") -> pd.DataFrame:
     """One row per workload, submission and study: `value` of the trial that stands for the study, and which it is.
 
     `times` as from `trial_times`. `study_trial`: `fastest`, or `first_evaluation`: the trial with the smallest number
     of evaluations to the target, ties to the first in order, as AlgoPerf's scorer chooses. Columns: `value`,
-    `trial_id`, `last_miss_seconds` (of that trial), `trials`, `trials_reached`.
+    `trial_id`, `last_miss_seconds` (of that trial), `trials` (that ran: 0 for a study that was not run),
+    `trials_reached`.
     """
     key = value if study_trial == "fastest" else "evaluation_to_target"
     ordered = times.sort_values([*STUDY, key, "trial"], kind="stable")
     ordered["trials_reached"] = np.isfinite(ordered[value]).astype(int)
+    ordered["trials"] = started(ordered).astype(int)
     groups = ordered.groupby(STUDY, sort=True, observed=True)
     studies: pd.DataFrame = groups[[value, "trial_id", "last_miss_seconds"]].first()
-    studies["trials"] = groups.size()
-    studies["trials_reached"] = groups["trials_reached"].sum()
+    studies[["trials", "trials_reached"]] = groups[["trials", "trials_reached"]].sum()
     return studies.reset_index()
 
 
 def workload_times(studies: pd.DataFrame, *, value: str = "time_to_target") -> pd.DataFrame:
     """One row per workload and submission: the median of `value` over studies; a missed study is infinite.
 
-    Columns: `value`, `studies`, `studies_reached`, `trials`, `trials_reached`.
+    Columns: `value`, `studies`, `studies_reached`, `trials`, `trials_reached`. A study that was not run takes part in
+    the median and is not counted.
     """
-    counted = studies.assign(studies_reached=np.isfinite(studies[value]).astype(int))
+    counted = studies.assign(
+        studies=(studies["trials"] > 0).astype(int), studies_reached=np.isfinite(studies[value]).astype(int)
+    )
     groups = counted.groupby(CELL, sort=True, observed=True)
     cells: pd.DataFrame = groups[value].median().to_frame()
-    cells["studies"] = groups.size()
-    counts = ["studies_reached", "trials", "trials_reached"]
+    counts = ["studies", "studies_reached", "trials", "trials_reached"]
     cells[counts] = groups[counts].sum()
     return cells.reset_index()
 

@@ -105,7 +105,7 @@ def test_readings_are_those_of_the_rules_that_others_are_based_on(name):
 
 
 def test_rules_without_readings_have_one():
-    assert readings_of("timetrial_v1") == [None]
+    assert readings_of("timetrial_v2") == [None]
 
 
 def test_every_link_and_every_file_that_a_page_needs_is_there(results):

@@ -295,7 +295,7 @@ def many_trials(submissions, workloads, trials, evaluations):
 def test_a_page_of_a_hundred_thousand_trials_draws_its_first_chart_and_says_when(chromium, tmp_path):
     trials, evaluations = many_trials(submissions=200, workloads=20, trials=25, evaluations=20)
     assert (len(trials), len(evaluations)) == (100_000, 2_000_000)
-    board = score_board(comparable(trials), evaluations, ScoringRules("timetrial_v1"), notes=[], reference=None)
+    board = score_board(comparable(trials), evaluations, ScoringRules("timetrial_v2"), notes=[], reference=None)
     page = write_site([board], tmp_path / "board")
     resize(chromium, 1400, 1000)
     chromium.get("about:blank")

@@ -35,7 +35,7 @@ def test_a_machine_that_slows_down_steadily_is_no_difference():
 
 def test_the_interval_is_students_on_the_logarithms_of_ratios_that_share_runs():
     floor = floor_of([1.0, math.exp(0.1), 1.0, math.exp(-0.1), 1.0])
-    # Two ratios, of 0.1 and -0.1: variance 0.02, of 1.25 runs. Their mean has that of 0.875 runs, or 0.1183 as error.
+    # Two ratios, of 0.1 and -0.1: variance 0.02, of 1.25 runs; their mean has that of 0.875 runs: error 0.1183.
     # Student quantile 12.706 for one degree of freedom.
     assert math.log(floor.high) == pytest.approx(12.706 * 0.1183, abs=1e-3)
     assert math.log(floor.low) == pytest.approx(-12.706 * 0.1183, abs=1e-3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.api import ConfigError
+from harness.scoring.comparison import compare
 from harness.scoring.reading import near_misses, speed_and_reliability, target_band
 from harness.scoring.rules import ScoringRules, load_rules, parse_rules
 from harness.scoring.score import score_tables
@@ -50,6 +51,31 @@ def test_the_restricted_mean_is_over_studies_of_their_fastest_trial():
     trials, evaluations = tables(rows)
     cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
     assert cell["restricted_mean_seconds"] == (10.0 + MAX_RUNTIME) / 2
+
+
+def not_run(study, **changes):
+    row, _ = trial_rows("w", "s", math.inf, study=study, status="pruned", charged_seconds=0.0, **changes)
+    return row, []
+
+
+def test_studies_that_were_not_run_because_the_median_was_lost_are_in_no_reading():
+    hit = [trial_rows("w", "s", 20.0)]
+    missed = [trial_with([(1.0, 1.1), (99.0, 0.6)], study=n, charged_seconds=100.0) for n in (1, 2)]
+    skipped = [not_run(n) for n in (3, 4)]
+    with_rows, without = tables(hit + missed + skipped), tables(hit + missed)
+    cells = [near_misses(trial_times(*both), both[1]).iloc[0] for both in (with_rows, without)]
+    for column in ("way_to_target", "shortfall", "restricted_mean_seconds"):
+        assert cells[0][column] == cells[1][column]
+    axes = [speed_and_reliability(score_tables(*both, RULES)).loc["s"] for both in (with_rows, without)]
+    assert [axis["reliability"] for axis in axes] == [pytest.approx(1 / 3)] * 2
+    assert [axis["trial_reliability"] for axis in axes] == [pytest.approx(1 / 3)] * 2
+
+
+def test_a_study_that_was_not_run_is_no_miss_head_to_head():
+    rows = [trial_rows("w", "t", 10.0 + n, study=n) for n in range(3)]
+    rows += [trial_rows("w", "s", math.inf, study=n, charged_seconds=100.0) for n in range(2)]
+    found = [compare(score_tables(*tables(rows + more), RULES), "t", "s") for more in ([], [not_run(2)])]
+    assert found[0] == found[1]
 
 
 def test_a_fast_but_unreliable_submission_is_fast_and_unreliable():
@@ -104,13 +130,13 @@ def test_the_shipped_rules_say_what_algoperf_says():
     assert load_rules("algoperf_v0_5_self").budget("wmt") == (3 * 48151, 840)
     later = load_rules("algoperf_v0_6", reading="as_written")
     assert (later.studies, later.held_out, later.budget("fastmri")[0]) == (3, {}, 4430)
-    assert load_rules("timetrial_v1").area == "exact"
+    assert load_rules("timetrial_v2").area == "exact"
 
 
 def test_rules_with_a_mistake_say_which():
     with pytest.raises(ConfigError, match=r"no reading 'as_told'\. Use one of as_published, as_written"):
         load_rules("algoperf_v0_5", reading="as_told")
-    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v1'"):
+    with pytest.raises(ConfigError, match="Did you mean 'timetrial_v2'"):
         load_rules("timetrial")
     with pytest.raises(ConfigError, match="unknown key 'tau'"):
         parse_rules({"name": "mine", "tau": 4})

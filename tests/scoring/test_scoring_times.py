@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.api import DataError
-from harness.scoring.profiles import exact_area, profile, ratios, speedup, trapezoid_area
+from harness.scoring.profiles import exact_area, profile, ratios, trapezoid_area
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import frozen_score, gated_ratios, leave_one_out, score_tables
 from harness.scoring.times import study_times, time_matrix, trial_times, workload_times
@@ -162,13 +162,6 @@ def test_a_miss_is_called_by_how_most_of_its_trials_ended():
     rows.append(trial_rows("w", "t", 10.0))
     cells = score_tables(*tables(rows), RULES).cells.set_index("submission")
     assert cells["status"].to_dict() == {"s": "diverged", "t": "reached"}
-
-
-def test_the_speed_up_is_the_geometric_mean_of_ratios_with_a_miss_at_the_budget():
-    table = matrix(reference=[10.0, 100.0], fast=[5.0, 50.0], misses=[10.0, math.inf])
-    budget = {"w0": 100.0, "w1": 399.0}
-    speed = speedup(table, reference="reference", max_runtime=budget)
-    assert speed.to_dict() == pytest.approx({"reference": 1.0, "fast": 2.0, "misses": 0.5})
 
 
 def test_the_frozen_score_of_an_entry_stays_when_a_faster_one_appears():

@@ -13,14 +13,14 @@ from benchmarks.coverage import coverage, false_speeds, false_tiers, make_world,
 from harness.api import ConfigError
 from harness.scoring.comparison import compare, compare_all
 from harness.scoring.resampling import cells_of
-from harness.scoring.rules import ScoringRules
+from harness.scoring.rules import ScoringRules, load_rules
 from harness.scoring.score import score_times
 from harness.scoring.uncertainty import bootstrap
 
 RULES = ScoringRules("plain")
 
 
-def scoring_of(seconds, *, seeds="own"):
+def scoring_of(seconds, *, seeds="own", max_runtime=1000.0, rules=RULES):
     """A scoring from {submission: {workload: seconds of its studies}}, one trial a study."""
     rows = [
         (submission, workload, study, time)
@@ -36,8 +36,9 @@ def scoring_of(seconds, *, seeds="own"):
     table["steps_to_target"] = table["last_miss_seconds"] = table["time_to_target"]
     table["evaluation_to_target"] = 1.0
     table["evaluations"] = 1
-    table["max_runtime"] = 1000.0
-    return score_times(table, RULES)
+    table["charged_seconds"] = table["time_to_target"].clip(upper=max_runtime)
+    table["max_runtime"] = max_runtime
+    return score_times(table, rules)
 
 
 def test_the_interval_of_a_time_is_students_on_the_log_of_its_studies():
@@ -93,6 +94,21 @@ def test_the_speed_up_over_the_reference_is_a_ratio_with_an_interval_around_it()
     assert table.loc["fast", "speedup"] == pytest.approx(2.0)
     assert table.loc["fast", "low"] < 2.0 < table.loc["fast", "high"] < 2.1
     assert table.loc["slow"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("unit", [0.06, 0.6, 6.0, 600.0])
+def test_a_miss_costs_the_same_in_any_unit_of_time(unit):
+    seconds = {"hits": {"w": [unit, 1.01 * unit, 0.99 * unit]}, "misses": {"w": [math.inf] * 3}}
+    scoring = scoring_of(seconds, max_runtime=3.0 * unit)
+    assert bootstrap(scoring, reference="misses").speedups.loc["hits", "speedup"] == pytest.approx(3.0)
+    assert compare(scoring, "hits", "misses").speedup == pytest.approx(3.0, rel=1e-3)
+
+
+def test_under_algoperfs_rules_a_miss_takes_the_budget_and_one_second():
+    seconds = {"hits": {"w": [100.0] * 3}, "misses": {"w": [math.inf] * 3}}
+    rules = ScoringRules("as algoperf", miss_extra_seconds=load_rules("algoperf_v0_5").miss_extra_seconds)
+    scoring = scoring_of(seconds, max_runtime=399.0, rules=rules)
+    assert bootstrap(scoring, reference="misses").speedups.loc["hits", "speedup"] == pytest.approx(4.0)
 
 
 def test_a_frozen_score_has_an_interval_that_no_other_entry_moves():

@@ -110,7 +110,7 @@ def test_with_an_even_number_of_studies_the_plain_limit_would_change_a_score():
 
 
 def test_the_rules_of_this_project_allow_the_limit_of_the_board():
-    refuse_board_limit(load_rules("timetrial_v1"), "some_workload")
+    refuse_board_limit(load_rules("timetrial_v2"), "some_workload")
 
 
 @pytest.mark.parametrize(
