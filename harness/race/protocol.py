@@ -38,6 +38,7 @@ class Snapshot:
     step: int
     examples: int
     is_finished: bool
+    is_last: bool
     reported: dict[str, float]
     first_step_seconds: float | None
     median_step_seconds: float | None
@@ -87,7 +88,7 @@ def task(
 
 
 def go() -> Message:
-    """The trainer may run on; the charged seconds are put in when it is sent."""
+    """The trainer may run on; charged seconds and when the next evaluation is due are put in when it is sent."""
     return {"type": "go"}
 
 
@@ -146,8 +147,9 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         value = message.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             faults.append(f"a snapshot with {name} {value!r}")
-    if not isinstance(message.get("is_finished"), bool):
-        faults.append("a snapshot that does not say whether it is the last")
+    for name in ("is_finished", "is_last"):
+        if not isinstance(message.get(name), bool):
+            faults.append(f"a snapshot with {name} {message.get(name)!r}")
     reported = message.get("reported")
     if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
         faults.append("reported values that are not numbers")
@@ -160,6 +162,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
+        message["is_last"],
         message["reported"],
         *(message.get(name) for name in _MEASURED),
     )
