@@ -176,7 +176,7 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
             batch_size=case.batch_size,
             budget_steps=config.budget.steps,
             step_hint=config.budget.step_hint,
-            max_runtime=case.seconds * (1 + 0.5 / WINDOWS),
+            max_runtime=case.seconds,
             eval_period=case.seconds / WINDOWS,
         )
         outcome = Referee(judge, sandbox).run(spec, Path(scratch) / "trainer")

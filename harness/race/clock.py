@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 # The referee looks twice a second. Where it comes much later, it was stopped, or the whole machine was.
 _WATCHED_SECONDS = 1.0
+
+
+# What a clock of the trainer's may differ from the referee's, in evaluation periods.
+_EARLY = 0.001
+
+
+def evaluation_due(charged_seconds: float, eval_period: float) -> float:
+    """Charged seconds from which the evaluation after one at `charged_seconds` is due: the next multiple of the period.
+
+    A late evaluation is not made up for, and makes no later one late: a budget of N periods has room for N.
+    """
+    return eval_period * (math.floor(charged_seconds / eval_period + _EARLY) + 1)
+
+
+def is_early(charged_seconds: float, due: float, eval_period: float) -> bool:
+    """Whether an evaluation comes before it is due, by more than clocks may differ."""
+    return charged_seconds < due - _EARLY * eval_period
 
 
 class ChargedClock:

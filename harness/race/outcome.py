@@ -54,8 +54,6 @@ class Checkpoint:
     step: int
     evaluations: int
     charged_seconds: float
-    period_began: float
-    """Charged seconds at the last evaluation, from which the next one is due."""
     evaluation_seconds: float
     total_seconds: float
     energy_joules: float | None

@@ -44,6 +44,7 @@ class Snapshot:
     step: int
     examples: int
     is_finished: bool
+    is_last: bool
     reported: dict[str, float]
     """By `trial.log`; NaN and infinities are among them."""
     first_step_seconds: float | None
@@ -94,7 +95,7 @@ def task(
 
 
 def go() -> Message:
-    """The trainer may run on; the charged seconds are put in when it is sent."""
+    """The trainer may run on; charged seconds and when the next evaluation is due are put in when it is sent."""
     return {"type": "go"}
 
 
@@ -163,8 +164,9 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         value = message.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
             faults.append(f"a snapshot with {name} {value!r}")
-    if not isinstance(message.get("is_finished"), bool):
-        faults.append("a snapshot that does not say whether it is the last")
+    for name in ("is_finished", "is_last"):
+        if not isinstance(message.get(name), bool):
+            faults.append(f"a snapshot with {name} {message.get(name)!r}")
     reported = message.get("reported")
     if not isinstance(reported, dict) or not all(
         _is_number(value) or value in _NOT_FINITE.values() for value in reported.values()
@@ -183,6 +185,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["step"],
         message["examples"],
         message["is_finished"],
+        message["is_last"],
         {one_line(name): float(value) for name, value in from_json(message["reported"]).items()},
         *(message.get(name) for name in _MEASURED),
     )

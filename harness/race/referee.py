@@ -13,7 +13,7 @@ from harness.api import DataError, SnapshotError, TrialStatus, visible
 from harness.race import device as devices
 from harness.race import protocol
 from harness.race.channel import Message, SharedWeights
-from harness.race.clock import ChargedClock
+from harness.race.clock import ChargedClock, evaluation_due, is_early
 from harness.race.judge import Judge
 from harness.race.outcome import (
     Checkpoint,
@@ -30,8 +30,6 @@ from harness.race.sandbox import Sandbox
 
 _READY_SECONDS = 300.0
 _GRACE_SECONDS = 2.0
-# The trainer measures an eval_period from the moment that it hears *go*; the referee from just before it is said.
-_EARLY = 0.999
 # What a trial that goes on may take to stand where it stood, for nothing: twice what it paid before its first
 # evaluation, which holds the same import, construction and first step, and so many seconds for the state itself.
 _RESTORE_FACTOR = 2.0
@@ -143,7 +141,6 @@ class _Trial:
         self._freezes = devices.freezes(sandbox.device)
         self._outcome = Outcome(TrialStatus.CRASHED, "")
         self._best: float | None = None
-        self._last_go = 0.0
         self._awaits_checkpoint = False
         self._began = 0.0
         self._sandboxed = sandbox.missing is None
@@ -213,7 +210,7 @@ class _Trial:
             return
         self._await_ready()
         self._cpu = self._cpu_at_go = self._trainer.cpu_seconds()
-        self._go(protocol.go())
+        self._run_on(protocol.go())
 
     def _await_ready(self) -> None:
         """Raise DataError where the trainer does not get ready: a submission's code runs after *go* alone."""
@@ -238,7 +235,7 @@ class _Trial:
         allowance = _RESTORE_FACTOR * self._continuation.observations[0].charged_seconds + _RESTORE_SECONDS
         try:
             self._await_ready()
-            self._trainer.send({**protocol.go(), "charged_seconds": 0.0})
+            self._say(protocol.go(), charged_seconds=0.0)
             message = self._receive(time.monotonic() + allowance)
         except TrialEnded as end:
             raise NotContinued(end.reason) from None
@@ -250,12 +247,7 @@ class _Trial:
             self._freeze()
         self._cpu = self._cpu_at_go = self._trainer.cpu_seconds()
         self._callbacks.continued()
-        self._last_go = checkpoint.period_began
         self._run_on(protocol.go())
-
-    def _go(self, word: Message) -> None:
-        self._last_go = self._clock.seconds
-        self._run_on(word)
 
     def _run_on(self, word: Message) -> None:
         charged_seconds = self._clock.seconds
@@ -265,7 +257,14 @@ class _Trial:
         self._clock.start()
         if self._freezes:
             self._trainer.thaw()
-        self._trainer.send({**word, "charged_seconds": charged_seconds})
+        self._say(word, charged_seconds=charged_seconds)
+
+    def _say(self, word: Message, *, charged_seconds: float) -> None:
+        self._trainer.send({**word, "charged_seconds": charged_seconds, "evaluation_due": self._evaluation_due()})
+
+    def _evaluation_due(self) -> float:
+        seen = self._outcome.observations
+        return evaluation_due(seen[-1].charged_seconds if seen else 0.0, self._spec.eval_period)
 
     def _next_message(self) -> Message:
         """Wait for the next snapshot or checkpoint with the clock running; it has stopped when this returns."""
@@ -334,7 +333,6 @@ class _Trial:
             step=seen[-1].step,
             evaluations=len(seen),
             charged_seconds=self._clock.seconds,
-            period_began=self._last_go,
             evaluation_seconds=outcome.evaluation_seconds,
             total_seconds=self._total_seconds(),
             energy_joules=self._joules(),
@@ -395,11 +393,11 @@ class _Trial:
     def _evaluate(self, snapshot: Snapshot) -> None:
         """Judge the weights that lie in shared memory, and say *go* again or end the trial."""
         spec, outcome = self._spec, self._outcome
-        finished = snapshot.is_finished
-        if spec.evaluate_every_steps is None and not finished:
-            since = self._clock.seconds - self._last_go
-            if since < _EARLY * spec.eval_period:
-                early = f"a snapshot came {since:.3f} s after the last evaluation"
+        # A trial may end when it likes, but not choose the moments of its evaluations.
+        if spec.evaluate_every_steps is None and not (snapshot.is_finished or snapshot.is_last):
+            due = self._evaluation_due()
+            if is_early(self._clock.seconds, due, spec.eval_period):
+                early = f"a snapshot came at {self._clock.seconds:.3f} s, where the next was due at {due:.3f} s"
                 raise TrialEnded(TrialStatus.REFUSED, f"{early}; the evaluation period is {spec.eval_period:.3f} s")
         self._note(snapshot)
         began = time.monotonic()
@@ -430,7 +428,7 @@ class _Trial:
         )
         outcome.observations.append(observation)
         self._callbacks.evaluation(observation)
-        self._after(observation, reached=reached, finished=finished)
+        self._after(observation, snapshot, reached=reached)
 
     def _note(self, snapshot: Snapshot) -> None:
         outcome = self._outcome
@@ -439,24 +437,26 @@ class _Trial:
         outcome.p90_step_seconds = snapshot.p90_step_seconds
         outcome.peak_device_bytes = snapshot.peak_device_bytes
 
-    def _after(self, observation: Observation, *, reached: bool, finished: bool) -> None:
+    def _after(self, observation: Observation, snapshot: Snapshot, *, reached: bool) -> None:
         spec, metric = self._spec, self._spec.target.metric
         value = observation.validation[metric]
         if reached:
             self._stop(TrialStatus.REACHED, f"validation {metric} {value:.6g} at {observation.charged_seconds:.2f} s")
-        if finished:
+        if snapshot.is_finished:
             self._stop(
                 TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target"
             )
         if spec.evaluate_every_steps is not None and observation.step >= spec.budget_steps:
             self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.budget_steps} steps was used up")
+        if snapshot.is_last:
+            self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.max_runtime:.2f} s was used up")
         every = spec.checkpoint_evaluations
         self._awaits_checkpoint = (
             every is not None
             and self._callbacks.checkpoint is not None
             and len(self._outcome.observations) % every == 0
         )
-        self._go(protocol.go_after(observation, checkpoint=self._awaits_checkpoint))
+        self._run_on(protocol.go_after(observation, checkpoint=self._awaits_checkpoint))
 
     def _stop(self, status: TrialStatus, reason: str) -> None:
         """Let the submission's loop end by itself, on nobody's time."""

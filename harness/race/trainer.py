@@ -160,7 +160,7 @@ class _HandOver:
         if os.getpid() != self._process:  # a fork of the submission must not write over its parent's weights
             raise ChannelClosed
         self._channel.send(message)
-        return Go(self._channel.receive(None)["charged_seconds"])
+        return _go(self._channel.receive(None))
 
     def __call__(self, model: nn.Module, progress: Progress) -> Go | None:
         return self.hand_over(model, progress, devices.peak_bytes(self._device))
@@ -176,15 +176,20 @@ class _HandOver:
                 "step": progress.step,
                 "examples": progress.examples,
                 "is_finished": progress.is_finished,
+                "is_last": progress.is_last,
                 "reported": as_json(progress.reported),
                 "peak_device_bytes": peak_device_bytes,
                 **_step_seconds(self.step_ends),
             }
         )
         word = self._channel.receive(None)
-        if word["type"] == "stop":
-            return None
-        return Go(word["charged_seconds"], Evaluation(**word["evaluation"]), word["checkpoint"])
+        return None if word["type"] == "stop" else _go(word)
+
+
+def _go(word: Message) -> Go:
+    seen = word.get("evaluation")
+    evaluation = Evaluation(**seen) if seen is not None else None
+    return Go(word["charged_seconds"], evaluation, word.get("checkpoint", False), word["evaluation_due"])
 
 
 class _Checkpoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +49,8 @@ class Go:
     evaluation: Evaluation | None = None
     checkpoint: bool = False
     """Whether a checkpoint is due."""
+    evaluation_due: float = math.inf
+    """Charged seconds from which the next evaluation is due, where evaluations go by the clock."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Progress:
     step: int
     examples: int
     is_finished: bool
+    """Whether the submission has ended by itself."""
+    is_last: bool
+    """Whether the budget has no room for another step and its hand-over."""
     reported: dict[str, float]
 
 

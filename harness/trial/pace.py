@@ -6,6 +6,7 @@ The submission's side of it is `trial.py`.
 from __future__ import annotations
 
 import array
+import operator
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,11 @@ from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, 
 from harness.trial.order import Order, stream_seed
 from harness.trial.ranks import Ranks, Turn
 from harness.trial.reported import Reported
+
+# How the last evaluation is timed: it comes when the slowest of so many steps would not end within the budget, nor the
+# hand-over after it, with a part of the evaluation period to spare.
+_RECENT_STEPS = 20
+_SPARE_PERIODS = 0.02
 
 
 class Streams:
@@ -93,9 +99,11 @@ class Pace:
         self._charged_at_go = 0.0
         self._seconds_of_first = 0.0
         self._went_at = time.perf_counter()
-        self._evaluation_due = 0.0
         self._next_evaluation_at = 0.0
         self._next_evaluation_step = 0
+        self._budget_ends_at = 0.0
+        self._look_at_budget_at = 0.0
+        self._hand_over_seconds = 0.0
 
     # --- steps and the clock ---
 
@@ -113,7 +121,7 @@ class Pace:
         if self._ranks is not None:
             self._end_step_together(self._ranks, now)
         elif self._is_due(now):
-            self._evaluate(is_finished=False)
+            self._evaluate(is_last=self._is_last(now))
 
     def finish(self) -> None:
         """Have the weights judged as they are now. Raises TrialOver, the normal end."""
@@ -126,11 +134,13 @@ class Pace:
         """Charged seconds so far; with several ranks, rank 0's at the end of the last step."""
         if self._ranks is not None:
             return self._seconds_of_first
+        return self._own_seconds()
+
+    def _own_seconds(self) -> float:
         return self._charged_at_go + time.perf_counter() - self._went_at
 
     def go(self, word: Go) -> None:
         """Start, or go on after an evaluation, from the referee's word."""
-        self._evaluation_due = word.charged_seconds + self._conditions.eval_period
         if self._conditions.evaluate_every_steps is not None:
             self._next_evaluation_step = self.step + self._conditions.evaluate_every_steps
         self._run_on(word)
@@ -138,12 +148,26 @@ class Pace:
     def _run_on(self, word: Go) -> None:
         self._charged_at_go = self._seconds_of_first = word.charged_seconds
         self._went_at = time.perf_counter()
-        self._next_evaluation_at = self._went_at + self._evaluation_due - word.charged_seconds
+        self._next_evaluation_at = self._went_at + word.evaluation_due - word.charged_seconds
+        self._budget_ends_at = self._went_at + self._conditions.budget_seconds - word.charged_seconds
+        self._look_at_budget_at = self._went_at
 
     def _is_due(self, now: float) -> bool:
-        if self._conditions.evaluate_every_steps is None:
-            return now >= self._next_evaluation_at
-        return self.step >= self._next_evaluation_step
+        if self._conditions.evaluate_every_steps is not None:
+            return self.step >= self._next_evaluation_step
+        return now >= self._next_evaluation_at or self._is_last(now)
+
+    def _is_last(self, now: float) -> bool:
+        """Whether the weights are the last, since another step and its hand-over would end after the budget."""
+        if self._conditions.evaluate_every_steps is not None or now < self._look_at_budget_at:
+            return False
+        ends = self.step_ends[-_RECENT_STEPS - 1 :]
+        slowest = max(map(operator.sub, ends[1:], ends), default=0.0)
+        needed = slowest + self._hand_over_seconds + _SPARE_PERIODS * self._conditions.eval_period
+        room = self._budget_ends_at - now - needed
+        # Half-way there is early enough to look again; looking at each step would cost the shortest ones a percent.
+        self._look_at_budget_at = now + room / 2
+        return room <= 0.0
 
     # --- several ranks ---
 
@@ -153,28 +177,28 @@ class Pace:
             raise TrialOver
         turn = self._meet(ranks, Turn.EVALUATE if self._is_due(now) else Turn.GO_ON)
         if turn is Turn.EVALUATE:
-            self._evaluate(is_finished=False)
+            self._evaluate(is_last=self._is_last(now))
 
     def _meet(self, ranks: Ranks, turn: Turn) -> Turn:
-        turn, self._seconds_of_first = ranks.meet(
-            turn, step=self.step, seconds=self._charged_at_go + time.perf_counter() - self._went_at
-        )
+        turn, self._seconds_of_first = ranks.meet(turn, step=self.step, seconds=self._own_seconds())
         return turn
 
     # --- evaluations ---
 
-    def _evaluate(self, *, is_finished: bool) -> None:
+    def _evaluate(self, *, is_finished: bool = False, is_last: bool = False) -> None:
         if self.is_over:
             raise TrialOver
         if self._is_behind:
             raise CannotContinue("the submission finished within its first step, where it had not before")
+        began = self._own_seconds()
         for function in self.before:
             function()
-        progress = Progress(self.step, self.examples, is_finished, self.reported.take())
+        progress = Progress(self.step, self.examples, is_finished, is_last, self.reported.take())
         word = self._hand_over(self._model, progress)
         if word is None:
             self.is_over = True
             raise TrialOver
+        self._hand_over_seconds = word.charged_seconds - began
         self.go(word)
         if word.evaluation is not None:
             self.evaluations.append(word.evaluation)
@@ -199,7 +223,7 @@ class Pace:
             "examples": self.examples,
             "reported": self.reported.read(),
             "evaluations": [(seen.step, seen.charged_seconds, seen.validation) for seen in self.evaluations],
-            "evaluation_due": self._evaluation_due,
+            "hand_over_seconds": self._hand_over_seconds,
             "next_evaluation_step": self._next_evaluation_step,
             "step_ends": self.step_ends.tobytes(),
         }
@@ -224,7 +248,7 @@ class Pace:
         self.step, self.examples = state["step"], state["examples"]
         self.reported.load(state["reported"])
         self.evaluations[:] = [Evaluation(*seen) for seen in state["evaluations"]]
-        self._evaluation_due = state["evaluation_due"]
+        self._hand_over_seconds = state["hand_over_seconds"]
         self._next_evaluation_step = state["next_evaluation_step"]
         del self.step_ends[:]
         self.step_ends.frombytes(state["step_ends"])

@@ -227,7 +227,7 @@ def test_no_rank_runs_while_the_referee_evaluates_and_all_are_killed_at_the_budg
     )
     assert outcome.status == "out_of_budget"
     assert outcome.charged_seconds == pytest.approx(1.2, abs=0.2)
-    assert len(ends) == 2
+    assert len(ends) in (2, 3)
     for rank in range(2):
         beats = [float(line) for line in (tmp_path / "scratch" / f"beats{rank}").read_text().split()]
         assert len(beats) > 20

@@ -31,7 +31,53 @@ def test_a_trial_that_misses_the_target_uses_up_its_budget(race):
     outcome = race(SGD, max_runtime=1.0)
     assert outcome.status == "out_of_budget"
     assert outcome.charged_seconds == pytest.approx(1.0, abs=0.1)
-    assert len(outcome.observations) in (4, 5)
+    assert len(outcome.observations) in (4, 5)  # 5, but where the machine stumbles in the last moment
+
+
+def test_a_plain_loop_has_as_many_evaluations_as_periods_and_the_last_weights_are_judged_within_the_budget(race):
+    # The slow hook of the first evaluations makes the trainer leave room for one in the end, more than any noise takes.
+    source = """
+        import time
+
+        def train(trial, hp):
+            trial.before_evaluation(lambda: time.sleep(0.3 if trial.elapsed_seconds < 1.9 else 0.0))
+            for batch in trial.batches():
+                time.sleep(0.01)
+    """
+    outcome = race(source, max_runtime=2.4, eval_period=0.8)
+    assert outcome.status == "out_of_budget"
+    seconds = [seen.charged_seconds for seen in outcome.observations]
+    assert [int(at / 0.8) for at in seconds] == [1, 2, 2]
+    assert 1.9 < seconds[-1] == outcome.charged_seconds < 2.4
+
+
+def test_a_late_evaluation_makes_no_later_one_late(race):
+    source = """
+        import time
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                time.sleep(0.5 if trial.elapsed_seconds < 0.3 else 0.001)
+    """
+    outcome = race(source, max_runtime=1.5, eval_period=0.3)
+    seconds = [seen.charged_seconds for seen in outcome.observations]
+    assert seconds[0] > 0.5
+    # One in each period, at its beginning, from the next one on; 0.15 is for the noise of a machine.
+    assert all(at / 0.3 % 1.0 < 0.5 for at in seconds[1:-1])
+    assert len({int(at / 0.3) for at in seconds[:-1]}) == len(seconds) - 1
+
+
+def test_a_loop_that_finishes_at_the_last_moment_has_no_more_evaluations_than_one_that_does_not(race):
+    source = """
+        import time
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                time.sleep(0.001)
+                if trial.elapsed_seconds > trial.budget_seconds - 0.02:
+                    trial.finish()
+    """
+    assert len(race(source, max_runtime=1.0, eval_period=0.2).observations) <= 5
 
 
 def test_a_submission_that_returns_early_is_judged_once_more_and_finished(race):

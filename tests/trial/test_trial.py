@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ from tests.blobs import Blobs
 
 
 def make_trial(
-    words: list[Go | None] | None = None, *, every: int = 1000, seed: int = 1, **options: Any
+    words: list[Go | None] | None = None,
+    *,
+    every: int | None = 1000,
+    seed: int = 1,
+    go: Go = Go(0.0),  # noqa: B008 - nobody changes it
+    **options: Any,
 ) -> tuple[Trial, list[Progress]]:
     """A trial whose referee answers with `words`, one per evaluation, and what it was told each time."""
     workload = Blobs(**options)
@@ -47,7 +53,7 @@ def make_trial(
         evaluate_every_steps=every,
     )
     trial = Trial(workload, model, workload.load("train", Path()), conditions, hand_over)
-    trial.go(Go(0.0))
+    trial.go(go)
     return trial, told
 
 
@@ -218,6 +224,32 @@ def test_the_validation_history_grows_with_each_evaluation():
     trial, _ = make_trial([Go(1.5, seen), None], every=1)
     trial.end_step()
     assert trial.evaluations == [seen]
+
+
+def test_by_the_clock_an_evaluation_comes_at_the_first_end_of_a_step_after_it_was_due():
+    go = Go(5.0, evaluation_due=5.0)
+    trial, told = make_trial([go, Go(5.0, evaluation_due=7.0)], every=None, go=go)
+    for _ in range(5):
+        trial.end_step()
+    assert [(progress.step, progress.is_last) for progress in told] == [(1, False), (2, False)]
+
+
+def test_the_last_weights_are_handed_over_when_no_further_step_fits_into_the_budget():
+    trial, told = make_trial([None], every=None, go=Go(9.0))
+    time.sleep(0.1)  # what comes before the end of the first step comes once
+    trial.end_step()
+    time.sleep(0.5)
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert [(progress.step, progress.is_last, progress.is_finished) for progress in told] == [(2, True, False)]
+
+
+def test_the_last_weights_are_handed_over_as_early_as_the_hand_over_before_took():
+    trial, told = make_trial([Go(9.0), None], every=None, go=Go(5.0, evaluation_due=5.0))
+    trial.end_step()  # four of the ten seconds: hooks, copying, the referee's way to its clock
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert [progress.is_last for progress in told] == [False, True]
 
 
 def test_hooks_run_before_and_after_an_evaluation_and_not_after_the_last():
