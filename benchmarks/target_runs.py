@@ -192,4 +192,4 @@ class _Judging:
 @functools.cache
 def _train_of(submission: str) -> TrainFunction:
     described = load_submission(submission)
-    return train_function(described.folder, described.entry)
+    return train_function(described.folder, described.entry, described.api)

@@ -73,7 +73,7 @@ def debug(study: Study, console: Console) -> None:
     trial.go(Go(0.0))
     with contextlib.suppress(TrialOver):
         try:
-            train = train_function(submission.folder, submission.entry)
+            train = train_function(submission.folder, submission.entry, submission.api)
             train(trial, Hyperparameters(study.points[0]))
             if not trial.is_over:
                 trial.finish()

@@ -30,7 +30,10 @@ SUBMISSIONS = Path(__file__).resolve().parents[2] / "submissions"
 
 TrainFunction = Callable[["Trial", Hyperparameters], object]
 
-_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", *optimizer_entry.KEYS)
+APIS = ("algoperf",)
+"""Other benchmarks' APIs that a submission.py may be written in."""
+
+_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", "api", *optimizer_entry.KEYS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -56,6 +59,8 @@ class Submission(Place):
     space: SearchSpace
     entry: Entry | None
     """Optimizer classes of libraries; None where the directory has a submission.py."""
+    api: str | None
+    """One of APIS that its submission.py is written in; None: `train(trial, hp)`."""
     content_hash: str
     """SHA-256 over the directory's files, as `Files` has it."""
 
@@ -87,6 +92,7 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
         hyperparameters=Hyperparameters(defaults),
         space=parse_space(written.get("search_space"), defaults=defaults, where=str(path)),
         entry=entry,
+        api=written.get("api"),
         content_hash=read_files(folder).sha256,
     )
     check_requirements(folder)
@@ -140,13 +146,18 @@ def _in_full(path: Path) -> Path:
     return Path(os.path.normpath(Path.cwd() / path))
 
 
-def train_function(folder: Path, entry: Entry | None) -> TrainFunction:
+def train_function(folder: Path, entry: Entry | None, api: str | None = None) -> TrainFunction:
     """The `train(trial, hp)` of a submission. Runs the submission's code: call it in the trainer's process only.
 
     Imports submission.py with its directory on the path, for its helpers; or makes a loop around the classes of
-    `entry`. What the submission's own import raises passes through.
+    `entry`, or around the functions of another benchmark's `api`. What the submission's own import raises passes
+    through.
     """
     sys.path.insert(0, str(folder))
+    if api is not None:
+        from harness.plugins import algoperf
+
+        return algoperf.train_with(folder)
     if entry is not None:
         from harness.plugins.optimizer_class import train_with
 
@@ -217,11 +228,17 @@ def _check_road(written: dict[str, Any], folder: Path) -> Entry | None:
     code = folder / "submission.py"
     path = folder / "submission.yaml"
     entry = optimizer_entry.read_entry(written, folder, str(path))
+    api = written.get("api")
+    if api not in (None, *APIS):
+        raise ConfigError(f"{path}: api is {api!r}. {near_matches(api, APIS)}")
     if entry is None:
         if not code.is_file():
             raise ConfigError(f"{folder} has neither a submission.py nor an entry in its submission.yaml. Add one.")
-        check_train(code)
+        if api is None:
+            check_train(code)
         return None
+    if api is not None:
+        raise ConfigError(f"{path}: api goes with a submission.py, not with an entry. Remove one of them.")
     if code.is_file():
         name = entry.parts[0].entry
         raise ConfigError(f"{path}: entry is {name!r}, and there is a submission.py as well. Remove one of them.")

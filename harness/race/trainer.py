@@ -132,7 +132,7 @@ def _train(trial: Trial, task: Message) -> None:
     submission = task["submission"]
     with contextlib.suppress(TrialOver):
         entry = Entry.from_message(submission["entry"]) if submission["entry"] is not None else None
-        train = train_function(Path(submission["folder"]), entry)
+        train = train_function(Path(submission["folder"]), entry, submission.get("api"))
         train(trial, Hyperparameters(task["hyperparameters"]))
         if not trial.is_over:
             trial.finish()

@@ -51,6 +51,7 @@ def trial_spec(
         submission={
             "folder": str(submission.folder),
             "entry": submission.entry.message() if submission.entry is not None else None,
+            "api": submission.api,
         },
         hyperparameters=hyperparameters,
         seed=seed,

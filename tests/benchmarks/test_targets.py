@@ -205,6 +205,7 @@ def blobs() -> WorkloadConfig:
         WorkloadConfig,
         {
             "name": "blobs",
+            "version": 1,
             "entry": "tests.blobs.Blobs",
             "options": {},
             "parameters": 18,

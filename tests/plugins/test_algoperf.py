@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from harness.api import ConfigError
+from harness.commands.authors.import_submission import import_submission
 from harness.plugins.algoperf import read_search_space
-from tests.conftest import ROOT
+from harness.plugins.submission import load_submission
+from tests.conftest import ROOT, SGD, race_on
 
 SUBMISSIONS = ROOT / "tests" / "algoperf"
 POINT = {
@@ -121,6 +123,32 @@ def test_another_search_space_is_refused_with_its_file(tmp_path, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="tuning_search_space"):
         read_search_space(path)
+
+
+@pytest.mark.parametrize("name", ["adamw_with_warmup", "averaged_weights"])
+def test_a_directory_is_wrapped_as_it_is_and_runs_refereed(name, tmp_path, sandbox):
+    folder = import_submission(SUBMISSIONS / name, "theirs", tmp_path)
+    submission = load_submission(str(folder))
+    assert submission.api == "algoperf"
+    assert (folder / "submission.py").read_bytes() == (SUBMISSIONS / name / "submission.py").read_bytes()
+    outcome = race_on(
+        sandbox,
+        tmp_path,
+        SGD,
+        submission={"folder": str(folder), "entry": None, "api": submission.api},
+        hyperparameters=dict(submission.hyperparameters),
+        evaluate_every_steps=40,
+        max_runtime=30.0,
+    )
+    assert outcome.status == "out_of_budget", outcome.reason
+    losses = [seen.validation["loss"] for seen in outcome.observations]
+    assert losses[-1] < losses[0]
+
+
+def test_a_directory_that_is_no_submission_is_not_wrapped(tmp_path):
+    with pytest.raises(ConfigError, match=r"has no submission\.py"):
+        import_submission(tmp_path, "theirs", tmp_path)
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_the_losses_of_units_are_what_the_loss_is_the_mean_of():

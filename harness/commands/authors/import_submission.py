@@ -1,0 +1,80 @@
+"""Wraps the directory of an AlgoPerf submission in PyTorch, unmodified, as a submission; `make import-submission`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import command_line
+from harness.api import ConfigError
+from harness.command_line import PlainConsole
+from harness.plugins.algoperf import SEARCH_SPACE, read_search_space
+from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.records.tables import disk_errors
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`make import-submission DIR=path [NAME=x]`. Raises ConfigError for a directory that is no such submission."""
+    given = command_line.options(arguments, ("dir", "name"))
+    if not given.get("dir"):
+        raise ConfigError("say which directory: make import-submission DIR=path/to/submission.")
+    source = command_line.path_of(given["dir"])
+    folder = import_submission(source, given.get("name") or source.resolve().name, SUBMISSIONS)
+    chosen = shlex.quote(folder.name)
+    PlainConsole().print(f"wrote {folder}. Next: make debug SUBMISSION={chosen} WORKLOAD=...", soft_wrap=True)
+    return 0
+
+
+def import_submission(source: Path, name: str, root: Path) -> Path:
+    """Copy the directory to `root`/`name` and write a submission.yaml beside what is there; returns the new directory.
+
+    The search space is AlgoPerf's own where there is one; defaults are its first point, or the middle of its ranges.
+    Raises ConfigError where `source` has no submission.py, or the name is taken.
+    """
+    if not (source / "submission.py").is_file():
+        raise ConfigError(f"{source} has no submission.py. Give the directory of one AlgoPerf submission.")
+    folder = root / name
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already. Choose another name: NAME=x.")
+    space = read_search_space(source / SEARCH_SPACE) if (source / SEARCH_SPACE).is_file() else {}
+    points = space if isinstance(space, list) else [{key: _middle(value) for key, value in space.items()}]
+    written: dict[str, Any] = {
+        "title": name,
+        "authors": "see the files; written for AlgoPerf",
+        "paper": "https://github.com/mlcommons/algorithmic-efficiency",
+        "api": "algoperf",
+        "hyperparameters": points[0],
+    }
+    if space:
+        written["search_space"] = space
+    with disk_errors(folder):
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+        (folder / "submission.yaml").write_text(
+            f"# AlgoPerf's files beside this one are as they were; defaults are from their search space.\n{text}",
+            encoding="utf-8",
+        )
+    try:
+        load_submission(str(folder))
+    except ConfigError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _middle(dimension: Mapping[str, Any]) -> Any:
+    if "values" in dimension:
+        return dimension["values"][0]
+    low, high = float(dimension["min"]), float(dimension["max"])
+    return math.sqrt(low * high) if dimension["scaling"] == "log" else (low + high) / 2
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
