@@ -88,9 +88,10 @@ def show(choice: Choice, console: Console | None = None) -> None:
 def make_board(choice: Choice) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
+    trials = read_trials(choice.runs, left_out=notes.append)
     with bad_tables_named(choice.runs):
         selection = comparable(
-            read_trials(choice.runs, left_out=notes.append),
+            trials,
             ruleset=choice.ruleset,
             hardware=choice.hardware,
             workloads=choice.workloads,
@@ -119,7 +120,7 @@ def read_trials(
     lines: list[str] = []
     trials = read_table(runs, "trials", columns=wanted, left_out=lines.append if left_out else None)
     if lines and trials.empty:
-        raise DataError(lines[0])
+        read_table(runs, "trials", columns=wanted)  # raises
     for line in lines:
         assert left_out is not None
         left_out(line)
