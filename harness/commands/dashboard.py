@@ -38,8 +38,8 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     notes: list[str] = []
+    trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
     with bad_tables_named(choice.runs):
-        trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
         comparable(trials, ruleset=choice.ruleset, hardware=choice.hardware, **named)

@@ -115,8 +115,8 @@ def _write_whole(page: Path, text: str) -> None:
 def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
+    trials = read_trials(choice.runs, left_out=notes.append)
     with bad_tables_named(choice.runs):
-        trials = read_trials(choice.runs, left_out=notes.append)
         selection = comparable(
             trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
             ruleset=choice.ruleset,
@@ -147,7 +147,7 @@ def read_trials(
     lines: list[str] = []
     trials = read_table(runs, "trials", columns=wanted, left_out=lines.append if left_out else None)
     if lines and trials.empty:
-        raise DataError(lines[0])
+        read_table(runs, "trials", columns=wanted)  # raises
     for line in lines:
         assert left_out is not None
         left_out(line)

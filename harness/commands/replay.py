@@ -52,9 +52,10 @@ def read_recorded(choice: Choice) -> tuple[Recorded, list[str]]:
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     notes: list[str] = []
+    trials = read_trials(choice.runs, REPLAY_COLUMNS, left_out=notes.append)
     with bad_tables_named(choice.runs):
         selection = comparable(
-            read_trials(choice.runs, REPLAY_COLUMNS, left_out=notes.append),
+            trials,
             ruleset=choice.ruleset,
             hardware=choice.hardware,
             workloads=choice.workloads,

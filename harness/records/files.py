@@ -104,7 +104,9 @@ def _file(path: Path) -> Path | Fault:
 
 def unreadable(path: Path, error: OSError) -> Fault:
     """The Fault for what the operating system says of `path`, of the folder on the way to it that bars it."""
+    # By its number: pyarrow's own words for it are another text for each file.
+    said = os.strerror(error.errno) if error.errno else str(error)
     if not isinstance(error, PermissionError):
-        return Fault(path, f"cannot be read ({error.strerror or error}).")
+        return Fault(path, f"cannot be read ({said}).")
     barring = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path)
-    return Fault(barring, f"cannot be read ({error.strerror}). Ask its owner for the right to do so.")
+    return Fault(barring, f"cannot be read ({said}). Ask its owner for the right to do so.")
