@@ -52,7 +52,9 @@ class ChargedClock:
         self._started_at = None
 
     def look(self) -> None:
-        """Say that somebody is there who would see the trainer's next word at once."""
+        """Say that somebody is there who would see the trainer's next word at once. No effect while it stands still."""
+        if self._started_at is None:
+            return
         now = time.monotonic()
         if now - self._looked_at > _WATCHED_SECONDS:
             self.unwatched_seconds += now - self._looked_at

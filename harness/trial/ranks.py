@@ -179,9 +179,13 @@ class Ranks:
         dist.broadcast(difference, 0)
         difference -= marks
         # Weights that are not finite are for the referee to see.
-        if bool(((difference.abs() > _SAME_WEIGHTS * norms) & torch.isfinite(difference)).any()):
+        differs = bool(((difference.abs() > _SAME_WEIGHTS * norms) & torch.isfinite(difference)).any())
+        # All hear of it before anything is handed over: rank 0 never differs from itself, and its weights are judged.
+        verdict = torch.tensor(self.rank if differs else 0)
+        dist.all_reduce(verdict, dist.ReduceOp.MAX)
+        if verdict:
             raise ConfigError(
-                f"the weights differ from those of rank 0 at step {step}. "
+                f"the weights of rank {int(verdict)} differ from those of rank 0 at step {step}. "
                 "Only backward() from a forward pass of trial.model averages gradients: average others by "
                 "trial.all_reduce_mean, draw random numbers that change weights from trial.generator, "
                 "or train inside trial.local_gradients()."

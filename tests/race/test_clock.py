@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.race.clock import evaluation_due, is_early
+from harness.race.clock import ChargedClock, evaluation_due, is_early
 
 
 @pytest.mark.parametrize(("seen", "due"), [(0.0, 2.0), (2.0, 4.0), (2.3, 4.0), (3.99, 4.0), (7.0, 8.0)])
@@ -35,3 +37,23 @@ def test_a_budget_of_n_periods_has_room_for_n_evaluations_at_most_and_for_all_wh
     assert count <= 20
     if not any(late):
         assert count == 20
+
+
+def test_only_charged_time_can_go_unwatched():
+    clock = ChargedClock()
+    clock.look()  # while the trainer gets ready, which may take minutes
+    clock.start()
+    clock.stop()
+    time.sleep(1.1)
+    clock.look()
+    clock.start()
+    clock.stop()
+    assert clock.unwatched_seconds == 0.0
+
+
+def test_a_second_that_nobody_looked_is_unwatched():
+    clock = ChargedClock()
+    clock.start()
+    time.sleep(1.1)
+    clock.stop()
+    assert clock.unwatched_seconds == pytest.approx(clock.seconds)

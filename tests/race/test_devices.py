@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.api import ConfigError
+from harness.api import ConfigError, Target
 from harness.plugins.submission import SUBMISSIONS, load_submission
 from harness.race import device as devices
 from harness.race.outcome import Outcome
@@ -159,9 +159,10 @@ def test_ranks_whose_weights_have_come_apart_are_a_crash(race_of_two):
                     for parameter, gradient in zip(trial.model.parameters(), gradients):
                         parameter -= 0.1 * gradient
     """
-    outcome = race_of_two(source, **BY_STEPS)
+    outcome = race_of_two(source, **BY_STEPS, target=Target("error", "min", 1.0))  # which any weights reach
     assert outcome.status == "crashed"
-    assert outcome.reason.startswith("rank 1: the weights differ from those of rank 0 at step 10.")
+    assert "the weights of rank 1 differ from those of rank 0 at step 10." in outcome.reason
+    assert outcome.observations == []
 
 
 def test_ranks_that_take_different_steps_are_a_crash(race_of_two):
