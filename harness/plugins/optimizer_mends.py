@@ -167,7 +167,7 @@ def _takes_sparse_gradients(part: Part, hp: Hyperparameters) -> bool:
     embedding = nn.Embedding(4, 3, sparse=True)
     values = {name: value for name, value in hp.items() if name not in _NOT_FOR_CLASSES}
     try:
-        optimizer = create(optimizer_class(part.entry), part, embedding, [embedding.weight], values)
+        optimizer = create(optimizer_class(part.entry), part, embedding, list(embedding.parameters()), values)
         embedding(torch.tensor([1, 2])).sum().backward()
         optimizer.step()
     except Exception:

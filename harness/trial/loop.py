@@ -58,7 +58,7 @@ def train_loop(
         for optimizer in optimizers:
             if gives_closure:
                 # Not every rule allows gradients again before it calls.
-                optimizer.step(torch.enable_grad()(gradients))
+                optimizer.step(torch.enable_grad()(gradients))  # type: ignore[arg-type]
             else:
                 optimizer.step()
         for schedule in schedules:

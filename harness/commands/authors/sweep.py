@@ -13,8 +13,9 @@ from rich.console import Console
 from harness import command_line
 from harness.api import ConfigError, DataError
 from harness.commands import bench
-from harness.plugins.optimizer_check import Finding, check, classes_of, in_one_line
+from harness.plugins.optimizer_check import check, classes_of, in_one_line
 from harness.plugins.optimizer_entry import Entry, Part
+from harness.plugins.optimizer_mends import Finding
 from harness.records.tables import Records, disk_errors
 from harness.study.identity import describe, trial_key
 
