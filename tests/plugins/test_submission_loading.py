@@ -192,7 +192,7 @@ def test_a_name_must_fit_into_the_paths_of_the_records(tmp_path: Path):
         ("arguments: {nesterov: false}", "arguments goes with an entry only"),
         ("groups: torch.optim.Muon", "groups is 'torch.optim.Muon'. Use a mapping"),
         ("groups: {matrices: torch.optim.Muon}", "groups has no rest"),
-        ("groups: {matrixes: torch.optim.Muon}", "unknown name 'matrixes'. Did you mean 'matrices'?"),
+        ("groups: {matrixes: torch.optim.Muon}", "unknown name 'matrixes'. Did you mean 'matrices' or"),
         ("groups: {rest: Muon}", "groups.rest is 'Muon'. Give a dotted name"),
         ("groups: {rest: {arguments: {}}}", "groups.rest.entry is None. Give a dotted name"),
         ("groups: {rest: {entry: torch.optim.SGD, lr: 1}}", "groups.rest has an unknown key 'lr'"),
