@@ -69,7 +69,8 @@ def _root(state: dict[str, Any], square: Tensor, beta2: float) -> Tensor:
     rows = state["rows"].lerp_(square.mean(dim=-1), share)
     columns = state["columns"].lerp_(square.mean(dim=-2), share)
     relative = rows / rows.mean(dim=-1, keepdim=True)
-    return (relative.unsqueeze(-1) * columns.unsqueeze(-2)).sqrt()  # type: ignore[no-any-return]
+    # Roots first: where an input is always zero, the product of two tiny averages would be zero in float32.
+    return relative.sqrt().unsqueeze(-1) * columns.sqrt().unsqueeze(-2)  # type: ignore[no-any-return]
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -198,6 +198,16 @@ def test_adafactor_is_adam_for_a_gradient_of_rank_one():
     torch.testing.assert_close(parameter.detach(), -0.1 * rank_one.sign(), atol=1e-9, rtol=0)
 
 
+def test_adafactor_stands_an_input_that_is_always_zero():
+    weight = nn.Parameter(gaussian(4, 3).float())
+    optimizer = Adafactor([weight], lr=0.01)
+    for step in range(3):
+        weight.grad = 1e-4 * gaussian(4, 3, seed=step).float()
+        weight.grad[:, 1] = 0.0
+        optimizer.step()
+    assert bool(torch.isfinite(weight).all())
+
+
 def test_normuons_rows_move_alike_and_its_update_has_the_size_of_adamws():
     parameter = nn.Parameter(torch.zeros(6, 40, dtype=torch.float64))
     optimizer = NorMuon([parameter], lr=1.0, momentum=0.0, beta2=0.0)
