@@ -1,5 +1,6 @@
 """A submission's directory is read without running it, and every fault in it is named with its file and line."""
 
+import importlib.metadata
 import json
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ from harness.api import ConfigError
 from harness.plugins.optimizer_entry import Entry
 from harness.plugins.search import draw, resolve_overrides
 from harness.plugins.submission import listed, load_submission, name_of, train_function
+from harness.plugins.submission_files import library_versions
 
 YAML = """
 title: Mine
@@ -336,3 +338,13 @@ def test_importing_the_loader_stays_light():
     code = f"import sys, harness.plugins.submission; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_libraries_of_a_submission_are_those_of_its_entry_and_of_its_requirements(tmp_path: Path):
+    folder = write(tmp_path / "mine", requirements="numpy  # arrays\nnowhere; python_version < '3'\n")
+    numpy, torch, yaml = (importlib.metadata.version(name) for name in ("numpy", "torch", "PyYAML"))
+    assert library_versions(folder, None) == {"numpy": numpy}
+    assert library_versions(folder, "torch.optim.Adagrad") == {"numpy": numpy, "torch": torch}
+    assert library_versions(folder, "yaml.Loader") == {"numpy": numpy, "PyYAML": yaml}
+    (folder / "yaml.py").write_text("class Loader: ...\n")
+    assert library_versions(folder, "yaml.Loader") == {"numpy": numpy}, "a module of its own is in its hash"

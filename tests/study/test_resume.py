@@ -409,6 +409,26 @@ def test_wandb_gets_the_whole_curve_of_a_trial_that_went_on(config):
     assert len(list((parts.results / "wandb").glob("offline-run-*"))) >= 2
 
 
+def logged(results: Path) -> int:
+    """How often the last W&B run below `results` speaks of a validation loss, once it is written to its end."""
+    deadline = time.monotonic() + 20.0  # W&B writes in a process of its own
+    while True:
+        files = (results / "wandb").glob("offline-run-*/*.wandb")
+        content = max((path.read_bytes() for path in files), key=len)
+        if b"out_of_budget" in content or time.monotonic() > deadline:
+            return content.count(b"by_step/validation_loss")
+        time.sleep(0.1)
+
+
+def test_wandb_gets_one_curve_of_a_trial_that_had_to_start_again(config):
+    tracking = TrackingConfig("offline", "timetrial")
+    whole, parts = (dataclasses.replace(config(name, late("==")), tracking=tracking) for name in ("whole", "parts"))
+    run(whole)
+    cut(parts)
+    assert "starts again at the beginning" in run(parts)
+    assert logged(parts.results) == logged(whole.results) > 0
+
+
 @pytest.mark.slow
 def test_killing_referee_and_trainer_at_random_moments_changes_no_loss_and_no_charge(tmp_path):
     # Six kills of a shorter trial than by make resume-check; its 1 % is more than a busy machine can show in a test.

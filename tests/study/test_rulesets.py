@@ -9,6 +9,7 @@ import math
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from harness.api import ConfigError, TrialStatus
 from harness.commands import bench, retry, status
@@ -220,6 +221,21 @@ def test_the_status_counts_studies_that_are_done_running_and_missing(tmp_path, c
         assert status.main(arguments) == 0
     assert "1 done, 1 running, 0 failed, 1 missing of 3 studies" in capfd.readouterr().out
     assert status.state_of(configs[1]).state == "missing"
+
+
+def test_status_looks_at_the_workload_that_stands_in_for_one_without_data(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TIMETRIAL_DATA", str(tmp_path / "empty"))
+    arguments = ["suite=quick", "submission=adamw", f"results={tmp_path}", *FAST]
+    request = bench.parse(arguments)
+    (name, stand_in), *_ = request.fallbacks.items()
+    console = Console()
+    assert status.with_stand_ins(request, console).workloads == request.workloads, "nothing has run in its place"
+    (config,) = bench.studies_of(dataclasses.replace(request, workloads=[stand_in]))
+    give_row(config, status=TrialStatus.CRASHED)
+    assert status.with_stand_ins(request, console).workloads == [
+        stand_in if each == name else each for each in request.workloads
+    ]
+    assert f"{name}: its data are not here, {stand_in} stands in for it" in capfd.readouterr().out
 
 
 def test_a_ruleset_that_was_changed_needs_a_name_of_its_own():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import io
 import json
 import math
@@ -19,6 +20,7 @@ import torch
 from harness.api import Budget, ConfigError, DataError, Target, visible
 from harness.command_line import PlainConsole
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
+from harness.records.tables import Records
 from harness.study.identity import describe, trial_key, trial_seed
 from harness.study.study import run_study
 from tests.blobs import Blobs
@@ -192,6 +194,39 @@ def test_a_split_of_other_content_ends_the_study_with_one_error(tmp_path, submis
     altered = dataclasses.replace(config.workload, data={**config.workload.data, "validation": "0" * 64})
     with pytest.raises(DataError, match="validation split"):
         run(dataclasses.replace(config, workload=altered))
+
+
+def test_the_version_of_a_library_that_a_submission_brings_in_is_in_its_rows_and_its_ids(tmp_path, submission):
+    (submission / "requirements.txt").write_text("scipy\n")
+    study = describe(study_config(tmp_path, submission))
+    assert study.libraries == {"scipy": importlib.metadata.version("scipy")}
+    updated = dataclasses.replace(study, libraries={"scipy": "99.0"})
+    assert trial_key(updated, 0) != trial_key(study, 0)
+    run(study.config)
+    row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
+    assert json.loads(row["versions"])["scipy"] == study.libraries["scipy"]
+    assert (row["study_seed"], row["overrides"]) == (0, "{}")
+
+
+def test_overrides_are_written_down_as_the_submission_reads_them(tmp_path, submission):
+    run(study_config(tmp_path, submission, seed=3, hp={"learning_rate": 0.1}))
+    row = pd.read_parquet(tmp_path / "runs" / "trials").iloc[0]
+    assert (row["study_seed"], json.loads(row["overrides"])) == (3, {"learning_rate": 0.1})
+
+
+def test_a_row_of_which_a_cut_left_an_empty_file_is_written_from_the_journal(tmp_path, submission):
+    config = study_config(tmp_path, submission)
+    blocked = tmp_path / "runs" / "trials"
+    blocked.parent.mkdir()
+    blocked.write_text("a file where a folder should be")
+    with pytest.raises(DataError, match="cannot write"):
+        run(config)
+    blocked.unlink()
+    row = Records(tmp_path / "runs").path("trials", trial_key(describe(config), 0))
+    row.parent.mkdir(parents=True)
+    row.touch()
+    assert run(config) == ""  # nothing raced
+    assert len(pd.read_parquet(blocked)) == 1
 
 
 def test_an_unknown_hyperparameter_names_the_near_one(tmp_path, submission):
