@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from harness.api import ConfigError
 
@@ -44,6 +45,10 @@ class Ranks:
         self._model = model
         self._reducer: DistributedDataParallel | None = None
         self._reduced: list[nn.Parameter] = []
+        self._hooks: list[RemovableHandle] = []
+        self._is_armed = False
+        self._is_completing = False
+        self._reached: set[nn.Parameter] = set()  # by the backward pass that runs
         self.may_differ = False
         """True once a submission has used `local_gradients`: weights are not compared between the ranks any more."""
         # Every forward pass, by whatever road, announces a backward pass. A copy of the model keeps its hooks.
@@ -103,9 +108,48 @@ class Ranks:
             # Made anew where a submission has frozen or thawed parameters: DDP fixes them when it is made. Weights are
             # equal by their seed; DDP must not hide where they have come apart.
             self._reducer, self._reduced = DistributedDataParallel(_Parameters(trainable), init_sync=False), trainable
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = [parameter.register_post_accumulate_grad_hook(self._reach) for parameter in trainable]
         # A forward pass of DDP arms its hooks on the parameters. It wraps these alone, so that the model, its names,
         # its copies and its own forward pass stay what they are with one device.
         self._reducer()
+        self._is_armed, self._reached = True, set()  # also of a pass that an exception has ended
+
+    def _reach(self, parameter: Tensor) -> None:
+        """Called when a backward pass has added to a gradient, before DDP sees it."""
+        if not self.averages or self._is_completing:
+            return
+        if not self._reached:
+            # As FSDP does: called when this backward pass is over.
+            torch.autograd.Variable._execution_engine.queue_callback(self._complete)
+        self._reached.add(parameter)  # type: ignore[arg-type]
+
+    def _complete(self) -> None:
+        """Average what DDP leaves: after a pass that has not reached all parameters, or that nothing has armed."""
+        missing = [parameter for parameter in self._reduced if parameter not in self._reached]
+        was_armed, self._is_armed, self._reached = self._is_armed, False, set()
+        if was_armed and not missing:
+            return
+        without = [parameter for parameter in self._reduced if parameter.grad is None]
+        if was_armed:
+            # DDP waits for each parameter. A gradient of zero lets it end, and changes no mean.
+            self._is_completing = True
+            try:
+                with torch.enable_grad():
+                    views = [parameter.view_as(parameter) for parameter in missing]
+                torch.autograd.backward(views, [torch.zeros_like(view) for view in views])
+            finally:
+                self._is_completing = False
+        else:
+            # A second pass through one forward pass. Gradients of earlier ones are means already, equal on all ranks.
+            for parameter in self._reduced:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.all_reduce_mean(gradient)
+        for parameter in without:
+            # No rank has reached it: an optimizer must not take it for one with a gradient.
+            if parameter.grad is not None and not parameter.grad.any():
+                parameter.grad = None
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """A new tensor with the mean of `tensor` over the ranks, without a gradient; whole numbers become float32."""

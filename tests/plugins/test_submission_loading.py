@@ -343,8 +343,8 @@ def test_importing_the_loader_stays_light():
 def test_the_libraries_of_a_submission_are_those_of_its_entry_and_of_its_requirements(tmp_path: Path):
     folder = write(tmp_path / "mine", requirements="numpy  # arrays\nnowhere; python_version < '3'\n")
     numpy, torch, yaml = (importlib.metadata.version(name) for name in ("numpy", "torch", "PyYAML"))
-    assert library_versions(folder, None) == {"numpy": numpy}
-    assert library_versions(folder, "torch.optim.Adagrad") == {"numpy": numpy, "torch": torch}
-    assert library_versions(folder, "yaml.Loader") == {"numpy": numpy, "PyYAML": yaml}
+    assert library_versions(folder, []) == {"numpy": numpy}
+    assert library_versions(folder, ["torch.optim.Adagrad"]) == {"numpy": numpy, "torch": torch}
+    assert library_versions(folder, ["yaml.Loader"]) == {"numpy": numpy, "PyYAML": yaml}
     (folder / "yaml.py").write_text("class Loader: ...\n")
-    assert library_versions(folder, "yaml.Loader") == {"numpy": numpy}, "a module of its own is in its hash"
+    assert library_versions(folder, ["yaml.Loader"]) == {"numpy": numpy}, "a module of its own is in its hash"

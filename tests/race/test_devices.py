@@ -68,6 +68,54 @@ def test_a_submission_gives_the_same_loss_curve_on_two_devices_as_on_one(sandbox
     assert two[-1] < two[0]
 
 
+BACKWARD = """
+    import torch
+
+    def train(trial, hp):
+        optimizer = torch.optim.AdamW(trial.model.parameters(), lr=0.01, weight_decay=0.1)
+        for batch in trial.batches():
+            optimizer.zero_grad()
+            outputs = trial.outputs(batch)
+            loss = trial.loss(batch, outputs=outputs)
+            BACKWARD
+            optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    "backward",
+    [
+        "(loss if trial.step % 2 else trial.model[1].weight.square().mean()).backward()",
+        "(loss if trial.step > 5 else trial.model[-1].bias.square().sum() + trial.model[-1].bias.sum()).backward()",
+        "loss.backward(retain_graph=True); trial.loss(batch, outputs=outputs).square().backward()",
+        "loss.backward(); trial.model[-1].weight.square().sum().backward()",
+    ],
+    ids=["part of the parameters", "first part of them", "twice through one forward pass", "a pass without a forward"],
+)
+def test_two_devices_average_whatever_a_backward_pass_reaches(sandbox_of_two, tmp_path, backward):
+    source = BACKWARD.replace("BACKWARD", backward)
+    one, two = curves_on_one_and_two(sandbox_of_two, tmp_path, source, options={"hidden": 16})
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_a_parameter_that_only_one_rank_has_reached_has_the_same_mean_on_all(race_of_two):
+    source = """
+        import torch
+
+        def train(trial, hp):
+            for batch in trial.batches():
+                trial.model.zero_grad()
+                loss = trial.loss(batch)
+                first, second = trial.model[1].weight, trial.model[3].weight
+                (loss if trial.rank == 0 else second.sum() + 0.0 * loss.detach()).backward()
+                assert torch.equal(trial.all_reduce_mean(first.grad), first.grad)
+                assert torch.equal(trial.all_reduce_mean(second.grad), second.grad)
+                assert first.grad.any()
+    """
+    outcome = race_of_two(source, **BY_STEPS, options={"hidden": 16})
+    assert outcome.status == "out_of_budget", outcome.log
+
+
 def test_what_the_ranks_share_and_what_differs_between_them(race_of_two):
     source = """
         import torch
