@@ -51,7 +51,10 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 board = score_board(
                     selection, evaluations, rules, notes=selection.notes, reference=known, recorded=trials
                 )
-                more = [*gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
+                more = [
+                    *gaps(board.scoring, selection),
+                    *noise_notes(choice.runs.parent, selection),
+                ]
                 boards.append(replace(board, notes=[*board.notes, *more]))
     return boards
 
