@@ -88,24 +88,37 @@ class DashboardBoard:
 
 
 def score_board(
-    selection: Selection, evaluations: pd.DataFrame, rules: ScoringRules, *, notes: list[str], reference: str | None
+    selection: Selection,
+    evaluations: pd.DataFrame,
+    rules: ScoringRules,
+    *,
+    notes: list[str],
+    reference: str | None,
+    recorded: pd.DataFrame | None = None,
 ) -> DashboardBoard:
-    """Score the selected rows. Raises DataError where they cannot be scored."""
+    """Score the selected rows. Raises DataError where they cannot be scored.
+
+    `recorded`: all rows there are, selected or not, which hold what the frozen scores are measured against.
+    """
     scoring = score_tables(selection.trials, evaluations, rules)
     known = reference if reference in scoring.seconds.index else None
-    frozen = frozen_reference(selection.trials, scoring)
+    frozen = frozen_reference(selection.trials if recorded is None else recorded, selection, scoring)
     return DashboardBoard(
         selection, evaluations, scoring, bootstrap(scoring, reference=known, frozen=frozen), notes, known
     )
 
 
-def frozen_reference(trials: pd.DataFrame, scoring: Scoring) -> pd.Series | None:
+def frozen_reference(recorded: pd.DataFrame, selection: Selection, scoring: Scoring) -> pd.Series | None:
     """Seconds by scored workload, against which no entry changes another's score; None where a budget is not known.
 
     The budget over `tau_max`: full marks for a target within that share of the budget, none at its end. The budget is
-    that of the first recorded row, so that rows which come later move nothing.
+    that of the first row recorded of the workload as it is, under the same ruleset and on the same hardware, whoever
+    ran it and whether it is still ranked, so that rows which come or go later move nothing.
     """
-    first = trials.sort_values("started_at", kind="stable").groupby("workload", observed=True)["max_runtime"].first()
+    same = [*COMBINATION, "workload", "workload_hash"]
+    ranked = recorded[recorded["evaluate_every_steps"].isna()]
+    rows = ranked.merge(selection.trials[same].drop_duplicates(), on=same)
+    first = rows.sort_values(["started_at", "trial_id"]).groupby("workload", observed=True)["max_runtime"].first()
     budgets = first.reindex(scoring.ratios.columns)
     return budgets / scoring.rules.tau_max if np.isfinite(budgets).all() else None
 

@@ -53,8 +53,10 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
             for reading in [choice.reading] if choice.reading else readings_of(name):
                 rules = load_rules(name, reading=reading)
                 known = reference or _reference_of(selection.combination["ruleset"])
-                board = score_board(selection, evaluations, rules, notes=selection.notes, reference=known)
-                more = [*notes, *unread, *gaps(board.scoring), *noise_notes(choice.runs.parent, selection)]
+                board = score_board(
+                    selection, evaluations, rules, notes=selection.notes, reference=known, recorded=trials
+                )
+                more = [*notes, *unread, *gaps(board.scoring, selection), *noise_notes(choice.runs.parent, selection)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
     return boards
 

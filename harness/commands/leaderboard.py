@@ -22,7 +22,7 @@ from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
-from harness.config import values_of
+from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
@@ -31,11 +31,13 @@ from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable, with_evaluations
-from harness.scoring.times import CELL
+from harness.scoring.times import CELL, STUDY
 from harness.scoring.uncertainty import bootstrap
+from harness.scoring.unfinished import unfinished
 from harness.study.folders import check_folders
 
 _WIDTH_OF_A_FILE = 120
+_UNFINISHED_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
         scored,
         bootstrap(scored) if has_spread else None,
         selection,
-        [*selection.notes, *notes, *gaps(scored), *noise_notes(choice.runs.parent, selection)],
+        [*selection.notes, *notes, *gaps(scored, selection), *noise_notes(choice.runs.parent, selection)],
     )
 
 
@@ -178,22 +180,36 @@ def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
     return rules
 
 
-def gaps(scoring: Scoring) -> list[str]:
-    """What is uneven in what is ranked, a line each: workloads not run, studies missing, budgets that differ."""
+def gaps(scoring: Scoring, selection: Selection) -> list[str]:
+    """What is uneven in what is ranked, a line each: workloads not run, studies or trials missing, unequal budgets."""
     notes = budget_notes(scoring.times)
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
     for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
         absent = ", ".join(run.columns[~run.loc[submission]])
         notes.append(f"{submission} was not run on {absent}: counted as missed")
-    finite = scoring.cells[scoring.cells["studies_reached"] > 0]
-    wanted = scoring.rules.studies or int(scoring.cells["studies"].max())
-    # Studies may stop early once the median can only be infinite, so a miss needs no more of them.
-    few = finite[(finite["studies"] < wanted) & (finite["time_to_target"] < float("inf"))]
-    if len(few):
-        cells = ", ".join(f"{cell.submission} on {cell.workload}" for cell in few.head(3).itertuples())
-        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
-        notes.append(f"fewer than {wanted} studies: {cells}{more}")
+    studies, trials = _planned(scoring, selection.combination["ruleset"])
+    missing = unfinished(scoring, studies=studies, trials=trials)
+    if len(missing):
+        cells = ", ".join(
+            f"{cell.submission} on {cell.workload} ({cell.studies} of {studies} studies, "
+            f"{cell.trials} of {studies * trials} trials)"
+            for cell in missing.head(_UNFINISHED_NAMED).itertuples()
+        )
+        more = f" and {len(missing) - _UNFINISHED_NAMED} more" if len(missing) > _UNFINISHED_NAMED else ""
+        notes.append(f"unfinished, so that times and scores can still change: {cells}{more}")
     return notes
+
+
+def _planned(scoring: Scoring, ruleset: str) -> tuple[int, int]:
+    """Studies, and trials of each, that there should be, by the ruleset or the scoring rules; at least as many as are."""
+    of_study = scoring.times.groupby(STUDY, observed=True).size()
+    found = int(of_study.groupby(CELL, observed=True).size().max()), int(of_study.max())
+    if ruleset in names_in("ruleset"):
+        config = load("ruleset", ruleset, RulesetConfig)
+        said = config.studies, config.trials
+    else:
+        said = scoring.rules.studies or 1, scoring.rules.trials or 1
+    return max(said[0], found[0]), max(said[1], found[1])
 
 
 @contextlib.contextmanager

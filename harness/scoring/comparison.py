@@ -45,7 +45,8 @@ class Comparison:
 def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.95) -> Comparison:
     """Compare two submissions on the scored workloads that both have run, a miss at the budget.
 
-    With common seeds the ratio is taken study by study, so that what both share cancels. Student interval on the mean
+    With common seeds the ratio is taken study by study, so that what both share cancels, where they have two or more
+    studies of one number on every workload. Student interval on the mean
     log ratio with degrees of freedom after Satterthwaite (1946), which errs on the careful side with few studies.
     Raises ConfigError where there is nothing to compare.
     """
@@ -80,7 +81,7 @@ class _Samples:
 
 
 def _samples(scoring: Scoring) -> _Samples:
-    """A miss is where `miss_seconds` has it."""
+    """A miss is where `miss_seconds` has it; so are studies of a cell that was left out for lack of evaluations."""
     submissions = pd.Index([str(name) for name in scoring.scores.index])
     workloads = pd.Index(scoring.ratios.columns)
     is_counted = scoring.studies["workload"].isin(workloads) & (scoring.studies["trials"] > 0)
@@ -96,6 +97,10 @@ def _samples(scoring: Scoring) -> _Samples:
     rounding = logs.copy()
     logs[at] = np.log(seconds.to_numpy(dtype=float))
     rounding[at] = rounding_spread(studies)
+    has_rows = scoring.seconds.reindex(index=submissions, columns=workloads).notna().to_numpy()
+    row, column = np.nonzero(np.isnan(logs).all(axis=-1) & has_rows)
+    caps = np.log(miss_seconds(scoring).reindex(workloads).to_numpy(dtype=float))
+    logs[row, column], rounding[row, column] = caps[column, None], 0.0
     seeds = _seeds(scoring.times[scoring.times["workload"].isin(workloads)], submissions)
     slots = workloads.get_indexer(seeds.index.get_level_values("workload"))
     return _Samples(
@@ -120,13 +125,14 @@ def _compare(samples: _Samples, submission: str, other: str, level: float) -> Co
     shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
     if not len(shared):
         return None
-    is_paired = _have_common_seeds(samples, one, two, shared)
+    both = has_run[:, shared].all(axis=0)
+    is_paired = bool((both.sum(axis=-1) > 1).all()) and _have_common_seeds(samples, one, two, shared)
     means, variances, freedoms = [], [], []
     for workload in shared:
         ours, theirs = samples.logs[one, workload], samples.logs[two, workload]
         rounding = samples.rounding[[one, two], workload]
-        both = has_run[:, workload].all(axis=0)
-        if is_paired and both.any():
+        if is_paired:
+            both = has_run[:, workload].all(axis=0)
             gap = (theirs - ours)[both]
             found = [(gap, np.hypot(*rounding[:, both]))]
             means.append(float(gap.mean()))

@@ -55,8 +55,10 @@ def cells_of(scoring: Scoring) -> Cells:
     studies = scoring.studies
     row = pd.Index(submissions).get_indexer(pd.Index(studies["submission"]))
     column = pd.Index(workloads).get_indexer(pd.Index(studies["workload"]))
-    number = studies.groupby(["workload", "submission"], observed=True).cumcount().to_numpy()
-    shape = (len(submissions), len(workloads), int(number.max()) + 1)
+    # By number, not by place: common seeds go with the number of a study.
+    numbers = np.unique(studies["study"])
+    number = np.searchsorted(numbers, studies["study"])
+    shape = (len(submissions), len(workloads), len(numbers))
     log_seconds, rounding = np.full(shape, np.nan), np.full(shape, np.nan)
     seconds = studies["time_to_target"].to_numpy(dtype=float)
     log_seconds[row, column, number] = np.log(seconds)

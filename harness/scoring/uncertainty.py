@@ -257,12 +257,15 @@ def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> 
 def _speedups(
     scoring: Scoring, cells: Cells, drawn: _Drawn, reference: str | None, level: float, is_known: bool
 ) -> pd.DataFrame:
-    """Geometric mean over scored workloads of the reference's time over each submission's, a miss at the budget."""
+    """Geometric mean over scored workloads of the reference's time over each submission's, a miss at the budget.
+
+    A workload on which no trial of a submission was evaluated is a miss too: crashing early must not pay.
+    """
     if reference is None or reference not in cells.submissions:
         return pd.DataFrame(columns=["speedup", "low", "high"])
     places = [cells.workloads.index(str(name)) for name in scoring.ratios.columns if name in cells.workloads]
     shape = (-1, len(cells.submissions), len(cells.workloads))
-    has_run = (cells.counts > 0)[:, places]
+    has_run = scoring.seconds.notna().to_numpy()[:, places]
     home = cells.submissions.index(reference)
     shared = has_run & has_run[home]
     share = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1)

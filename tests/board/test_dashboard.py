@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import re
@@ -27,7 +28,7 @@ from harness.scoring.comparison import compare
 from harness.scoring.rules import readings_of
 from tests.board.dashboard_site import CRASHED, SUBMISSIONS, TRIALS, build, record
 from tests.conftest import ROOT
-from tests.scoring.scoring_tables import trial_rows, write
+from tests.scoring.scoring_tables import FIRST_DAY, trial_rows, write
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,21 @@ def test_the_page_shows_frozen_scores_which_stay_when_another_entry_comes(tmp_pa
         assert f"{found[-1]:.4f}" in page
     budget = boards[0].scoring.times["max_runtime"].iloc[0]
     assert found == [pytest.approx((4 - 60.0 / (budget / 4)) / 3)] * 2
+
+
+def test_a_frozen_score_stays_when_another_submission_is_edited(tmp_path):
+    mine = trial_rows("digits", "adamw", 60.0, started_at=FIRST_DAY + datetime.timedelta(days=1), max_runtime=120.0)
+    first = trial_rows("digits", "muon", 80.0, started_at=FIRST_DAY)
+    edited = trial_rows(
+        "digits", "muon", 70.0, started_at=FIRST_DAY + datetime.timedelta(days=2), submission_hash="s2", seed=2
+    )
+    frozen = []
+    for number, rows in enumerate(([mine, first], [mine, first, edited])):
+        write(tmp_path / str(number) / "runs", rows)
+        for named in (None, "adamw"):
+            board = build_boards(Choice(results=str(tmp_path / str(number)), submission=named))[0]
+            frozen.append(board.uncertainty.frozen.loc["adamw", "frozen_score"])
+    assert frozen == [pytest.approx((4 - 60.0 / 25.0) / 3)] * 4
 
 
 def test_the_page_compares_every_pair_head_to_head(results, boards):

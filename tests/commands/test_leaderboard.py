@@ -26,6 +26,11 @@ def printed(runs, *, width=100, **choice):
     return console.export_text()
 
 
+def flat(runs):
+    """What is printed, without its line breaks."""
+    return " ".join(printed(runs, width=400).split())
+
+
 @pytest.fixture
 def runs(tmp_path):
     rows = [trial_rows("digits", "adamw", 10.0), trial_rows("digits", "muon", 5.0)]
@@ -113,7 +118,32 @@ def test_a_workload_that_a_submission_has_not_run_is_said_and_counts_as_missed(r
 def test_fewer_studies_than_the_others_is_said(tmp_path):
     rows = [trial_rows("w", "a", 10.0, study=study) for study in range(3)] + [trial_rows("w", "b", 10.0)]
     write(tmp_path / "runs", rows)
-    assert "fewer than 3 studies: b on w" in printed(tmp_path / "runs")
+    assert "unfinished, so that times and scores can still change: b on w (1 of 3 studies" in flat(tmp_path / "runs")
+
+
+def test_a_bench_that_was_cut_off_is_said_where_what_is_missing_could_change_a_number(tmp_path):
+    half = [trial_rows("w", "half", time, study=n, ruleset="self") for n, time in enumerate([10.0, math.inf])]
+    lost = [trial_rows("w", "lost", math.inf, study=n, ruleset="self") for n in range(2)]
+    write(tmp_path / "runs", half + lost)
+    text = flat(tmp_path / "runs")
+    assert "can still change: half on w (2 of 3 studies, 2 of 3 trials)" in text
+    assert "lost on w (" not in text  # two of three have missed: the median is infinite whatever the third would give
+
+
+def test_studies_of_fewer_trials_than_the_ruleset_plans_are_said(tmp_path):
+    write(tmp_path / "runs", [trial_rows("w", "a", 10.0, study=n, ruleset="external") for n in range(3)])
+    assert "a on w (3 of 3 studies, 3 of 15 trials)" in flat(tmp_path / "runs")
+
+
+def test_a_study_that_is_the_fastest_already_is_not_called_unfinished(tmp_path):
+    seconds = {0: [10.0], 1: [20.0] * 5, 2: [30.0] * 5}
+    rows = [
+        trial_rows("w", "a", time, study=study, trial=trial, ruleset="external")
+        for study, times in seconds.items()
+        for trial, time in enumerate(times)
+    ]
+    write(tmp_path / "runs", rows)
+    assert "unfinished" not in flat(tmp_path / "runs")
 
 
 def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path):

@@ -17,6 +17,7 @@ from harness.scoring.rules import load_rules
 from harness.scoring.score import score_tables
 from harness.scoring.selection import comparable
 from harness.scoring.times import trial_times
+from harness.scoring.uncertainty import bootstrap
 
 PUBLISHED = {
     "shampoo_submission": 0.7784,
@@ -145,6 +146,14 @@ def test_the_archive_gives_the_eleven_published_scores(archive_runs):
     rules = load_rules("algoperf_v0_5", reading="as_published")
     scores = score_tables(trials, read_evaluations(archive_runs, trials), rules).scores["score"]
     assert scores.to_dict() == pytest.approx(PUBLISHED, abs=1e-4)
+
+
+def test_in_the_archive_a_workload_without_an_evaluation_is_no_gain_in_speed(archive_runs):
+    trials = read_trials(archive_runs)
+    rules = load_rules("algoperf_v0_5", reading="as_published")
+    scoring = score_tables(trials, read_evaluations(archive_runs, trials), rules)
+    speedups = bootstrap(scoring, resamples=100, reference="baseline").speedups["speedup"]
+    assert speedups["caspr_adaptive"] == pytest.approx(1.322, abs=5e-4)
 
 
 def test_as_written_differs_from_as_published_by_less_than_half_a_point_and_keeps_the_order(archive_runs):

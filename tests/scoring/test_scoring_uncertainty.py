@@ -148,6 +148,32 @@ def test_a_comparison_of_two_submissions_is_the_same_from_both_sides():
     assert (there.faster, there.slower) == (back.slower, back.faster) == (1, 0)
 
 
+def test_studies_are_paired_by_their_numbers():
+    a, b = [10.0, 20.0, 30.0], [11.0, 21.0, 33.0]
+    whole = scoring_of({"a": {"w": a}, "b": {"w": b}}, seeds="common")
+    times = whole.times
+    holes = (times["submission"] == "a") & (times["study"] == 2) | (times["submission"] == "b") & (times["study"] == 1)
+    scoring = score_times(times[~holes], RULES)  # a has the studies 0 and 1, b has 0 and 2
+    found = compare(scoring, "a", "b")
+    assert not found.is_paired
+    assert found.p_value == pytest.approx(
+        stats.ttest_ind(np.log([10.0, 20.0]), np.log([11.0, 33.0]), equal_var=False)[1]
+    )
+    deviations = cells_of(scoring).deviations[:, 0]
+    assert (deviations != 0.0).tolist() == [[True, True, False], [True, False, True]]
+
+
+def test_a_workload_without_an_evaluation_is_a_miss_in_speed_ups_and_head_to_head():
+    rules = ScoringRules("as published", trials_without_evaluations="left_out")
+    seconds = {"a": {"u": [10.0] * 3, "v": [10.0] * 3}, "b": {"u": [10.0] * 3, "v": [math.inf] * 3}}
+    times = scoring_of(seconds, max_runtime=90.0).times
+    times.loc[(times["submission"] == "b") & (times["workload"] == "v"), ["evaluations", "charged_seconds"]] = 0
+    scoring = score_times(times, rules)
+    assert bootstrap(scoring, reference="b").speedups.loc["a", "speedup"] == pytest.approx(3.0)
+    assert compare(scoring, "a", "b").speedup == pytest.approx(3.0)
+    assert compare(scoring, "a", "b").workloads == 2
+
+
 def test_equal_times_between_coarse_evaluations_are_not_taken_for_certain():
     table = times_table(make_world(submissions=2, workloads=1, grid=1.0), np.full((2, 1, 3, 5), 5.0))
     table["seed"] = table["trial_id"]
