@@ -201,7 +201,7 @@ def gaps(scoring: Scoring, selection: Selection) -> list[str]:
 
 
 def _planned(scoring: Scoring, ruleset: str) -> tuple[int, int]:
-    """Studies, and trials of each, that there should be, by the ruleset or the scoring rules; at least as many as are."""
+    """Studies, and trials of each, that there should be by ruleset or scoring rules; at least as many as there are."""
     of_study = scoring.times.groupby(STUDY, observed=True).size()
     found = int(of_study.groupby(CELL, observed=True).size().max()), int(of_study.max())
     if ruleset in names_in("ruleset"):
