@@ -141,8 +141,8 @@ def test_a_directory_is_wrapped_as_it_is_and_runs_refereed(name, tmp_path, sandb
         max_runtime=30.0,
     )
     assert outcome.status == "out_of_budget", outcome.reason
-    losses = [seen.validation["loss"] for seen in outcome.observations]
-    assert losses[-1] < losses[0]
+    # Three classes: log 3 before anything is learnt.
+    assert outcome.observations[-1].validation["loss"] < 0.3
 
 
 def test_a_directory_that_is_no_submission_is_not_wrapped(tmp_path):

@@ -1,6 +1,7 @@
 """Contract of every directory in submissions/, and of the loop around a bare optimizer class: each learns a task."""
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -178,22 +179,39 @@ def test_a_submission_can_be_tuned_around_its_defaults(name: str):
         assert dimension.contains(submission.hyperparameters[hyperparameter]), hyperparameter
 
 
+@pytest.fixture(scope="session")
+def kept_races(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Race, Kept, Path]]:
+    """A race of each submission with checkpoints, run once for all that is asked of it; with the folder they lie in."""
+
+    @functools.cache
+    def kept_race(name: str) -> tuple[Race, Kept, Path]:
+        folder = tmp_path_factory.mktemp(name)
+        kept = Kept(folder)
+        return race_of(name, checkpoints=kept), kept, folder
+
+    return kept_race
+
+
+KeptRaces = Callable[[str], tuple[Race, Kept, Path]]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_submission_learns(name: str):
-    losses = race_of(name).losses
+def test_a_submission_learns(name: str, kept_races: KeptRaces):
+    losses = kept_races(name)[0].losses
     assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_seed_decides_the_weights_bit_for_bit(name: str):
-    first, again, other = (race_of(name, seed).weights[-1] for seed in (1, 1, 2))
+def test_a_seed_decides_the_weights_bit_for_bit_with_checkpoints_and_without(name: str, kept_races: KeptRaces):
+    first = kept_races(name)[0].weights[-1]
+    again, other = (race_of(name, seed).weights[-1] for seed in (1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_submission_names_as_resumable_survives_the_disk(name: str):
-    named = race_of(name).resumable
+def test_what_a_submission_names_as_resumable_survives_the_disk(name: str, kept_races: KeptRaces):
+    named = kept_races(name)[0].resumable
     assert named
     for thing in named.values():
         buffer = io.BytesIO()
@@ -203,12 +221,11 @@ def test_what_a_submission_names_as_resumable_survives_the_disk(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_submission_goes_on_from_any_checkpoint_as_if_it_had_not_been_killed(name: str, tmp_path: Path):
-    kept = Kept(tmp_path)
-    whole = race_of(name, checkpoints=kept)
+def test_a_submission_goes_on_from_a_checkpoint_as_if_it_had_not_been_killed(name: str, kept_races: KeptRaces):
+    whole, kept, folder = kept_races(name)
     assert kept.count == 3, "a submission without trial.resumable(...) has no checkpoints"
-    for number in range(1, 4):
-        rest = race_of(name, checkpoints=Kept(tmp_path, go_on_from=number))
+    for number in (1, 3):
+        rest = race_of(name, checkpoints=Kept(folder, go_on_from=number))
         assert rest.losses[1:] == whole.losses[1 + number :]
         for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
             assert all(torch.equal(weights[key], again[key]) for key in weights)
