@@ -746,7 +746,7 @@ ATTACKS = [
         CHECKED,
         """
     def train(trial, hp):
-        snapshot = {"type": "snapshot", "step": 1, "examples": 32, "is_finished": False, "reported": {}}
+        snapshot = {"type": "snapshot", "step": 1, "examples": 32, "is_finished": False, "is_last": False, "reported": {}}
         time.sleep(0.25)
         line = json.dumps(snapshot).encode() + b"\\n"
         channel().sendall(line + line)
@@ -972,7 +972,7 @@ def _forged(name: str, what: str, message: bytes, reason: str = "the trainer sen
     )
 
 
-_SNAPSHOT = '{"type":"snapshot","step":%s,"examples":%s,"is_finished":true,"reported":%s}\n'
+_SNAPSHOT = '{"type":"snapshot","step":%s,"examples":%s,"is_finished":true,"is_last":false,"reported":%s}\n'
 
 ATTACKS += [
     _forged("nonsense", "sends what is no JSON", b"nonsense\n"),
@@ -992,7 +992,7 @@ ATTACKS += [
     _forged("infinite values", "reports an infinite loss", (_SNAPSHOT % (1, 1, '{"loss":1e999}')).encode()),
     _forged(
         "text that no table holds", "gives a reason of half characters", b'{"type":"crashed","reason":"\\ud800 \\n"}\n',
-        "?", "crashed",
+        "\\ud800", "crashed",
     ),
     _forged("claim of readiness", "says again that it is ready", b'{"type":"ready"}\n'),
 ]  # fmt: skip
