@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from rich.console import Console
@@ -34,6 +35,7 @@ from harness.scoring.unfinished import unfinished
 
 _WIDTH_OF_A_FILE = 120
 _UNFINISHED_NAMED = 3
+_FEW_WORKLOADS = 4
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,29 @@ def gaps(scoring: Scoring, selection: Selection) -> list[str]:
         )
         more = f" and {len(missing) - _UNFINISHED_NAMED} more" if len(missing) > _UNFINISHED_NAMED else ""
         notes.append(f"unfinished, so that times and scores can still change: {cells}{more}")
+    if (scoring.cells["studies"] > 1).any():
+        notes += _rough_intervals(scoring)
+    return notes
+
+
+def _rough_intervals(scoring: Scoring) -> list[str]:
+    """Where the 95 % of an interval are not kept, in words; how far off they are is in docs/scoring.md."""
+    notes = []
+    if scoring.ratios.shape[1] < _FEW_WORKLOADS:
+        notes.append(
+            f"intervals are rough: fewer than {_FEW_WORKLOADS} scored workloads, so that they hold the truth more or "
+            "less often than in 95 % of cases"
+        )
+    if (scoring.studies["trials"] <= 1).all() and not np.isfinite(scoring.studies["time_to_target"]).all():
+        notes.append(
+            "studies of one trial, and some miss: intervals of times are wider than 95 % need, those of scores may be "
+            "too narrow where half of all trials miss"
+        )
     return notes
 
 
 def _planned(scoring: Scoring, ruleset: str) -> tuple[int, int]:
-    """Studies, and trials of each, that there should be, by the ruleset or the scoring rules; at least as many as are."""
+    """Studies, and trials of each, that there should be by the ruleset or the scoring rules, or that there are."""
     of_study = scoring.times.groupby(STUDY, observed=True).size()
     found = int(of_study.groupby(CELL, observed=True).size().max()), int(of_study.max())
     if ruleset in names_in("ruleset"):
