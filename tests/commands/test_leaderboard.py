@@ -168,7 +168,7 @@ def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path
     ]
     write(tmp_path / "runs", rows)
     text = printed(tmp_path / "runs")
-    assert re.search(r"1 +│ quick +│ 1\.0000 │ 1\.000 to 1\.000 │ +1 │", text)
+    assert re.search(r"1 +│ quick +│ 1\.0000 │ 0\.\d+ to 1\.000 │ +1 │", text)
     assert re.search(r"2 +│ slow +│ 0\.3\d+ │ 0\.\d+ to 0\.\d+ │ +2 │", text)
     write(tmp_path / "single" / "runs", rows[::3])
     assert "interval" not in printed(tmp_path / "single" / "runs")
