@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.scoring.comparison import compare
+from harness.scoring.comparison import compare, compare_all
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, area_array, gated_ratio_array, score_times
 from harness.scoring.stopping.pruning import median_is_lost
@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 RULES = ScoringRules("simulation")
 MAX_RUNTIME = 16.0
 _TRUTH_DRAWS = 20_000
+_SHOWN = 0.0005
+"""Boards show scores to three places: an interval of 1.000 to 1.000 holds 0.99999."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class World:
 
     `miss`: probability that a trial misses. `shared`: correlation of log times that common seeds make. `grid`: seconds
     between evaluations, to which times are rounded up; 0: none. `pruned`: trials stop at the best time of their study
-    so far, and studies are not run once the median is lost.
+    so far, and studies are not run once the median is lost. `tails`: degrees of freedom of Student noise; 0: normal.
     """
 
     log_mean: Floats
@@ -42,11 +44,14 @@ class World:
     shared: float = 0.0
     grid: float = 0.0
     pruned: bool = False
+    tails: int = 0
 
     def draw(self, rng: np.random.Generator, size: int = 1) -> Floats:
         """Seconds of trials. Shape: [size, submissions, workloads, studies, trials]."""
         shape = (size, *self.log_mean.shape, self.studies, self.trials)
         noise = np.sqrt(1.0 - self.shared) * rng.standard_normal(shape)
+        if self.tails:
+            noise = rng.standard_t(self.tails, shape)
         if self.shared:
             noise += np.sqrt(self.shared) * rng.standard_normal((size, 1, *shape[2:]))
         seconds = np.exp(self.log_mean[..., None, None] + self.spread[..., None, None] * noise)
@@ -151,9 +156,10 @@ def coverage(world: World, *, repetitions: int, resamples: int = 1000, seed: int
         scoring = scored(world, rng)
         found = bootstrap(scoring, resamples=resamples, seed=repetition, reference="s0")
         names = scoring.seconds.index
-        score.append(_inside(found.scores.loc[names], true_score))
+        score.append(_inside(found.scores.loc[names], true_score, to=_SHOWN))
         cells = found.cells.set_index(["submission", "workload"]).sort_index()
-        time.append(_inside(cells[["low", "high"]].apply(np.log), true_log.reshape(-1)))
+        # An interval without an upper end reaches the budget.
+        time.append(_inside(cells[["low", "high"]].clip(upper=MAX_RUNTIME).apply(np.log), true_log.reshape(-1)))
         speedup.append(_inside(found.speedups.loc[names[1:]].apply(np.log), true_speed[1:]))
     return Coverage(float(np.mean(score)), float(np.mean(time)), float(np.mean(speedup)))
 
@@ -190,14 +196,39 @@ def false_speeds(world: World, *, comparisons: int, seed: int = 0) -> int:
     return sum(compare(scored(world, rng), "s0", "s1").is_different for _ in range(comparisons))
 
 
-def _inside(bounds: pd.DataFrame, value: Floats) -> NDArray[np.bool_]:
-    return ((bounds["low"] <= value) & (value <= bounds["high"])).to_numpy(dtype=bool)
+def false_boards(world: World, *, boards: int, resamples: int = 1000, seed: int = 0) -> int:
+    """How many of so many boards of equals call any two of them different: in tiers, in scores or head to head."""
+    rng = np.random.default_rng(seed)
+    count = 0
+    for number in range(boards):
+        scoring = scored(world, rng)
+        by_score = bootstrap(scoring, resamples=resamples, seed=number).scores["tier"].nunique() > 1
+        count += bool(by_score or compare_all(scoring)["is_different"].any())
+    return count
+
+
+def _inside(bounds: pd.DataFrame, value: Floats, *, to: float = 1e-9) -> NDArray[np.bool_]:
+    return ((bounds["low"] <= value + to) & (value - to <= bounds["high"])).to_numpy(dtype=bool)
 
 
 DESIGNS: dict[str, dict[str, Any]] = {
     "3 studies x 5 trials": {"studies": 3, "trials": 5},
     "5 studies x 5 trials": {"studies": 5, "trials": 5},
     "3 studies x 1 trial": {"studies": 3, "trials": 1},
+    **{f"3 x 1, {share} % of trials miss": {"studies": 3, "trials": 1, "miss": share / 100} for share in (10, 30, 50)},
+    **{
+        f"two on two workloads, 3 x 1, {share} % miss": {
+            "submissions": 2,
+            "workloads": 2,
+            "studies": 3,
+            "trials": 1,
+            "miss": share / 100,
+        }
+        for share in (0, 10, 30, 50)
+    },
+    "two workloads, 3 x 5": {"workloads": 2},
+    "3 x 1, heavy tails": {"studies": 3, "trials": 1, "tails": 3},
+    "3 x 5, heavy tails": {"tails": 3},
     "3 x 5, common seeds": {"studies": 3, "trials": 5, "shared": 0.5},
     "3 x 5, near ties": {"studies": 3, "trials": 5, "slowest": 1.05},
     "3 x 5, coarse evaluations": {"studies": 3, "trials": 5, "grid": 0.1},
@@ -227,6 +258,10 @@ def main(arguments: list[str]) -> None:
             f"A/A, {name}: another speed in {speeds} of {5 * repetitions}, two tiers in {tiers} of {repetitions}",
             flush=True,
         )
+    for share in (0, 10, 30, 50):
+        world = make_world(submissions=10, equal=True, studies=3, trials=1, miss=share / 100)
+        flagged = false_boards(world, boards=repetitions)
+        print(f"ten equals, 3 x 1, {share} % of trials miss: any two apart on {flagged} of {repetitions}", flush=True)
 
 
 if __name__ == "__main__":

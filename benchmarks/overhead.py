@@ -26,7 +26,7 @@ from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
 from harness.race.referee import Referee
 from harness.race.sandbox import Sandbox
-from harness.study.calibration import step_seconds
+from harness.study.machine.calibration import step_seconds
 
 WINDOWS = 6
 SUBMISSION = """

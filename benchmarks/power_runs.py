@@ -17,7 +17,7 @@ from benchmarks.power import FEWEST_SEEDS, FRESH
 from benchmarks.target_log import REFERENCE, Log, line_of, read_runs, write_runs
 from benchmarks.target_runs import Bench, Plan, by_method
 from harness import command_line, config
-from harness.api import ConfigError, Hyperparameters
+from harness.api import ConfigError, Hyperparameters, path_of
 from harness.config import WorkloadConfig
 
 FIRST_SEED = 101
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if not given.get("workload"):
         raise ConfigError("say which workload: make power-runs WORKLOAD=name,name.")
     count = command_line.whole_number(given, "seeds", FEWEST_SEEDS)
-    results = command_line.path_of(given.get("results") or str(config.ROOT / "results"))
+    results = path_of(given.get("results") or str(config.ROOT / "results"))
     for settings in [config.load("workload", name, WorkloadConfig) for name in given["workload"].split(",")]:
         run_fresh(settings, count, results / "power", FRESH)
     return 0

@@ -25,7 +25,7 @@ from benchmarks.target_log import REFERENCE, Log, read_runs, run_all, write_runs
 from benchmarks.target_rule import Chosen, best_methods, budget_lines, choose, target_lines, with_lines
 from benchmarks.target_runs import Bench, Plan, Probe, Run, by_method, run_steps
 from harness import command_line, config
-from harness.api import ConfigError, Hyperparameters, Target
+from harness.api import ConfigError, Hyperparameters, Target, path_of
 from harness.config import WorkloadConfig
 from harness.plugins.search import draw, parse_space
 from harness.plugins.submission import load_submission
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     given = command_line.options(arguments, ["workload", "points", "seeds", "jobs", "results"])
     if not given.get("workload"):
         raise ConfigError("say which workload: make targets WORKLOAD=name,name.")
-    results = command_line.path_of(given.get("results") or str(config.ROOT / "results"))
+    results = path_of(given.get("results") or str(config.ROOT / "results"))
     extent = Extent(
         points=command_line.whole_number(given, "points", POINTS),
         seeds=tuple(range(1, command_line.whole_number(given, "seeds", SEEDS) + 1)),

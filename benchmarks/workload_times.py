@@ -21,13 +21,13 @@ import torch
 from benchmarks import workload_tables
 from benchmarks.workload_tables import TIMES
 from harness import command_line, config
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, path_of
 from harness.config import WorkloadConfig
 from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.records.tables import read_table
-from harness.study.hardware import cpu_model
 from harness.study.identity import workload_hash
+from harness.study.machine.hardware import cpu_model
 
 _GATHERS = 50
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     submission = given.get("submission")
     if not submission:
         raise ConfigError("say whose trials: make workload-times SUBMISSION=nadamw.")
-    rows = rows_of(command_line.path_of(given.get("results") or str(config.ROOT / "results")), submission)
+    rows = rows_of(path_of(given.get("results") or str(config.ROOT / "results")), submission)
     known = pd.read_csv(TIMES) if TIMES.exists() else rows[:0]
     kept = known[~known["workload"].isin(rows["workload"])]
     whole = (pd.concat([kept, rows]) if len(kept) else rows).sort_values("workload", ignore_index=True)

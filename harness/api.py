@@ -60,6 +60,11 @@ def visible(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
+def path_of(text: str) -> Path:
+    """The path that was typed. A leading `~/` is the home folder: not every shell replaces it behind a `=`."""
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
 def near_matches(name: object, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: which known names are near it, or else all of them."""
     names = sorted(known)

@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TextIO, cast
 
 from rich.console import Console
@@ -31,11 +30,6 @@ def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 def names(text: str) -> list[str]:
     """The names in a list such as `a,b`, each once."""
     return list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
-
-
-def path_of(text: str) -> Path:
-    """The path that was typed. A leading `~/` is the home folder: not every shell replaces it behind a `=`."""
-    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
 
 
 def whole_number(given: Mapping[str, str], key: str, default: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, DataError, HarnessError, near_matches
+from harness.api import ConfigError, DataError, HarnessError, near_matches, path_of
 from harness.command_line import PlainConsole, complain
 from harness.commands import leaderboard
 from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
@@ -103,7 +103,7 @@ def parse(arguments: list[str]) -> Request:
     submissions = list(dict.fromkeys(load_submission(each).given_as for each in named))
     _check_keys(overrides, workloads[0])
     fallbacks = suite.fallbacks if "workload" not in chosen else {}
-    results = command_line.path_of(chosen["results"]) if chosen.get("results") else None
+    results = path_of(chosen["results"]) if chosen.get("results") else None
     return Request(workloads, submissions, overrides, fallbacks, results)
 
 

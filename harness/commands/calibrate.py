@@ -17,8 +17,8 @@ from harness.config import CONF, HardwareConfig, ReferenceConfig, WorkloadConfig
 from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.study.budget import measure
-from harness.study.hardware import departures
 from harness.study.identity import Study, describe
+from harness.study.machine.hardware import departures
 
 
 def main(arguments: Sequence[str]) -> int:

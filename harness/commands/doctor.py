@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import command_line
-from harness.api import ConfigError
+from harness.api import ConfigError, path_of
 from harness.command_line import PlainConsole
 from harness.config import ROOT, HardwareConfig, RulesetConfig, SuiteConfig, WorkloadConfig, load, names_in
 from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import load_submission
-from harness.study import limits
 from harness.study.budget import subject_of
-from harness.study.calibration import Calibration
-from harness.study.hardware import Machine, git_revision, this_machine
+from harness.study.machine import limits
+from harness.study.machine.calibration import Calibration
+from harness.study.machine.hardware import Machine, git_revision, this_machine
 
 _FREE_GIB_WANTED = 2.0
 _RULESET = "quick"
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     console = PlainConsole()
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
     machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
-    results = command_line.path_of(chosen.get("results", "results"))
+    results = path_of(chosen.get("results", "results"))
     _machine(console, machine, results)
     present = _workloads(console, machine, results)
     return 0 if _suites(console, present) else 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, path_of
 from harness.command_line import PlainConsole
 from harness.records.algoperf_logs import find_trials, import_logs, read_targets
 from harness.scoring.rules import ScoringRules, load_rules
@@ -39,8 +39,8 @@ def parse_import(arguments: Sequence[str]) -> Import:
     workers = values.get("workers", str(Import.workers))
     if not workers.isdigit() or int(workers) < 1:
         raise ConfigError(f"workers={workers!r}. Use a whole number of processes, at least 1.")
-    logs, targets = command_line.path_of(values["logs"]), command_line.path_of(values["targets"])
-    return Import(logs, targets, command_line.path_of(values.get("results", str(Import.results))), int(workers))
+    logs, targets = path_of(values["logs"]), path_of(values["targets"])
+    return Import(logs, targets, path_of(values.get("results", str(Import.results))), int(workers))
 
 
 def run_import(wanted: Import, console: Console) -> dict[str, int]:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from rich.console import Console
 
 from harness import command_line
-from harness.api import DataError
+from harness.api import DataError, path_of
 from harness.board.cells import Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
@@ -38,6 +39,7 @@ from harness.study.folders import check_folders
 
 _WIDTH_OF_A_FILE = 120
 _UNFINISHED_NAMED = 3
+_FEW_WORKLOADS = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Choice:
     @property
     def runs(self) -> Path:
         """The folder that holds the tables: `results` itself or `runs` in it."""
-        results = command_line.path_of(self.results)
+        results = path_of(self.results)
         # Path.is_dir raises where the folder may not be looked into.
         return results if os.path.isdir(results / "trials") else results / "runs"  # noqa: PTH112
 
@@ -197,6 +199,24 @@ def gaps(scoring: Scoring, selection: Selection) -> list[str]:
         )
         more = f" and {len(missing) - _UNFINISHED_NAMED} more" if len(missing) > _UNFINISHED_NAMED else ""
         notes.append(f"unfinished, so that times and scores can still change: {cells}{more}")
+    if (scoring.cells["studies"] > 1).any():
+        notes += _rough_intervals(scoring)
+    return notes
+
+
+def _rough_intervals(scoring: Scoring) -> list[str]:
+    """Where the 95 % of an interval are not kept, in words; how far off they are is in docs/scoring.md."""
+    notes = []
+    if scoring.ratios.shape[1] < _FEW_WORKLOADS:
+        notes.append(
+            f"intervals are rough: fewer than {_FEW_WORKLOADS} scored workloads, so that they hold the truth more or "
+            "less often than in 95 % of cases"
+        )
+    if (scoring.studies["trials"] <= 1).all() and not np.isfinite(scoring.studies["time_to_target"]).all():
+        notes.append(
+            "studies of one trial, and some miss: intervals of times are wider than 95 % need, those of scores may be "
+            "too narrow where half of all trials miss"
+        )
     return notes
 
 

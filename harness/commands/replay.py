@@ -24,7 +24,7 @@ from harness.commands.leaderboard import (
     wide_console,
 )
 from harness.scoring.selection import comparable, with_evaluations
-from harness.scoring.stopping.replay import Replayed, replay
+from harness.scoring.stopping.replay import Replayed, needed_seconds, replay
 from harness.scoring.stopping.stops import (
     REPLAY_COLUMNS,
     Pruning,
@@ -79,7 +79,7 @@ def show(rows: Recorded, notes: Sequence[str], console: Console) -> None:
     table = Table()
     for header in ("rule", *_ORDERS.values(), "tau", "scores changed", "by up to"):
         table.add_column(header, justify="left" if header == "rule" else "right", overflow="fold")
-    table.add_row("none", *[f"{rows.trials['charged_seconds'].sum() / 3600:,.0f} h"] * len(_ORDERS), "", "", "")
+    table.add_row("none", *[f"{needed_seconds(rows).sum() / 3600:,.0f} h"] * len(_ORDERS), "", "", "")
     for name, pruning in rules.items():
         outcomes = [replay(rows, stops(rows, replace(pruning, order=order))) for order in _ORDERS]
         table.add_row(name, *map(_hours, outcomes), *_board(outcomes))

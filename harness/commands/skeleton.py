@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, path_of
 from harness.command_line import PlainConsole
 from harness.plugins.submission import SUBMISSIONS, load_submission
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     name = command_line.options(arguments, ("name",)).get("name")
     if not name:
         raise ConfigError("which name? make submission NAME=my_rule")
-    folder = command_line.path_of(name) if "/" in name else SUBMISSIONS / name
+    folder = path_of(name) if "/" in name else SUBMISSIONS / name
     write_skeleton(folder)
     load_submission(str(folder))
     chosen = shlex.quote(name)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, path_of
 
 
 def sync(results: Path) -> int:
@@ -23,14 +23,14 @@ def sync(results: Path) -> int:
         raise ConfigError(f"{results / 'wandb'}: no offline runs to upload. make bench records them.")
     waiting = [run for run in runs if not _is_uploaded(run)]
     if not waiting:
-        print(f"all {len(runs)} runs in {results / 'wandb'} have been uploaded before")
+        command_line.PlainConsole().print(f"all {len(runs)} runs in {results / 'wandb'} have been uploaded before")
         return 0
     command = [sys.executable, "-m", "wandb", "sync", *map(str, waiting)]
     # Else its own log would go to a folder `wandb` wherever the command is called.
     done = subprocess.run(command, check=False, env={**os.environ, "WANDB_DIR": str(results)})
     left = [run for run in waiting if not _is_uploaded(run)]
     if left:
-        print(
+        command_line.PlainConsole().print(
             f"{len(left)} of {len(waiting)} runs were not uploaded whole, such as {left[0]}; W&B's lines say why. "
             "make sync tries again. What a bench leaves that is killed never is whole: remove it by hand."
         )
@@ -45,7 +45,7 @@ def clean(results: Path) -> None:
             shutil.rmtree(run)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be removed ({error.strerror}). Check the folder's rights.") from None
-    print(f"{len(uploaded)} uploaded runs removed from {results / 'wandb'}")
+    command_line.PlainConsole().print(f"{len(uploaded)} uploaded runs removed from {results / 'wandb'}")
 
 
 def _runs(results: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def _is_uploaded(run: Path) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Entry of `make sync`: `results=FOLDER` names another results folder, `clean=1` removes what has been uploaded."""
     chosen = command_line.options(arguments, ("results", "clean"))
-    results = command_line.path_of(chosen.get("results", "results"))
+    results = path_of(chosen.get("results", "results"))
     code = sync(results)
     if chosen.get("clean", "0") not in ("", "0"):
         clean(results)

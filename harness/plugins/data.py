@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.api import DataError, Examples, SplitName, Workload
-from harness.command_line import path_of
+from harness.api import DataError, Examples, SplitName, Workload, path_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 

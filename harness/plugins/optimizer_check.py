@@ -92,7 +92,8 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     torch.set_num_threads(1)
     if "library" in request:
-        print(json.dumps(_listed(request["library"])), file=answers, flush=True)
+        answers.write(json.dumps(_listed(request["library"])) + "\n")
+        answers.flush()
         return
     # What torch imports when it is first used would be imported in every child.
     find(Entry((Part("torch.optim.SGD"),)), Hyperparameters({}), torch.device("cpu"))
@@ -103,7 +104,8 @@ def main() -> None:
     for asked in request["entries"]:
         entry, hp = Entry.from_message(asked["entry"]), Hyperparameters(asked["hyperparameters"])
         finding = _in_child(functools.partial(find, entry, hp, torch.device(request["device"])))
-        print(json.dumps(asdict(finding)), file=answers, flush=True)
+        answers.write(json.dumps(asdict(finding)) + "\n")
+        answers.flush()
 
 
 def _listed(library: str) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api import ConfigError, DataError, Hyperparameters, near_matches, visible
-from harness.command_line import path_of
+from harness.api import ConfigError, DataError, Hyperparameters, near_matches, path_of, visible
 from harness.plugins import optimizer_entry
 from harness.plugins.optimizer_entry import Entry
 from harness.plugins.search import SearchSpace, check_keys, parse_space

@@ -195,7 +195,7 @@ def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: _
             os.set_inheritable(passed, True)
         numbers = [str(number) for number in (channel, weights, *split)]
         os.execv(sys.executable, [sys.executable, "-m", "harness.race.trainer", *numbers])
-    _close_all_but(channel, weights)
+    _close_all_but(channel, weights, *split)
     tempfile.tempdir = None  # it remembers the server's
     from harness.race import trainer
 

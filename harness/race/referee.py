@@ -245,6 +245,7 @@ class _Trial:
             raise NotContinued(f"the trainer said {str(message)[:80]} instead of standing at step {checkpoint.step}")
         if self._freezes:
             self._freeze()
+        # To stand where it stood is free, of the clock and of the processor.
         self._cpu = self._cpu_at_go = self._trainer.cpu_seconds()
         self._callbacks.continued()
         self._run_on(protocol.go())
@@ -274,6 +275,7 @@ class _Trial:
         self._energy.stop()
         if message is not None and self._freezes:
             self._freeze()
+            self._check_processor_time()
         unwatched = self._clock.unwatched_seconds
         if unwatched > _UNWATCHED * self._spec.max_runtime:
             raise StallError(
@@ -292,7 +294,6 @@ class _Trial:
         except TrainerGone as error:
             raise TrialEnded(TrialStatus.REFUSED, str(error)) from None
         self._cpu = self._trainer.cpu_seconds()
-        self._check_processor_time()
 
     def _check_processor_time(self) -> None:
         """Raise TrialEnded where the trainer used more of the processor than its threads can."""

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.api import ConfigError
-from harness.scoring.resampling import miss_seconds, rounding_spread
+from harness.scoring.resampling import cells_of, miss_seconds, rounding_spread
 from harness.scoring.score import Scoring
 
 Floats = NDArray[np.float64]
 DIFFERENCE_ALPHA = 0.025
-"""Chance of calling equals different, wherever a board says that two submissions differ. Half of 5 %: of 200
-comparisons of a submission with itself then hardly ever more than 10 declare a difference, while at 5 % every second
-such check would."""
+"""Chance of calling any equals of a board different by their scores, and likewise by their speeds, corrected for all
+pairs after Holm: 5 % together, because a page says both."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`speedup`: geometric mean over workloads and studies of the other's time over this one's: 2 is twice as fast.
 
-    `low`, `high`: interval over repetitions of the benchmark; `p_value` of equal speed, and `is_different` where it is
-    at most `DIFFERENCE_ALPHA`. NaN and False where a workload has a single study. `is_paired`: by common seeds, study
-    by study. `faster`, `slower`: workloads by their mean log ratio.
+    `low`, `high`: interval over repetitions of the benchmark; `p_value` of equal speed by itself, `adjusted_p_value`
+    among the pairs that are compared together, and `is_different` where that is at most `DIFFERENCE_ALPHA`. NaN and
+    False where a workload has a single study. `is_paired`: by common seeds, study by study. `faster`, `slower`:
+    workloads by their mean log ratio.
     """
 
     submission: str
@@ -35,6 +35,7 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    adjusted_p_value: float
     is_different: bool
     is_paired: bool
     workloads: int
@@ -57,27 +58,51 @@ def compare(scoring: Scoring, submission: str, other: str, *, level: float = 0.9
 
 
 def compare_all(scoring: Scoring, *, submissions: list[str] | None = None, level: float = 0.95) -> pd.DataFrame:
-    """Every pair of `submissions` (None: all) that share a scored workload, a row each, in columns of `Comparison`."""
+    """Every pair of `submissions` (None: all) that share a scored workload, a row each, in columns of `Comparison`.
+
+    Which of them differ is said at one level for all of these pairs.
+    """
     names = submissions or [str(name) for name in scoring.scores.index]
     samples = _samples(scoring)
     pairs = [
         _compare(samples, one, other, level) for position, one in enumerate(names) for other in names[position + 1 :]
     ]
     rows = [vars(pair) for pair in pairs if pair is not None]
-    return pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
+    table = pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
+    table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
+    table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
+    return table
+
+
+def holm(p_values: Floats) -> Floats:
+    """The p-values corrected so that the chance of any false one among them is kept. Shapes: [n] -> [n]; NaN stays.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure (1979).
+    """
+    adjusted = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = np.arange(len(order), 0, -1) * p_values[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted
 
 
 @dataclass(frozen=True)
 class _Samples:
     """Studies of scored workloads as arrays. Shapes: `logs`, `rounding` [submissions, workloads, studies], NaN where
     there is none; `seeds` [submissions, slots] likewise, one slot for each trial of each workload; `slots`: their
-    workloads."""
+    workloads. `caps`: [workloads], the log of a miss. `spread`, `by_misses`: [submissions, workloads], standard
+    deviation of a study that hits, and what its misses add to the variance; `trials`: [submissions], which say that."""
 
     place: dict[str, int]
     logs: Floats
     rounding: Floats
     seeds: Floats
     slots: NDArray[np.intp]
+    caps: Floats
+    spread: Floats
+    by_misses: Floats
+    trials: Floats
 
 
 def _samples(scoring: Scoring) -> _Samples:
@@ -103,8 +128,24 @@ def _samples(scoring: Scoring) -> _Samples:
     logs[row, column], rounding[row, column] = caps[column, None], 0.0
     seeds = _seeds(scoring.times[scoring.times["workload"].isin(workloads)], submissions)
     slots = workloads.get_indexer(seeds.index.get_level_values("workload"))
+    cells = cells_of(scoring)
+    at_cells = np.ix_(
+        pd.Index(cells.submissions).get_indexer(submissions), pd.Index(cells.workloads).get_indexer(workloads)
+    )
+    rate = cells.misses.mean
+    # With the doubt about the rate itself: its mean alone would make equals differ too often where trials miss.
+    by_misses = rate * (1.0 - rate) * (cells.log_cap - cells.mean) ** 2
+    spread = np.sqrt(1.0 - rate) * np.maximum(cells.spread, cells.floor)
     return _Samples(
-        {name: number for number, name in enumerate(submissions)}, logs, rounding, seeds.to_numpy(dtype=float).T, slots
+        {name: number for number, name in enumerate(submissions)},
+        logs,
+        rounding,
+        seeds.to_numpy(dtype=float).T,
+        slots,
+        caps,
+        spread[at_cells],
+        by_misses[at_cells],
+        cells.misses.trials[at_cells[0][:, 0]],
     )
 
 
@@ -127,7 +168,13 @@ def _compare(samples: _Samples, submission: str, other: str, level: float) -> Co
         return None
     both = has_run[:, shared].all(axis=0)
     is_paired = bool((both.sum(axis=-1) > 1).all()) and _have_common_seeds(samples, one, two, shared)
-    means, variances, freedoms = [], [], []
+    # Where neither has missed, misses cannot have made the difference, and times alone decide.
+    pair = samples.logs[[one, two]][:, shared]
+    has_missed = bool((pair >= samples.caps[shared, None] - 1e-9).any())
+    by_misses = np.zeros(2)
+    means: list[float] = []
+    variances: list[float] = []
+    freedoms: list[float] = []
     for workload in shared:
         ours, theirs = samples.logs[one, workload], samples.logs[two, workload]
         rounding = samples.rounding[[one, two], workload]
@@ -142,8 +189,17 @@ def _compare(samples: _Samples, submission: str, other: str, level: float) -> Co
                 for log, spread in zip((ours, theirs), rounding, strict=True)
             ]
             means.append(float(found[1][0].mean() - found[0][0].mean()))
-        variances += [_variance_of_mean(*sample) for sample in found]
-        freedoms += [len(sample) - 1 for sample, _ in found]
+        if has_missed:
+            parts, misses = _with_misses(samples, one, two, int(workload), is_paired=is_paired)
+            by_misses += misses
+        else:
+            parts = [(_variance_of_mean(*sample), len(sample[0]) - 1.0) for sample in found]
+        variances += [variance for variance, _ in parts]
+        freedoms += [freedom for _, freedom in parts]
+    if has_missed:
+        # The miss rates of a submission's cells are known together: from all of its trials, once.
+        variances += by_misses.tolist()
+        freedoms += np.maximum(samples.trials[[one, two]] - 1.0, 1.0).tolist()
     centre = float(np.mean(means))
     reach, p_value = _student(centre, np.array(variances) / len(means) ** 2, np.array(freedoms, dtype=float), level)
     return Comparison(
@@ -153,12 +209,38 @@ def _compare(samples: _Samples, submission: str, other: str, level: float) -> Co
         float(np.exp(centre - reach)),
         float(np.exp(centre + reach)),
         p_value,
+        p_value,
         p_value <= DIFFERENCE_ALPHA,
         is_paired,
         len(means),
         faster=sum(mean > 0 for mean in means),
         slower=sum(mean < 0 for mean in means),
     )
+
+
+def _with_misses(
+    samples: _Samples, one: int, two: int, workload: int, *, is_paired: bool
+) -> tuple[list[tuple[float, float]], Floats]:
+    """Variances of the mean log ratio on a workload, with degrees of freedom: of times; and by each one's misses: [2].
+
+    A handful of studies that all hit, or all miss, hides how much misses move a mean; `misses` says it.
+    """
+    logs, cap = samples.logs[[one, two], workload], samples.caps[workload] - 1e-9
+    is_used = ~np.isnan(logs)
+    if is_paired:
+        is_used &= is_used.all(axis=0)
+    counts, hits = is_used.sum(axis=1), (is_used & (logs < cap)).sum(axis=1)
+    if (counts < 2).any():
+        return [(float("nan"), 1.0)], np.zeros(2)
+    by_misses = samples.by_misses[[one, two], workload] / counts
+    both = (is_used & (logs < cap)).all(axis=0)
+    if is_paired and both.sum() > 1:
+        rounding = np.hypot(*samples.rounding[[one, two], workload][:, both])
+        return [(_variance_of_mean((logs[1] - logs[0])[both], rounding), float(both.sum() - 1))], by_misses
+    return [
+        (float(samples.spread[name, workload] ** 2 / count), max(float(hit) - 1.0, 1.0))
+        for name, count, hit in zip((one, two), counts, hits, strict=True)
+    ], by_misses
 
 
 def _have_common_seeds(samples: _Samples, one: int, two: int, workloads: NDArray[np.intp]) -> bool:

@@ -1,8 +1,8 @@
 """Draws of what a repetition of the whole benchmark could have given: new seeds, new hyperparameter draws, same design.
 
 A cell is one submission on one workload, with n studies. In each resample every study of every cell is drawn anew: it
-misses with the probability that the cell's trials suggest, else its log time is normal with the cell's mean and
-variance.
+misses with a probability that is itself drawn from what `misses` leaves open, else its log time is normal with the
+cell's mean and variance.
 Common seeds keep their correlation: submissions of one workload then share the random weights on their deviations.
 Redrawing the few recorded times themselves would be simpler; `docs/scoring.md` says how far its intervals fall short.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.scoring.misses import MissRates, count_thresholds, miss_rates
 from harness.scoring.score import Scoring
 
 Floats = NDArray[np.float64]
@@ -30,8 +31,9 @@ class Cells:
     """The studies of every cell as arrays. Shapes: [submissions, workloads], with studies last where there are three.
 
     `deviations`: log seconds less their mean, 0 for a miss or a study that is not there. `hits`: studies that reach the
-    target. `floor`: what rounding up to the next evaluation alone would spread, on the log scale. `miss`: probability
-    that a study misses. `log_cap`: [workloads], log of `miss_seconds`, where a miss is put on the log scale.
+    target. `floor`: the least spread on the log scale: what rounding up to the next evaluation makes, or where fewer
+    than two studies hit, what others on the workload have. `misses`: how likely a study misses. `log_cap`: [workloads],
+    log of `miss_seconds`, where a miss is put on the log scale.
     `is_paired`: all submissions of a workload ran with common seeds.
     """
 
@@ -43,7 +45,7 @@ class Cells:
     spread: Floats
     deviations: Floats
     floor: Floats
-    miss: Floats
+    misses: MissRates
     log_cap: Floats
     is_paired: bool
 
@@ -68,20 +70,49 @@ def cells_of(scoring: Scoring) -> Cells:
     hits = finite.sum(axis=-1)
     mean = np.where(finite, log_seconds, 0.0).sum(axis=-1) / np.maximum(hits, 1)
     deviations = np.where(finite, log_seconds - mean[..., None], 0.0)
-    miss = _miss_probability(scoring.times, row_names=submissions, column_names=workloads)
+    spread = np.sqrt((deviations**2).sum(axis=-1) / np.maximum(hits - 1, 1))
+    floor = np.where(finite, rounding, 0.0).sum(axis=-1) / np.maximum(hits, 1)
+    misses = miss_rates(scoring.times, submissions, workloads)
+    for place in range(len(workloads)):
+        _borrow(place, counts, hits, mean, spread, floor, misses)
     return Cells(
         submissions,
         workloads,
         counts,
         hits,
         mean,
-        spread=np.sqrt((deviations**2).sum(axis=-1) / np.maximum(hits - 1, 1)),
-        deviations=deviations,
-        floor=np.where(finite, rounding, 0.0).sum(axis=-1) / np.maximum(hits, 1),
-        miss=np.where(hits == 0, 1.0, miss),
+        spread,
+        deviations,
+        floor,
+        misses,
         log_cap=np.log(miss_seconds(scoring).reindex(workloads).to_numpy(dtype=float)),
         is_paired=has_common_seeds(scoring.times),
     )
+
+
+def _borrow(
+    column: int,
+    counts: NDArray[np.intp],
+    hits: NDArray[np.intp],
+    mean: Floats,
+    spread: Floats,
+    floor: Floats,
+    misses: MissRates,
+) -> None:
+    """Fill in what a cell without a hit, or with a single one, does not show, from the others on its workload.
+
+    Where nobody has hit, nothing is known of hits, and every study is taken to miss.
+    """
+    some, several = hits[:, column] > 0, hits[:, column] > 1
+    never = ~some & (counts[:, column] > 0)
+    if several.any():
+        common = np.sqrt((spread[several, column] ** 2).mean())
+        floor[~several, column] = np.maximum(floor[~several, column], common)
+    if some.any():
+        floor[never, column] = np.hypot(floor[never, column], mean[some, column].std())
+        mean[never, column] = mean[some, column].mean()
+    else:
+        misses.mean[never, column] = 1.0
 
 
 def miss_seconds(scoring: Scoring) -> pd.Series:
@@ -128,7 +159,7 @@ def draw_medians(cells: Cells, *, resamples: int, rng: np.random.Generator) -> I
                 members = np.flatnonzero(cells.counts[:, column] == count)
                 if count:
                     draws = draw(cells, members, column, size, rng)
-                    _put_misses(draws, cells.miss[members, column], rng)
+                    _put_misses(draws, cells.misses, members, column, rng)
                     medians[:, members, column] = _median(draws)
         yield medians
 
@@ -157,11 +188,27 @@ def _paired_draws(cells: Cells, members: NDArray[np.intp], column: int, size: in
     return draws
 
 
-def _put_misses(draws: Singles, miss: Floats, rng: np.random.Generator) -> None:
-    """Misses are drawn apart in each cell, also with common seeds: how far they go together is not in the tables."""
-    draws[..., miss >= 1.0] = np.inf
-    for member in np.flatnonzero((miss > 0.0) & (miss < 1.0)):
-        draws[..., member][rng.random(draws.shape[:-1], dtype=np.float32) < miss[member]] = np.inf
+def _put_misses(
+    draws: Singles, misses: MissRates, members: NDArray[np.intp], column: int, rng: np.random.Generator
+) -> None:
+    """Misses are drawn apart in each cell, also with common seeds: how far they go together is not in the tables.
+
+    The number of missed studies is beta-binomial: the rate is drawn anew in each resample. Which ones miss is a turn.
+    """
+    mean, strength = misses.mean[members, column], misses.strength[members, column]
+    draws[..., mean >= 1.0] = np.inf
+    some = np.flatnonzero((mean > 0.0) & (mean < 1.0))
+    if not len(some):
+        return
+    count = len(draws)
+    thresholds = count_thresholds(mean[some], strength[some], count)
+    chance = rng.random((draws.shape[1], len(some)), dtype=np.float32)
+    resample, place = np.nonzero(chance >= thresholds[0])
+    missed = (chance[resample, place] >= thresholds[:count, place]).sum(axis=0)
+    turn = rng.integers(count, size=len(resample))
+    for study in range(count):
+        is_miss = (study - turn) % count < missed
+        draws[study, resample[is_miss], some[place[is_miss]]] = np.inf
 
 
 def _median(draws: Singles) -> Singles:
@@ -177,43 +224,3 @@ def _median(draws: Singles) -> Singles:
             draws[low] = smaller
     middle: Singles = (draws[(count - 1) // 2] + draws[count // 2]) / 2
     return middle
-
-
-def _miss_probability(times: pd.DataFrame, *, row_names: list[str], column_names: list[str]) -> Floats:
-    """Probability that all trials of a study miss: the product over trial numbers of the share that missed.
-
-    Trials of one number are repetitions in both ways of tuning (a fixed list, or points dealt at random), so this sees
-    that a study was lucky where the study times alone could not. Where trials were pruned,
-    which that counts as missed, it is that of one trial to the power of the trials of a study, if that is less.
-    """
-    missed = ~np.isfinite(times["time_to_target"])
-    pruned = times["status"] == "pruned"
-    slots = times.assign(missed=missed).groupby(["submission", "workload", "trial"], observed=True)["missed"].mean()
-    product = slots.groupby(["submission", "workload"], observed=True).prod().unstack("workload")
-    table: Floats = product.reindex(index=row_names, columns=column_names).fillna(1.0).to_numpy(dtype=float, copy=True)
-    cells = times[_in_cells_of(times, pruned)].groupby(["submission", "workload"], observed=True)
-    for (submission, workload), cell in cells:
-        place = row_names.index(str(submission)), column_names.index(str(workload))
-        trials = int(cell.groupby("study", observed=True).size().max())
-        table[place] = min(table[place], _miss_of_a_trial(cell) ** trials)
-    return table
-
-
-def _in_cells_of(times: pd.DataFrame, wanted: pd.Series) -> pd.Series:
-    """True for every trial of a cell that has a wanted one."""
-    return wanted.groupby([times["submission"], times["workload"]], observed=True).transform("any")
-
-
-def _miss_of_a_trial(cell: pd.DataFrame) -> float:
-    """Probability that a trial of a cell misses, where some were stopped before that was seen: Kaplan and Meier (1958).
-
-    A trial that was pruned at some moment says only that it had not hit by then. What stopped it, the luck of others,
-    does not depend on its own, and the points of trials are draws of one kind, so that all trials of a cell count.
-    """
-    seconds = np.where(np.isfinite(cell["time_to_target"]), cell["time_to_target"], np.inf)
-    seen_until = np.where(cell["status"] == "pruned", cell["charged_seconds"], np.inf)
-    survival = 1.0
-    for moment in np.unique(seconds[np.isfinite(seconds)]):
-        at_risk = (np.minimum(seconds, seen_until) >= moment).sum()
-        survival *= 1.0 - (seconds == moment).sum() / at_risk
-    return float(survival)

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.scoring.comparison import DIFFERENCE_ALPHA
+from harness.scoring.comparison import DIFFERENCE_ALPHA, holm
+from harness.scoring.misses import median_misses
 from harness.scoring.profiles import exact_area
 from harness.scoring.resampling import Cells, cells_of, draw_medians
 from harness.scoring.score import Scoring, area_array, gated_ratio_array
@@ -31,7 +32,8 @@ class Uncertainty:
     `scores`: by submission: `score`, `low`, `high`, `standard_error`, `degrees_of_freedom`, `tier` (1 is best).
     `cells`: one row per workload and submission: `time_to_target`, `low`, `high`. `speedups`: by submission, over the
     reference: `speedup`, `low`, `high`; empty without a reference. `frozen`: as `scores` without tiers, against fixed
-    reference times; empty without them. `differences`: submission x submission: p-value of equal scores.
+    reference times; empty without them. `differences`: submission x submission: p-value of equal scores,
+    corrected for all pairs after Holm.
     NaN where some cell has a single study, of which no spread is known.
     """
 
@@ -166,10 +168,12 @@ def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Flo
     A block is a cell, or with common seeds the cells of a workload that have equally many studies: they go together.
     """
     counts = cells.counts.reshape(-1)
+    of_hits, of_misses = _variances(logs, cells)
+    trials = np.repeat(np.maximum(cells.misses.trials - 1.0, 1.0), len(cells.workloads))
     if not cells.is_paired:
         deviation = logs.std(axis=0)
         noises = (logs - logs.mean(axis=0)) / np.where(deviation > 1e-9, deviation, np.inf).astype(np.float32)
-        return noises, np.arange(len(counts)), np.maximum(counts - 1, 1).astype(float)
+        return noises, np.arange(len(counts)), _block_freedom(of_hits, of_misses, counts, trials)
     column = np.tile(np.arange(len(cells.workloads)), len(cells.submissions))
     order = np.lexsort((counts, column))
     keys = np.stack([column, counts])[:, order]
@@ -178,7 +182,40 @@ def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Flo
     noises -= noises.mean(axis=0)
     for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
         noises[:, start:end] = _whitened(noises[:, start:end])
-    return noises, starts, np.maximum(keys[1][starts] - 1, 1).astype(float)
+    hits, misses = (np.add.reduceat(variance[order], starts) for variance in (of_hits, of_misses))
+    fewest = np.minimum.reduceat(trials[order], starts)
+    return noises, starts, _block_freedom(hits, misses, keys[1][starts], fewest)
+
+
+def _block_freedom(of_hits: Floats, of_misses: Floats, counts: NDArray[np.intp], trials: Floats) -> Floats:
+    """Degrees of freedom of a block: the spread of times is known from its own studies, misses from more trials."""
+    own = np.maximum(counts - 1, 1).astype(float)
+    spread = of_hits**2 / own + of_misses**2 / trials
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0.0, (of_hits + of_misses) ** 2 / spread, own)
+
+
+def _variances(logs: Singles, cells: Cells) -> tuple[Floats, Floats]:
+    """Variance of each cell's resampled logs that its times make, and what misses add. Shapes: [cells]."""
+    share, within = _hit_spread(logs, cells)
+    of_hits = share * within
+    return of_hits, np.maximum(logs.var(axis=0, dtype=float) - of_hits, 0.0)
+
+
+def _hit_spread(logs: Singles, cells: Cells) -> tuple[Floats, Floats]:
+    """Share of each cell's resamples that reach the target, and the variance of the logs of those. Shapes: [cells]."""
+    caps = np.tile(cells.log_cap, len(cells.submissions)).astype(np.float32)
+    shares, variances = np.zeros(len(caps)), np.zeros(len(caps))
+    width = len(cells.workloads)  # a slice at a time: masks of everything would take as much memory as the logs
+    for start in range(0, len(caps), width):
+        part = slice(start, start + width)
+        hit = logs[:, part] < caps[part]
+        number = np.maximum(hit.sum(axis=0), 1)
+        mean = np.where(hit, logs[:, part], 0.0).sum(axis=0, dtype=float) / number
+        gaps = np.where(hit, logs[:, part] - mean.astype(np.float32), 0.0)
+        shares[part] = hit.mean(axis=0)
+        variances[part] = (gaps**2).sum(axis=0, dtype=float) / number
+    return shares, variances
 
 
 def _whitened(columns: Singles) -> Singles:
@@ -210,39 +247,46 @@ def _table(statistic: _Statistic, names: pd.Index, column: str, level: float, is
 
 
 def _differences(scores: _Statistic, names: pd.Index) -> pd.DataFrame:
-    """p-value that two submissions have the same long-run score. Shape: submission x submission."""
-    return pd.DataFrame(np.stack([scores.p_values(one) for one in range(len(names))]), names, names)
+    """p-value that two submissions have the same long-run score, corrected for all pairs. Submission x submission."""
+    plain = np.stack([scores.p_values(one) for one in range(len(names))])
+    upper = np.triu_indices(len(names), k=1)
+    table = np.ones_like(plain)
+    table[upper] = holm(plain[upper])
+    return pd.DataFrame(np.minimum(table, table.T), names, names)
 
 
 def _tiers(score: pd.Series, differences: pd.DataFrame) -> pd.Series:
-    """Tier of each submission: the best of those left leads it, all that cannot be told from it belong to it.
-
-    The leader is known only once the scores are, so each of its comparisons is corrected for all pairs of those left,
-    after Holm (1979): equals are seldom separated, however many they are.
-    """
+    """Tier of each submission: the best of those left leads it, all that cannot be told from it belong to it."""
     left = list(score.sort_values(ascending=False, kind="stable").index)
     tier = pd.Series(0, score.index)
     number = 0
     while left:
         number += 1
-        rivals = differences.loc[left[0], left[1:]].sort_values()
-        pairs = len(left) * (len(left) - 1) // 2
-        thresholds = DIFFERENCE_ALPHA / (pairs - np.arange(len(rivals)))
-        apart = set(rivals.index[np.logical_and.accumulate(rivals.to_numpy() <= thresholds)])
-        tier[[name for name in left if name not in apart]] = number
-        left = [name for name in left if name in apart]
+        apart = differences.loc[left[0], left] <= DIFFERENCE_ALPHA
+        tier[[name for name in left if not apart[name]]] = number
+        left = [name for name in left if apart[name]]
     return tier
 
 
 def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> pd.DataFrame:
-    """Intervals of times, on the log scale; what reaches past the budget is infinite."""
+    """Intervals of times, on the log scale: Student's on the times of hits, with one-sided room for misses.
+
+    A time that was reached has an upper end that misses push towards the budget, as far as the miss rate may go. One
+    that was missed has no upper end; its lower one assumes as few misses as the rate may go down to.
+    """
     shape = cells.counts.shape
-    error = drawn.logs.std(axis=0).astype(float).reshape(shape)
-    log_seconds = np.minimum(np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float)), cells.log_cap)
-    reach = stats.t.ppf(0.5 + level / 2.0, np.maximum(cells.counts - 1, 1)) * error
-    low, high = np.exp(log_seconds - reach), np.exp(log_seconds + reach)
+    within = _hit_spread(drawn.logs, cells)[1].reshape(shape)
+    seen = np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float))
+    is_hit = np.isfinite(seen)
+    reach = stats.t.ppf(0.5 + level / 2.0, np.maximum(cells.counts - 1, 1)) * np.sqrt(within)
+    tail = 0.5 - level / 2.0
+    few, many = (median_misses(cells.misses.quantile(share), cells.counts) for share in (tail, 1.0 - tail))
+    centre = np.where(is_hit, seen, cells.mean)
+    low, high = np.minimum(centre - reach, cells.log_cap), np.minimum(centre + reach, cells.log_cap)
+    low = np.exp(np.where(is_hit, low, low + few * (cells.log_cap - low)))
+    high = np.exp(np.where(is_hit, high + many * (cells.log_cap - high), np.inf))
     cap = np.exp(cells.log_cap) * (1.0 - 1e-6)
-    low = np.where((cells.miss >= 1.0) | (low >= cap), np.inf, low)
+    low = np.where((cells.misses.mean >= 1.0) | (low >= cap), np.inf, low)
     high = np.where(high >= cap, np.inf, high)
     rows = []
     for row, submission in enumerate(cells.submissions):

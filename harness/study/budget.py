@@ -19,8 +19,8 @@ from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
 from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
-from harness.study.calibration import Calibration, Measurement, Subject, Window, read_windows, windows_of
 from harness.study.identity import Study, workload_hash
+from harness.study.machine.calibration import Calibration, Measurement, Subject, Window, read_windows, windows_of
 
 _CALIBRATION_SECONDS = 5.0
 _WINDOWS = 6

@@ -14,7 +14,7 @@ from harness.plugins.search import deal
 from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
 from harness.records.tables import Records, TrialKey
-from harness.study.hardware import Machine, departures, this_machine
+from harness.study.machine.hardware import Machine, departures, this_machine
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,6 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
             data=data_folder(),
             folder=folder,
         )
-        keep_folders(dict.fromkeys(task.submissions), task.results / "runs")
         with JobsDisplay(console, folder, len(studies)) if is_parallel else nullcontext():
             returned = hydra.multirun("bench", task, chosen)
     return [one.return_value for one in returned]
@@ -231,6 +230,7 @@ def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
         study = describe(config)
         if warn:
             _warn(set(study.unofficial), config.hardware.name, console)
+        keep_folders([config.submission], config.results / "runs")
         run_study(study, console)
         # Of what ran: its directory may have changed meanwhile.
         return _report(study)

@@ -13,8 +13,8 @@ from harness.plugins.search import resolve_overrides
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
-from harness.study.hardware import git_revision
 from harness.study.identity import Study, workload_hash
+from harness.study.machine.hardware import git_revision
 
 
 def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -> Row:

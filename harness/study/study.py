@@ -31,8 +31,8 @@ from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
 from harness.study.budget import seconds_per_step, trial_spec
 from harness.study.continuation import TrialJournal
-from harness.study.hardware import git_revision
 from harness.study.identity import Study, trial_key, trial_seed
+from harness.study.machine.hardware import git_revision
 from harness.study.progress import TrialProgress
 from harness.study.pruning import Limit, board_limit_of, trial_limit
 from harness.study.rows import evaluation_row, trial_row

@@ -13,7 +13,7 @@ import pytest
 from harness.api import ConfigError, visible
 from harness.commands.skeleton import write_skeleton
 from harness.plugins.submission import load_submission
-from harness.study.hardware import git_revision, this_machine
+from harness.study.machine.hardware import git_revision, this_machine
 from tests.conftest import ROOT, environment
 
 

@@ -146,6 +146,19 @@ def test_a_study_that_is_the_fastest_already_is_not_called_unfinished(tmp_path):
     assert "unfinished" not in flat(tmp_path / "runs")
 
 
+@pytest.mark.parametrize(("workloads", "is_said"), [("uvw", True), ("uvwx", False)])
+def test_a_board_of_fewer_than_four_workloads_says_that_its_intervals_are_rough(tmp_path, workloads, is_said):
+    rows = [trial_rows(name, "a", 10.0 + study, study=study) for name in workloads for study in range(3)]
+    write(tmp_path / "runs", rows)
+    assert ("intervals are rough" in flat(tmp_path / "runs")) == is_said
+
+
+def test_a_board_says_what_misses_do_to_intervals_of_studies_of_one_trial(tmp_path):
+    rows = [trial_rows("w", "a", 10.0 if study else math.inf, study=study) for study in range(3)]
+    write(tmp_path / "runs", rows)
+    assert "studies of one trial, and some miss" in flat(tmp_path / "runs")
+
+
 def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path):
     rows = [
         trial_rows(workload, submission, seconds + study, study=study)
@@ -155,7 +168,7 @@ def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path
     ]
     write(tmp_path / "runs", rows)
     text = printed(tmp_path / "runs")
-    assert re.search(r"1 +│ quick +│ 1\.0000 │ 1\.000 to 1\.000 │ +1 │", text)
+    assert re.search(r"1 +│ quick +│ 1\.0000 │ 0\.\d+ to 1\.000 │ +1 │", text)
     assert re.search(r"2 +│ slow +│ 0\.3\d+ │ 0\.\d+ to 0\.\d+ │ +2 │", text)
     write(tmp_path / "single" / "runs", rows[::3])
     assert "interval" not in printed(tmp_path / "single" / "runs")

@@ -15,7 +15,7 @@ from harness.plugins.submission import SUBMISSIONS, load_submission
 from harness.race import device as devices
 from harness.race.outcome import Outcome
 from harness.race.sandbox import Sandbox
-from harness.study.hardware import departures, this_machine
+from harness.study.machine.hardware import departures, this_machine
 from tests.conftest import SGD, race_on
 from tests.race.test_trial_process import children_of
 

@@ -746,7 +746,8 @@ ATTACKS = [
         CHECKED,
         """
     def train(trial, hp):
-        snapshot = {"type": "snapshot", "step": 1, "examples": 32, "is_finished": False, "is_last": False, "reported": {}}
+        snapshot = {"type": "snapshot", "step": 1, "examples": 32, "is_finished": False, "is_last": False}
+        snapshot["reported"] = {}
         time.sleep(0.25)
         line = json.dumps(snapshot).encode() + b"\\n"
         channel().sendall(line + line)

@@ -23,12 +23,12 @@ from rich.text import Text
 from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench
-from harness.study.calibration import Calibration, Measurement
-from harness.study.hardware import this_machine
 from harness.study.jobs import JobConsole, JobsDisplay
+from harness.study.machine.calibration import Calibration, Measurement
+from harness.study.machine.hardware import this_machine
 from hydra_plugins.timetrial_launchers.engines import imported
 from tests import conftest
-from tests.study.test_calibration import SUBJECT, measured
+from tests.study.machine.test_calibration import SUBJECT, measured
 
 YAML = "title: a test\nauthors: nobody\npaper: none\nhyperparameters: {learning_rate: 0.05}\n"
 

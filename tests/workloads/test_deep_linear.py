@@ -118,12 +118,14 @@ def test_a_trial_of_gradient_descent_with_small_steps_follows_the_closed_form_to
     workload = create_workload(ENTRY, SMALL)
     assert isinstance(workload, DeepLinear)
     train, validation, test = (workload.load(split, tmp_path) for split in ("train", "validation", "test"))
-    (tmp_path / "submission.py").write_text(textwrap.dedent(SMALL_STEPS))
+    folder = tmp_path / "submission"
+    folder.mkdir()
+    (folder / "submission.py").write_text(textwrap.dedent(SMALL_STEPS))
     spec = TrialSpec(
         workload={
             "entry": ENTRY, "options": SMALL, "data_folder": str(tmp_path), "train_sha256": train.digest(),
         },
-        submission={"folder": str(tmp_path), "entry": None},
+        submission={"folder": str(folder), "entry": None},
         hyperparameters={}, seed=7, target=Target("mse", "min", -1.0), batch_size=32, budget_steps=2000,
         step_hint=2000, max_runtime=120.0, eval_period=120.0, evaluate_every_steps=100,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from harness import command_line
-from harness.api import ConfigError
+from harness.api import ConfigError, path_of
 from harness.command_line import PlainConsole
 from harness.plugins.algoperf import SEARCH_SPACE, read_search_space
 from harness.plugins.submission import SUBMISSIONS, load_submission
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     given = command_line.options(arguments, ("dir", "name"))
     if not given.get("dir"):
         raise ConfigError("say which directory: make import-submission DIR=path/to/submission.")
-    source = command_line.path_of(given["dir"])
+    source = path_of(given["dir"])
     folder = import_submission(source, given.get("name") or source.resolve().name, SUBMISSIONS)
     chosen = shlex.quote(folder.name)
     PlainConsole().print(f"wrote {folder}. Next: make debug SUBMISSION={chosen} WORKLOAD=...", soft_wrap=True)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from harness import command_line
 from harness.api import ConfigError, DataError
+from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.plugins.optimizer_check import check, classes_of, in_one_line
 from harness.plugins.optimizer_entry import Entry, Part
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises ConfigError where the library cannot be imported or a submission is named, DataError where rows are missing.
     """
-    console = Console(highlight=False)
+    console = PlainConsole()
     given = dict(argument.partition("=")[::2] for argument in arguments)
     library = given.get("library", "")
     if not all(part.isidentifier() for part in library.split(".")):
@@ -88,7 +87,7 @@ def _version(library: str) -> str:
 
 
 def _print_ends(
-    running: dict[str, dict[str, Any]], not_run: dict[str, str], left_out: dict[str, str], console: Console
+    running: dict[str, dict[str, Any]], not_run: dict[str, str], left_out: dict[str, str], console: PlainConsole
 ) -> None:
     """How many classes ran, which ran with more than their name, and why the others did not."""
     ran = [name for name in running if name not in not_run]

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from harness.scoring.score import score_tables
 from harness.scoring.stopping.stops import NOT_RUN, Recorded
 from harness.scoring.times import CELL, STUDY
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Replayed:
-    """What one way of stopping would have done. Shares are of the hours of all recorded trials.
+    """What one way of stopping would have done. Shares are of the hours of all recorded trials, each up to its own hit.
 
     `tau`: Kendall's rank correlation (tau-b) of the scores with and without; NaN for a single submission.
     `studies_changed`: studies whose time is another one, without those that were not run; `times_changed`: workload
@@ -37,7 +40,7 @@ class Replayed:
 
 def replay(rows: Recorded, stop: pd.Series) -> Replayed:
     """Hours and board if each trial had been stopped at `stop`, one value per trial in the order of `rows.trials`."""
-    seconds = rows.trials["charged_seconds"].to_numpy(dtype=float)
+    seconds = needed_seconds(rows)
     spent = np.clip(np.minimum(seconds, stop.to_numpy()), 0.0, None)
     after = score_tables(*stopped_tables(rows, stop), rows.rules)
     before = rows.scoring
@@ -55,6 +58,13 @@ def replay(rows: Recorded, stop: pd.Series) -> Replayed:
         scores_changed=int((change > 0).sum()),
         largest_change=float(change.max()),
     )
+
+
+def needed_seconds(rows: Recorded) -> Floats:
+    """Charged seconds of each trial up to its own hit: what it trained after that no rule saves. Shape: [trials]."""
+    charged = rows.trials["charged_seconds"].to_numpy(dtype=float)
+    needed: Floats = np.minimum(charged, rows.times["time_to_target"].to_numpy(dtype=float))
+    return needed
 
 
 def stopped_tables(rows: Recorded, stop: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from harness.race import device as devices
-from harness.study import limits
+from harness.study.machine import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
 _MEMORY_SHARE = 0.8

@@ -15,9 +15,9 @@ from typing import Any
 
 from harness.api import DataError
 from harness.race.outcome import Observation
-from harness.study.hardware import Machine
+from harness.study.machine.hardware import Machine
 
-# Quiet machines gave 0.97 to 1.00; what shares its core with one other process has about a half.
+# What shares its core with one other process has about a half.
 _QUIET_SHARE = 0.9
 _WINDOWS_WANTED = 3
 

@@ -21,7 +21,8 @@ from harness.config import CONF, HardwareConfig, ReferenceConfig, RulesetConfig,
 from harness.plugins.submission import load_submission
 from harness.race.outcome import Observation
 from harness.study.budget import seconds_per_step, subject_of
-from harness.study.calibration import (
+from harness.study.identity import describe, trial_key
+from harness.study.machine.calibration import (
     Calibration,
     Measurement,
     Reading,
@@ -31,8 +32,7 @@ from harness.study.calibration import (
     step_seconds,
     windows_of,
 )
-from harness.study.hardware import Machine, this_machine
-from harness.study.identity import describe, trial_key
+from harness.study.machine.hardware import Machine, this_machine
 from tests.conftest import SGD
 from tests.study.test_study import run, study_config, write_submission
 

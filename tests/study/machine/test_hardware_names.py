@@ -13,8 +13,8 @@ from harness.commands import bench, calibrate
 from harness.commands.leaderboard import Choice, show
 from harness.config import CONF, HardwareConfig, ReferenceConfig, load
 from harness.plugins.submission import load_submission
-from harness.study.hardware import departures
 from harness.study.identity import Study, describe, trial_key
+from harness.study.machine.hardware import departures
 from tests.commands.test_bench import FAST
 from tests.conftest import SGD
 from tests.scoring.scoring_tables import trial_rows, write

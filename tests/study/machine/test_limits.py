@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.study.hardware import departures, this_machine
-from harness.study.limits import usable
+from harness.study.machine.hardware import departures, this_machine
+from harness.study.machine.limits import usable
 
 GIB = 2**30
 THERE = psutil.virtual_memory().total
