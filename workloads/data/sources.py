@@ -275,7 +275,9 @@ def fetch_debian_package(package: str, into: Path) -> None:
 
 def _run(command: list[str], *, what: str, cwd: Path) -> None:
     try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=_PATIENCE_SECONDS, check=False)
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, encoding="utf-8", timeout=_PATIENCE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise DataError(f"{what} did not arrive within {_PATIENCE_SECONDS} seconds. Run make data again.") from None
     if done.returncode != 0:

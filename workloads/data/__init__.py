@@ -1,0 +1,1 @@
+"""Readers, solvers and generators of data."""
