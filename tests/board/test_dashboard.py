@@ -310,10 +310,10 @@ def test_pages_are_served_to_this_machine_alone(results):
 def test_wandb_gets_an_offline_run_of_each_board_with_its_tables(boards, tmp_path):
     said = []
     publish(boards, mode="offline", project="timetrial", entity=None, results=tmp_path, say=said.append)
-    runs = list((tmp_path / "wandb").glob("offline-run-*"))
+    runs = visible(tmp_path / "wandb", "offline-run-*")
     assert not said
     assert len(runs) == len(boards)
-    tables = {path.name.split("_")[0] for path in (tmp_path / "wandb").glob("offline-run-*/files/media/table/*.json")}
+    tables = {path.name.split("_")[0] for path in visible(tmp_path / "wandb", "offline-run-*/files/media/table/*.json")}
     assert {"leaderboard", "times", "profiles"} <= tables
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from harness.api import ConfigError
+from harness.api import ConfigError, visible
 from harness.commands import bench
 from harness.commands.authors import sweep
 
@@ -23,7 +23,7 @@ def test_a_class_that_cannot_run_stops_a_bench_before_any_trial(tmp_path, capfd)
     said = capfd.readouterr().err
     assert f"{folder}/submission.yaml: ValueError: Muon only supports 2D parameters" in said
     assert "This works: groups: {matrices: torch.optim.Muon, rest: torch.optim.AdamW}" in said
-    assert not list(tmp_path.rglob("*.parquet"))
+    assert not visible(tmp_path, "**/*.parquet")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.api import visible
 from harness.records.tracking import WandbMirror
 from tests.commands.wandb_server import Server, wandb_server
 from tests.conftest import ROOT
@@ -32,7 +33,7 @@ def record(results: Path, name: str) -> str:
 
 
 def ids(results: Path) -> set[str]:
-    return {path.stem.removeprefix("run-") for path in (results / "wandb").glob("offline-run-*/*.wandb")}
+    return {path.stem.removeprefix("run-") for path in visible(results / "wandb", "offline-run-*/*.wandb")}
 
 
 def sync(folder: Path, server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:

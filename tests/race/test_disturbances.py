@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.api import DataError
+from harness.api import DataError, visible
 from harness.race.outcome import Outcome, StallError
 from harness.race.referee import undisturbed
 from harness.race.sandbox import Sandbox
@@ -132,7 +132,7 @@ def test_a_study_whose_referee_was_stopped_runs_the_trial_again(tmp_path):
     submission = write_submission(tmp_path / "endless", ENDLESS)
     journal = tmp_path / "runs" / "journal"
     with started(STUDY, tmp_path, submission) as process:
-        while not any('"evaluation"' in path.read_text() for path in journal.glob("*.jsonl")):
+        while not any('"evaluation"' in path.read_text() for path in visible(journal, "*.jsonl")):
             assert process.poll() is None
             time.sleep(0.01)
         stopped(process, 2.0)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.api import ConfigError
+from harness.api import ConfigError, visible
 from harness.commands import bench
 from harness.config import PruningConfig, RulesetConfig
 from harness.plugins.submission import files_of, load_submission
@@ -63,9 +63,9 @@ def test_a_submission_that_writes_beside_itself_finishes_and_tells_no_other_tria
     assert trials_of(tmp_path / "results")["status"].tolist() == ["reached", "reached"]
     evaluations = pd.read_parquet(tmp_path / "results" / "runs" / "evaluations")
     assert {json.loads(text)["found"] for text in evaluations["reported"]} == {0.0}
-    assert sorted(path.name for path in folder.iterdir()) == ["submission.py", "submission.yaml"]
+    assert sorted(path.name for path in visible(folder, "*")) == ["submission.py", "submission.yaml"]
     assert run(config) == ""
-    assert list((tmp_path / "results" / "runs" / "scratch").iterdir()) == []
+    assert visible(tmp_path / "results" / "runs" / "scratch", "*") == []
 
 
 def test_an_edit_while_a_study_runs_reaches_the_next_study_and_no_trial_of_this_one(tmp_path):

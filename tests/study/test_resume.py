@@ -402,14 +402,14 @@ def test_wandb_gets_the_whole_curve_of_a_trial_that_went_on(config):
     cut(parts)
     assert "W&B" not in run(parts)
     assert tables(parts)[0]["resumes"] == 1
-    assert len(list((parts.results / "wandb").glob("offline-run-*"))) >= 2
+    assert len(visible(parts.results / "wandb", "offline-run-*")) >= 2
 
 
 def logged(results: Path) -> int:
     """How often the last W&B run below `results` speaks of a validation loss, once it is written to its end."""
     deadline = time.monotonic() + 20.0  # W&B writes in a process of its own
     while True:
-        files = (results / "wandb").glob("offline-run-*/*.wandb")
+        files = visible(results / "wandb", "offline-run-*/*.wandb")
         content = max((path.read_bytes() for path in files), key=len)
         if b"out_of_budget" in content or time.monotonic() > deadline:
             return content.count(b"by_step/validation_loss")
