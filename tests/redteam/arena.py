@@ -89,7 +89,7 @@ def run(attack: Attack, sandbox: Sandbox, folder: Path) -> End:
             for _ in range(attack.trials):
                 outcome = race_on(sandbox, folder, prelude + textwrap.dedent(attack.source), **changes)
                 gained += [line for line in outcome.log.splitlines() if line.startswith("GAINED")]
-    found = {path.name: path.read_text() for path in visible(results / "runs", "*")}
+    found = {path.name: path.read_text() for path in (results / "runs").iterdir()}
     if found != {"journal.jsonl": "the referee's\n"}:
         gained.append("results")
     return End(outcome, gained)
