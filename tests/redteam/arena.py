@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from harness.api import visible
 from harness.race.outcome import Outcome
 from harness.race.sandbox import Sandbox
 from tests.blobs import Blobs
