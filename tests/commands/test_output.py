@@ -108,7 +108,13 @@ def test_a_study_that_fails_in_an_unforeseen_way_costs_no_other_study(tmp_path, 
 
 # --- any locale ---
 
+_imports_torch = pytest.mark.skipif(
+    not sys.prefix.isascii(),
+    reason="torch itself cannot be imported from this path in that locale; make sets PYTHONUTF8, so that it never is",
+)
 
+
+@_imports_torch
 def test_a_locale_without_utf_8_costs_no_row_no_log_and_no_page(tmp_path):
     prints = write(tmp_path / "prints", 'print("≤ 0.1")\n' + textwrap.dedent(FIVE_STEPS))
     arguments = ["workload=digits_mlp", f"submission={prints}", f"results={tmp_path}", *FAST]
@@ -124,6 +130,7 @@ def test_a_locale_without_utf_8_costs_no_row_no_log_and_no_page(tmp_path):
 
 
 @pytest.mark.slow
+@_imports_torch
 def test_jobs_in_a_locale_without_utf_8_have_rows(tmp_path):
     pytest.importorskip("joblib", reason="joblib is not installed: .venv/bin/pip install joblib")
     arguments = ["workload=digits_mlp", "submission=adamw,muon", "hydra/launcher=joblib", f"results={tmp_path}", *FAST]
