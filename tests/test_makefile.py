@@ -12,8 +12,10 @@ import pytest
 
 from tests.conftest import ROOT
 
+# Not the one of the .venv, whose path may have a blank: make takes PYTHON for a command.
+PYTHON = os.path.realpath(sys.executable)
 # In place of the .venv's Python: prints what a target calls it with.
-SHOW = f"{sys.executable} -c 'import sys; print(*sys.argv[1:], sep=\"\\n\")'"
+SHOW = f"{PYTHON} -c 'import sys; print(*sys.argv[1:], sep=\"\\n\")'"
 ODD = [
     "Mü",
     "res (1)",
@@ -33,7 +35,7 @@ ODD = [
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHON": sys.executable, **environment}
+    environment = {**os.environ, "PYTHON": PYTHON, **environment}
     return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -74,7 +76,7 @@ def test_a_python_that_does_not_fit_is_named_before_anything_is_made(checkout):
     done = make(checkout, "doctor")
     assert done.returncode == 2
     version = ".".join(map(str, sys.version_info[:3]))
-    assert f"PYTHON is {sys.executable}, Python {version}, but pyproject.toml wants >=3.98,<3.99" in done.stderr
+    assert f"PYTHON is {PYTHON}, Python {version}, but pyproject.toml wants >=3.98,<3.99" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
