@@ -316,15 +316,19 @@ def _cpu_seconds(process: psutil.Process) -> float:
         times = process.cpu_times()
     except psutil.Error:
         return 0.0
-    return times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return times.user + times.system + _of_children(times)
 
 
 def _cpu_seconds_of_children(process: psutil.Process) -> float:
     try:
-        times = process.cpu_times()
+        return _of_children(process.cpu_times())
     except psutil.Error:
         return 0.0
-    return getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+
+
+def _of_children(times: Any) -> float:
+    """Of children that have ended, where the system tells."""
+    return float(getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0))
 
 
 def _stored(folder: Path) -> tuple[int, int]:
