@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from harness.trial.directions import largest_allowed, without_radial_part
     from harness.trial.loop import train_loop, train_matrices_and_rest
     from harness.trial.matrices import by_shape, newton_schulz, orthogonalised
-    from harness.trial.multi_tensor import MultiTensorOptimizer, collected, corrections, move_moments, zeros_like
+    from harness.trial.multi_tensor import (
+        MultiTensorOptimizer,
+        adam_scale,
+        collected,
+        corrections,
+        move_moments,
+        zeros_like,
+    )
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
     from harness.trial.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.trial import Trial
@@ -40,6 +47,7 @@ __all__ = [
     "Target",
     "Trial",
     "TrialOver",
+    "adam_scale",
     "by_shape",
     "collected",
     "corrections",
@@ -65,7 +73,7 @@ _HOMES = {
     "harness.trial.directions": "largest_allowed without_radial_part",
     "harness.trial.loop": "train_loop train_matrices_and_rest",
     "harness.trial.matrices": "by_shape newton_schulz orthogonalised",
-    "harness.trial.multi_tensor": "MultiTensorOptimizer collected corrections move_moments zeros_like",
+    "harness.trial.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 from typing import Any
 
 import torch
@@ -58,6 +59,14 @@ def collected(states: Sequence[dict[str, Any]], name: str) -> list[Any]:
 def corrections(states: Sequence[dict[str, Any]], beta: float) -> list[float]:
     """1 - beta^t of each parameter, with t its own count of steps: what an average from zero is divided by."""
     return [1 - beta ** state["step"] for state in states]
+
+
+def adam_scale(second: list[Tensor], states: Sequence[dict[str, Any]], beta2: float, eps: float) -> list[Tensor]:
+    """sqrt(v / (1 - beta2^t)) + eps of each parameter: what Adam's direction is divided by, as new tensors."""
+    scale = list(torch._foreach_sqrt(second))
+    torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
+    torch._foreach_add_(scale, eps)
+    return scale
 
 
 def zeros_like(parameter: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import log, sqrt
+from math import log
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from harness import (
     Hyperparameters,
     MultiTensorOptimizer,
     Trial,
+    adam_scale,
     collected,
     corrections,
     move_moments,
@@ -71,9 +72,7 @@ class AdEMAMix(MultiTensorOptimizer):
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         directions = torch._foreach_div(first, corrections(states, beta1))
         torch._foreach_add_(directions, torch._foreach_mul(slow, [group["alpha"] * share for share in shares]))
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
-        torch._foreach_add_(scale, group["eps"])
+        scale = adam_scale(second, states, beta2, group["eps"])
         torch._foreach_addcdiv_(parameters, directions, scale, value=-lr)
 
 

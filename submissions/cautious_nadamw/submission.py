@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from harness import (
     Hyperparameters,
     MultiTensorOptimizer,
     Trial,
+    adam_scale,
     collected,
     corrections,
     move_moments,
@@ -50,9 +50,7 @@ class CautiousNAdamW(MultiTensorOptimizer):
         lr, (beta1, beta2) = group["lr"], group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
         updates = torch._foreach_lerp(gradients, first, beta1)
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
-        torch._foreach_add_(scale, group["eps"])
+        scale = adam_scale(second, states, beta2, group["eps"])
         torch._foreach_div_(updates, scale)
         masks = torch._foreach_mul(updates, gradients)
         torch._foreach_sign_(masks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from harness import (
     Hyperparameters,
     MultiTensorOptimizer,
     Trial,
+    adam_scale,
     collected,
     corrections,
     largest_allowed,
@@ -57,9 +57,7 @@ class ClippedAdam(MultiTensorOptimizer):
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
-        torch._foreach_add_(scale, group["eps"])
+        scale = adam_scale(second, states, beta2, group["eps"])
         torch._foreach_addcdiv_(
             parameters, first, scale, [-lr / correction for correction in corrections(states, beta1)]
         )

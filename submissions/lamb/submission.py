@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from harness import (
     Hyperparameters,
     MultiTensorOptimizer,
     Trial,
+    adam_scale,
     collected,
     corrections,
     move_moments,
@@ -53,9 +53,7 @@ class Lamb(MultiTensorOptimizer):
         first, second = collected(states, "exp_avg"), collected(states, "exp_avg_sq")
         beta1, beta2 = group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
-        torch._foreach_add_(scale, group["eps"])
+        scale = adam_scale(second, states, beta2, group["eps"])
         directions = torch._foreach_div(first, corrections(states, beta1))
         torch._foreach_div_(directions, scale)
         if group["weight_decay"]:
