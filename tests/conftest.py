@@ -54,7 +54,13 @@ SGD = """
 
 
 def pytest_configure() -> None:
-    """List folders as $TIMETRIAL_TEST_LISTING says, here and in every process that a test starts."""
+    """List folders as $TIMETRIAL_TEST_LISTING says, here and in every process that a test starts.
+
+    Where `make` started the tests, what it tells a `make` below itself is taken away: such a one says which folder it
+    enters, and keeps variables of the command line.
+    """
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
+        os.environ.pop(name, None)
     if os.environ.get("TIMETRIAL_TEST_LISTING"):
         found = [str(LISTING), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(found)
