@@ -16,12 +16,12 @@ if TYPE_CHECKING:
         SnapshotError,
         Target,
     )
-    from harness.trial.averaging import AveragedWeights
     from harness.trial.conversation import TrialOver
-    from harness.trial.directions import largest_allowed, without_radial_part
-    from harness.trial.loop import train_loop, train_matrices_and_rest
-    from harness.trial.matrices import by_shape, newton_schulz, orthogonalised
-    from harness.trial.multi_tensor import (
+    from harness.trial.optim.averaging import AveragedWeights
+    from harness.trial.optim.directions import largest_allowed, without_radial_part
+    from harness.trial.optim.loop import train_loop, train_matrices_and_rest
+    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised
+    from harness.trial.optim.multi_tensor import (
         MultiTensorOptimizer,
         adam_scale,
         collected,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         move_moments,
         zeros_like,
     )
+    from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
-    from harness.trial.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.trial import Trial
 
 __all__ = [
@@ -68,14 +68,14 @@ __all__ = [
 # Looked up when they are asked for: the trainers' server must be small, and without torch's threads, when it starts.
 _HOMES = {
     "harness.api": "ConfigError DataError HarnessError Hyperparameters LossKind ParameterKind SnapshotError Target",
-    "harness.trial.averaging": "AveragedWeights",
+    "harness.trial.optim.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
-    "harness.trial.directions": "largest_allowed without_radial_part",
-    "harness.trial.loop": "train_loop train_matrices_and_rest",
-    "harness.trial.matrices": "by_shape newton_schulz orthogonalised",
-    "harness.trial.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
+    "harness.trial.optim.directions": "largest_allowed without_radial_part",
+    "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
+    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised",
+    "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
-    "harness.trial.schedules": "warmup_constant warmup_cosine warmup_linear",
+    "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",
 }
 

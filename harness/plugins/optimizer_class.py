@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.api import ConfigError, Hyperparameters, ParameterKind, near_matches
 from harness.plugins.entries import load_entry
 from harness.plugins.optimizer_entry import MATRICES, REST, SCHEDULES, Entry, Part, is_dotted
-from harness.trial import schedules
-from harness.trial.loop import StepKind, train_loop
+from harness.trial.optim import schedules
+from harness.trial.optim.loop import StepKind, train_loop
 from harness.trial.parameter_kinds import hidden_matrices_and_rest
 from harness.trial.trial import Trial
 

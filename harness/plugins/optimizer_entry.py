@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from harness.api import ConfigError, ParameterKind, near_matches
 from harness.plugins.search import check_keys
-from harness.trial.loop import StepKind
+from harness.trial.optim.loop import StepKind
 
 MATRICES, REST = "matrices", "rest"
 GROUPS = (MATRICES, *(str(kind) for kind in ParameterKind), REST)

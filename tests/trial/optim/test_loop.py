@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harness import AveragedWeights, MultiTensorOptimizer, corrections, hidden_matrices_and_rest, orthogonalised
 from harness.api import Hyperparameters, ParameterKind
-from harness.trial.loop import train_loop
+from harness.trial.optim.loop import train_loop
 from tests.submissions.test_submissions import Race
 
 

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.api import Hyperparameters
+from harness.trial.optim.schedules import warmup_cosine
 from harness.trial.parameter_kinds import hidden_matrices_and_rest
-from harness.trial.schedules import warmup_cosine
 from harness.trial.trial import Trial
 
 StepKind = Literal["plain", "closure", "again", "graph"]

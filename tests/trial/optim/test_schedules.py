@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness import ConfigError
-from harness.trial.schedules import warmup_constant, warmup_cosine, warmup_linear
+from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
 
 
 def optimizer_of(*peaks: float) -> torch.optim.SGD:
