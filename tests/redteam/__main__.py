@@ -1,7 +1,7 @@
 """Runs every attack and prints how many got their end. Run by `make redteam`.
 
-`sandbox=off` runs those that harm nothing without a sandbox, and names those that need one; `table=1` prints the
-table of docs/trust.md.
+`sandbox=off` runs those that harm nothing without a sandbox, and names those that need one; `honest=SUITE` runs the
+submissions of the repository instead, and counts false alarms; `table=1` prints the table of docs/trust.md.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ def main(arguments: list[str]) -> int:
     if without:
         # Before torch is imported, which makes threads.
         namespaces.forbid()
-    from tests.redteam import arena
+    from tests.redteam import arena, honest
     from tests.redteam.attacks import ATTACKS
     from tests.redteam.table import rows
 
+    for argument in arguments:
+        if argument.startswith("honest="):
+            return honest.main(argument.removeprefix("honest="))
     if "table=1" in arguments:
         print("\n".join(rows()))
         return 0

@@ -1,0 +1,41 @@
+"""Every submission of the repository for a moment on every workload of a suite: none may be taken for a dishonest one.
+
+Run by `make redteam ARGS=honest=mini`. A trial lasts a twentieth of its budget, which is a few steps of the slowest
+workload: enough for all that a referee refuses to have been looked at.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from harness import config
+from harness.commands import bench
+from harness.commands.leaderboard import read_trials
+from harness.config import SuiteConfig
+from harness.plugins.submission import SUBMISSIONS
+
+SHARE_OF_BUDGET = 0.05
+
+
+def main(suite: str) -> int:
+    """Returns 1 where a trial was refused, had crashed, or has no row."""
+    workloads = config.load("suite", suite, SuiteConfig).workloads
+    submissions = sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml"))
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder).resolve()
+        asked = [f"workload={','.join(workloads)}", f"submission={','.join(submissions)}", "ruleset=quick"]
+        bench.main([*asked, f"results={results}", "tracking=off", f"ruleset.budget_factor={SHARE_OF_BUDGET}"])
+        trials = read_trials(results / "runs", ["reason"])
+    statuses = Counter(trials["status"])
+    wrong = trials[trials["status"].isin(["refused", "crashed"])]
+    for row in wrong.itertuples():
+        print(f"wrong: {row.submission} on {row.workload} is {row.status}: {row.reason}")
+    expected = len(workloads) * len(submissions)
+    print(f"{statuses['refused']} of {expected} honest trials refused; " + _counted(statuses))
+    return 1 if len(wrong) or len(trials) != expected else 0
+
+
+def _counted(statuses: Counter[str]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
