@@ -88,7 +88,7 @@ noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the ref
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) benchmarks/overhead.py $(ARGS)
 
-redteam: .venv/installed ## run dishonest submissions and see that each gets its end: ARGS=sandbox=off, 10 min
+redteam: .venv/installed ## run dishonest submissions and see that each gets its end, 10 min: ARGS=sandbox=off|honest=mini
 	@$(PY) -m tests.redteam $(ARGS)
 
 interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min

@@ -25,7 +25,12 @@ def main(suite: str) -> int:
     submissions = sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder).resolve()
-        asked = [f"workload={','.join(workloads)}", f"submission={','.join(submissions)}", "ruleset=quick"]
+        asked = [
+            f"workload={','.join(workloads)}",
+            f"submission={','.join(submissions)}",
+            "ruleset=quick",
+            "ruleset.name=a_moment",
+        ]
         bench.main([*asked, f"results={results}", "tracking=off", f"ruleset.budget_factor={SHARE_OF_BUDGET}"])
         trials = read_trials(results / "runs", ["reason"])
     statuses = Counter(trials["status"])
