@@ -41,7 +41,11 @@ def finished(weights: Tensor, server: Tensor, dual: Tensor, prox: float) -> tupl
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
-    """`active` of `workers` clients take `local_steps` in a round; the server averages what they send."""
+    """`active` of `workers` clients take `local_steps` in a round; the server averages what they send.
+
+    With `all_duals` it corrects the mean of their weights by the duals of all clients, as the authors' code does; their
+    paper has those of the active ones. Where all take part it is the same.
+    """
     cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
     start = cluster.weights()
     kept = ResumableTensors(
@@ -72,3 +76,5 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
             cluster.meet_server(active, numbers=cluster.size)
             with cluster.working(cluster.server):
                 kept.server.copy_(kept.local.mean(dim=0))
+                if hp.all_duals:
+                    kept.server.add_(kept.duals[active].mean(dim=0) - kept.duals.mean(dim=0), alpha=1 / hp.prox)

@@ -162,7 +162,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     stragglers = ResumableTensors(was_slow=was_slow, is_slow=torch.zeros(code.workers, dtype=torch.bool))
     trial.resumable(optimizer=optimizer, weights=ResumableTensors(weights=weights), jobs=jobs.kept, slow=stragglers)
     cluster.judge(lambda: weights.detach())
-    unit_size = max(1, hp.batch_factor * trial.batch_size_hint // code.units)
+    unit_size = max(1, min(hp.batch_factor * trial.batch_size_hint, len(trial.train_set)) // code.units)
     for number, _ in cluster.steps():
         draws = torch.rand(code.workers, generator=cluster.generator("stragglers", number))
         chances = torch.where(stragglers.is_slow, 1 - hp.slow_ends, hp.slow_begins)

@@ -86,6 +86,20 @@ def test_fedspeeds_step_is_clipped_whole_and_looks_uphill():
     torch.testing.assert_close(moved, vector(-0.6, -0.8), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
+def test_fedspeeds_server_may_use_the_duals_of_all_clients():
+    """As the authors' code does; their paper has those of the active ones."""
+
+    def last(**changes: object) -> dict[str, Tensor]:
+        return race_with("fedspeed", workers=4, concentration=None, **changes).weights[-1]
+
+    paper, code = (last(active=4, local_steps=40, all_duals=each) for each in (False, True))
+    for name, value in paper.items():
+        torch.testing.assert_close(code[name], value, atol=1e-4, rtol=1e-3)
+    some, all_ = (last(active=1, local_steps=40, all_duals=each) for each in (False, True))
+    assert any(not torch.allclose(some[name], all_[name], atol=1e-3) for name in some)
+
+
 # --- fedamd ---
 
 
@@ -260,6 +274,27 @@ def test_machines_stay_equal_and_send_a_byte_for_each_slope():
     assert race.reported[-1]["bytes_sent"] == STEPS * 3 * 2 * 2
     assert race.reported[-1]["loss_calls"] == STEPS * 3 * 2 * 2
     assert race.reported[-1]["gradient_calls"] == 0
+
+
+def test_machines_together_are_one_machine_that_measures_all_slopes_itself():
+    def alone(trial: Trial, hp: Hyperparameters) -> None:
+        cluster = Cluster(trial, hp.workers)
+        weights = cluster.weights()
+        cluster.judge(lambda: weights)
+        for number, _ in cluster.steps():
+            moves = []
+            for machine, each in itertools.product(range(hp.workers), range(hp.slopes)):
+                with cluster.working(machine):
+                    batch = cluster.batch(machine, trial.batch_size_hint, number=number * hp.slopes + each)
+                    drawn = torch.randn(cluster.size, generator=cluster.generator("direction", number, machine, each))
+                    losses = [cluster.loss(weights + way * hp.epsilon * drawn, batch) for way in (1, -1)]
+                    slope = (losses[0] - losses[1]) / (2 * hp.epsilon)
+                moves.append((decoded(encoded(slope)), drawn))
+            for slope, drawn in moves:
+                weights.add_(drawn, alpha=-hp.learning_rate / math.sqrt(len(moves)) * slope)
+
+    together, one = race_with("one_byte"), Race().run(alone, load_submission("one_byte").hyperparameters)
+    assert together.losses == one.losses
 
 
 def test_a_machine_with_other_weights_gets_those_of_the_first():

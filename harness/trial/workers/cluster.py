@@ -71,9 +71,11 @@ class Cluster:
                 return
 
     def participants(self, round_number: int, count: int) -> list[int]:
-        """`count` different workers drawn for this round, in ascending order; all where there are no more."""
-        if count < 1:
-            raise ConfigError(f"{count} workers are to take part in a round. Use at least 1.")
+        """`count` different workers drawn for this round, in ascending order. Raises ConfigError if there are fewer."""
+        if not 1 <= count <= self.workers:
+            raise ConfigError(
+                f"{count} of {self.workers} workers are to take part in a round. Use 1 to {self.workers}."
+            )
         drawn: list[int] = torch.randperm(self.workers, generator=self.generator("participants", round_number)).tolist()
         return sorted(drawn[:count])
 

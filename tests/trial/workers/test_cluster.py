@@ -125,9 +125,10 @@ def test_participants_change_from_round_to_round_and_all_come_in_time():
     assert {len(set(each)) for each in drawn} == {2}
     assert drawn == [sorted(each) for each in drawn]
     assert set(itertools.chain(*drawn)) == set(range(6))
-    assert cluster.participants(0, 99) == list(range(6))
-    with pytest.raises(ConfigError, match="0 workers are to take part"):
-        cluster.participants(0, 0)
+    assert cluster.participants(0, 6) == list(range(6))
+    for count in (0, 7):
+        with pytest.raises(ConfigError, match=rf"{count} of 6 workers .* Use 1 to 6\."):
+            cluster.participants(0, count)
 
 
 def test_a_round_has_as_many_steps_as_it_is_given_and_ends_with_the_trial():
