@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
     from harness.trial.trial import Trial
-    from harness.trial.workers.cluster import Cluster, ResumableTensors
+    from harness.trial.workers.cluster import ResumableTensors, SimulatedCluster
     from harness.trial.workers.ledger import Ledger
     from harness.trial.workers.topology import consensus_rate, edges, mixing_matrix
 
 __all__ = [
     "HIDDEN_MATRICES",
     "AveragedWeights",
-    "Cluster",
     "ConfigError",
     "DataError",
     "HarnessError",
@@ -49,6 +48,7 @@ __all__ = [
     "MultiTensorOptimizer",
     "ParameterKind",
     "ResumableTensors",
+    "SimulatedCluster",
     "SnapshotError",
     "Target",
     "Trial",
@@ -86,7 +86,7 @@ _HOMES = {
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",
-    "harness.trial.workers.cluster": "Cluster ResumableTensors",
+    "harness.trial.workers.cluster": "SimulatedCluster ResumableTensors",
     "harness.trial.workers.ledger": "Ledger",
     "harness.trial.workers.topology": "consensus_rate edges mixing_matrix",
 }

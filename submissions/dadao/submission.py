@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial, edges
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial, edges
 
 _X, _X_AHEAD, _Y, _Y_AHEAD, _Z, _Z_AHEAD = range(6)
 
@@ -110,7 +110,7 @@ def events(graph: Graph, unit: int, generator: torch.Generator) -> Iterator[tupl
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """A step is a unit of time, in which each node takes one gradient on average. Judged is the mean of all nodes."""
-    cluster = Cluster(trial, hp.workers)
+    cluster = SimulatedCluster(trial, hp.workers)
     graph = Graph(hp.workers, edges(hp.topology, hp.workers))
     nodes = Dadao(cluster.weights(), graph, convexity=hp.convexity, smoothness=hp.smoothness)
     trial.resumable(kept=ResumableTensors(state=nodes.state, times=nodes.times))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial, mixing_matrix
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial, mixing_matrix
 
 
 def sam_step(weights: Tensor, gradient: Callable[[Tensor], Tensor], *, lr: float, radius: float) -> Tensor:
@@ -22,7 +22,7 @@ def sam_step(weights: Tensor, gradient: Callable[[Tensor], Tensor], *, lr: float
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """All workers take `local_steps`, then mix theirs with their neighbours' `gossips` times. The mean is judged."""
-    cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
+    cluster = SimulatedCluster(trial, hp.workers, concentration=hp.concentration)
     mixing = mixing_matrix(hp.topology, hp.workers).to(trial.device)
     kept = ResumableTensors(local=cluster.weights().repeat(hp.workers, 1))
     trial.resumable(kept=kept)

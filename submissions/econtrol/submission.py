@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial
 
 
 def largest(vector: Tensor, count: int) -> Tensor:
@@ -27,7 +27,7 @@ def sent(gradient: Tensor, error: Tensor, copy: Tensor, *, eta: float, count: in
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """Gradient descent along the server's sum of what all workers sent; each has its part of the batch."""
-    cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
+    cluster = SimulatedCluster(trial, hp.workers, concentration=hp.concentration)
     weights = cluster.weights()
     of_each = weights.new_zeros(hp.workers, cluster.size)
     kept = ResumableTensors(

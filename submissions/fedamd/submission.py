@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial
 
 
 def anchor_probability(clients_per_active: float) -> float:
@@ -30,7 +30,7 @@ def miner_step(
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """`active` of `workers` clients take part in a round: anchors with one large batch, miners with `local_steps`."""
-    cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
+    cluster = SimulatedCluster(trial, hp.workers, concentration=hp.concentration)
     start = cluster.weights()
     copies = start.repeat(hp.active, 1)
     kept = ResumableTensors(

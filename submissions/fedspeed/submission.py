@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial
 
 
 def local_step(
@@ -46,7 +46,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     With `all_duals` it corrects the mean of their weights by the duals of all clients, as the authors' code does; their
     paper has those of the active ones. Where all take part it is the same.
     """
-    cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
+    cluster = SimulatedCluster(trial, hp.workers, concentration=hp.concentration)
     start = cluster.weights()
     kept = ResumableTensors(
         server=start, duals=start.new_zeros(hp.workers, cluster.size), local=start.repeat(hp.active, 1)

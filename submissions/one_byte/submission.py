@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial
 
 LARGEST = 63
 """Of the codes of a size. With a sign and one code for zero, 255 codes in all: they fit into a byte."""
@@ -49,7 +49,7 @@ def repaired(replicas: Tensor) -> int:
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """In a round every machine measures `slopes` on batches of its own, and applies those of all in one order."""
-    cluster = Cluster(trial, hp.workers)
+    cluster = SimulatedCluster(trial, hp.workers)
     kept = ResumableTensors(replicas=cluster.weights().repeat(hp.workers, 1))
     trial.resumable(kept=kept)
     cluster.judge(lambda: kept.replicas[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, ResumableTensors, Trial
+from harness import Hyperparameters, ResumableTensors, SimulatedCluster, Trial
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Jobs:
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """Adam along exact gradients of whole batches that come `rounds` - 1 steps late. The stragglers are simulated."""
-    cluster = Cluster(trial, hp.workers)
+    cluster = SimulatedCluster(trial, hp.workers)
     code = Code(hp.workers, hp.window, hp.burst, hp.late)
     weights = torch.nn.Parameter(cluster.weights())
     optimizer = torch.optim.Adam([weights], lr=hp.learning_rate)

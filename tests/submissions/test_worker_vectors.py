@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import Cluster, Hyperparameters, Trial, edges, mixing_matrix
+from harness import Hyperparameters, SimulatedCluster, Trial, edges, mixing_matrix
 from harness.plugins.submission import load_submission, train_function
 from submissions.dadao.submission import Dadao, Graph, events
 from submissions.dfedsam.submission import sam_step
@@ -143,7 +143,7 @@ def test_a_sam_step_looks_along_the_gradient_of_all_parameters_together():
 
 def test_dfedsam_without_a_radius_is_decentralised_averaging_bit_for_bit():
     def averaging(trial: Trial, hp: Hyperparameters) -> None:
-        cluster = Cluster(trial, hp.workers, concentration=hp.concentration)
+        cluster = SimulatedCluster(trial, hp.workers, concentration=hp.concentration)
         local, mixing = cluster.weights().repeat(hp.workers, 1), mixing_matrix(hp.topology, hp.workers)
         cluster.judge(lambda: local.mean(dim=0))
         for number, step in cluster.steps(hp.local_steps):
@@ -278,7 +278,7 @@ def test_machines_stay_equal_and_send_a_byte_for_each_slope():
 
 def test_machines_together_are_one_machine_that_measures_all_slopes_itself():
     def alone(trial: Trial, hp: Hyperparameters) -> None:
-        cluster = Cluster(trial, hp.workers)
+        cluster = SimulatedCluster(trial, hp.workers)
         weights = cluster.weights()
         cluster.judge(lambda: weights)
         for number, _ in cluster.steps():

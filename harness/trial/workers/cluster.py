@@ -17,7 +17,7 @@ from harness.trial.workers.ledger import Ledger
 from harness.trial.workers.shards import ShardBatches, shards
 
 
-class Cluster:
+class SimulatedCluster:
     """`workers` simulated machines and a server, each with a shard of the training set and a clock in `ledger`.
 
     Weights are vectors of all parameters in the model's order, tied ones once: keep as many as the method has replicas.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import Cluster, ConfigError, ResumableTensors, Trial
+from harness import ConfigError, ResumableTensors, SimulatedCluster, Trial
 from harness.api import Batch, Hyperparameters
 from harness.trial.conversation import Go
 from tests.conftest import ROOT
@@ -19,9 +19,11 @@ from tests.trial.test_trial import make_trial
 STOP = None
 
 
-def cluster_of(workers: int = 4, *, concentration: float | None = None, **options: Any) -> tuple[Trial, Cluster]:
+def cluster_of(
+    workers: int = 4, *, concentration: float | None = None, **options: Any
+) -> tuple[Trial, SimulatedCluster]:
     trial, _ = make_trial(**options)
-    return trial, Cluster(trial, workers, concentration=concentration)
+    return trial, SimulatedCluster(trial, workers, concentration=concentration)
 
 
 def gradient_by_hand(trial: Trial, batch: Batch) -> Tensor:
@@ -133,7 +135,7 @@ def test_participants_change_from_round_to_round_and_all_come_in_time():
 
 def test_a_round_has_as_many_steps_as_it_is_given_and_ends_with_the_trial():
     trial, _ = make_trial([Go(0.0), STOP], every=4)
-    cluster = Cluster(trial, 2)
+    cluster = SimulatedCluster(trial, 2)
     assert list(cluster.steps(3)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
     assert trial.is_over
     with pytest.raises(ConfigError, match="local_steps is 0"):
@@ -142,7 +144,7 @@ def test_a_round_has_as_many_steps_as_it_is_given_and_ends_with_the_trial():
 
 def test_the_ledger_is_reported_at_every_evaluation():
     trial, told = make_trial([Go(0.0), STOP], every=2)
-    cluster = Cluster(trial, 2)
+    cluster = SimulatedCluster(trial, 2)
     for _ in cluster.steps():
         for worker in range(2):
             with cluster.working(worker):
@@ -158,7 +160,7 @@ def test_the_ledger_is_reported_at_every_evaluation():
 
 def test_what_is_judged_are_the_weights_asked_for_with_batch_norm_of_their_own():
     trial, _ = make_trial([Go(0.0)], every=1, batch_norm=True)
-    cluster = Cluster(trial, 2)
+    cluster = SimulatedCluster(trial, 2)
     judged = cluster.weights() + 1.0
     cluster.judge(lambda: judged)
     with cluster.working(0):
@@ -182,9 +184,10 @@ def test_tensors_go_on_in_place_from_their_state():
 
 def test_the_loop_in_the_documentation_learns_and_sends_both_ways():
     text = (ROOT / "docs" / "submitting.md").read_text(encoding="utf-8")
-    code = next(each for each in text.split("```python\n")[1:] if each.startswith("from harness import Cluster"))
+    blocks = [each.split("```")[0] for each in text.split("```python\n")[1:]]
+    code = next(each for each in blocks if "SimulatedCluster" in each)
     names: dict[str, Any] = {}
-    exec(code.split("```")[0], names)
+    exec(code, names)
     hp = {"workers": 4, "concentration": 0.6, "active": 2, "local_steps": 3, "learning_rate": 0.1}
     race = Race().run(names["train"], Hyperparameters(hp))
     assert race.losses[-1] < 0.5 * race.losses[0]
