@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import Hyperparameters, SimulatedCluster, Trial, edges, mixing_matrix
+from harness import ConfigError, Hyperparameters, SimulatedCluster, Trial, edges, mixing_matrix
 from harness.plugins.submission import load_submission, train_function
 from submissions.dadao.submission import Dadao, Graph, events
 from submissions.dfedsam.submission import sam_step
@@ -18,7 +18,14 @@ from submissions.econtrol.submission import largest, sent
 from submissions.fedamd.submission import anchor_probability, miner_step
 from submissions.fedspeed.submission import finished, local_step
 from submissions.one_byte.submission import decoded, encoded, repaired
-from submissions.sequential_gradient_coding.submission import Code, Jobs, code_matrix, decoding, not_waited_for
+from submissions.sequential_gradient_coding.submission import (
+    Code,
+    Jobs,
+    SelectiveRepeat,
+    code_matrix,
+    decoding,
+    not_waited_for,
+)
 from tests.submissions.test_submissions import STEPS, Race
 
 # Two clients with f(x) = a (x - b)^2 / 2.
@@ -312,6 +319,8 @@ def test_what_a_worker_computes_of_a_batch():
     assert Code(256, 1, 1, 15).load == pytest.approx(0.0625)
     assert Code(256, 2, 1, 27).load == pytest.approx(0.007543, abs=1e-6)
     assert Code(256, 1, 1, 0).load == pytest.approx(0.003906, abs=1e-6)
+    assert SelectiveRepeat(256, 3, 2, 23).spread == 12
+    assert SelectiveRepeat(256, 3, 2, 23).load == pytest.approx(0.050781, abs=1e-6)
 
 
 def test_any_workers_but_the_late_ones_recover_the_sum():
@@ -334,11 +343,21 @@ def test_a_code_has_ones_in_the_span_of_any_rows_that_may_arrive(workers, late):
 
 
 @pytest.mark.parametrize(
-    ("burst", "window", "late", "workers"), [(1, 2, 2, 5), (2, 3, 1, 4), (2, 4, 2, 5), (3, 4, 2, 5)]
+    "code",
+    [
+        *(
+            Code(n, window, burst, late)
+            for burst, window, late, n in ((1, 2, 2, 5), (2, 3, 1, 4), (2, 4, 2, 5), (3, 4, 2, 5))
+        ),
+        *(
+            SelectiveRepeat(n, window, burst, late)
+            for burst, window, late, n in ((1, 2, 2, 5), (2, 3, 1, 4), (2, 5, 3, 8))
+        ),
+    ],
 )
-def test_every_job_is_decoded_exactly_whoever_is_slow(burst, window, late, workers):
-    code, generator = Code(workers, window, burst, late), torch.Generator().manual_seed(1)
-    jobs = Jobs(code, code_matrix(workers, late, generator), torch.zeros(3, dtype=torch.float64))
+def test_every_job_is_decoded_exactly_whoever_is_slow(code):
+    generator, window, workers = torch.Generator().manual_seed(1), code.window, code.workers
+    jobs = Jobs(code, code_matrix(workers, code.spread, generator), torch.zeros(3, dtype=torch.float64))
     parts = torch.randn(60, code.units, 3, dtype=torch.float64, generator=generator)
     was_slow = torch.zeros(window, workers, dtype=torch.bool)
     lost = 0
@@ -348,15 +367,19 @@ def test_every_job_is_decoded_exactly_whoever_is_slow(burst, window, late, worke
         was_slow = torch.cat([was_slow[1:], slow.unsqueeze(0)])
         jobs.start(number, torch.zeros(3, dtype=torch.float64))
         lost += int(slow.sum())
-        for job in range(max(0, number - code.rounds + 1), number + 1):
-            for worker in (~slow).nonzero().flatten().tolist():
-                units, shares, what = jobs.task(job, worker, number - job)
-                assert len(units) == late + 1
-                jobs.receive(job, worker, what, shares.double() @ parts[job, units])
+        for worker in (~slow).nonzero().flatten().tolist():
+            for task in jobs.tasks(number, worker):
+                assert len(task.units) == code.spread + 1
+                jobs.receive(task, task.shares.double() @ parts[task.job, task.units])
         done = number - code.rounds + 1
         if done >= 0:
             torch.testing.assert_close(jobs.decoded(done), parts[done].sum(dim=0), atol=1e-4, rtol=1e-5)
     assert lost > 10
+
+
+def test_a_burst_that_a_repetition_cannot_meet_is_refused():
+    with pytest.raises(ConfigError, match="Use a burst that divides"):
+        SelectiveRepeat(8, 4, 2, 1)
 
 
 def test_the_master_waits_for_the_fastest_of_those_it_cannot_do_without():
@@ -388,7 +411,7 @@ def test_the_less_a_code_waits_the_less_virtual_time_passes():
         return total
 
     sequential, classic, uncoded = (seconds_of(Code(32, *each)) for each in ((2, 1, 4), (1, 1, 4), (1, 1, 0)))
-    assert sequential < classic < uncoded
+    assert sequential < seconds_of(SelectiveRepeat(32, 2, 1, 4)) < classic < uncoded
 
 
 # --- dadao ---
