@@ -239,6 +239,8 @@ class Jobs:
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """Adam along exact gradients of whole batches that come `rounds` - 1 steps late. The stragglers are simulated."""
+    if hp.scheme not in SCHEMES:
+        raise ConfigError(f"scheme is {hp.scheme!r}. Use one of {', '.join(SCHEMES)}.")
     cluster = SimulatedCluster(trial, hp.workers)
     code = SCHEMES[hp.scheme](hp.workers, hp.window, hp.burst, hp.late)
     weights = torch.nn.Parameter(cluster.weights())
