@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
     from harness.trial.trial import Trial
+    from harness.trial.workers.cluster import ResumableTensors, SimulatedCluster
+    from harness.trial.workers.ledger import Ledger
+    from harness.trial.workers.topology import consensus_rate, edges, mixing_matrix
 
 __all__ = [
     "HIDDEN_MATRICES",
@@ -40,9 +43,12 @@ __all__ = [
     "DataError",
     "HarnessError",
     "Hyperparameters",
+    "Ledger",
     "LossKind",
     "MultiTensorOptimizer",
     "ParameterKind",
+    "ResumableTensors",
+    "SimulatedCluster",
     "SnapshotError",
     "Target",
     "Trial",
@@ -50,9 +56,12 @@ __all__ = [
     "adam_scale",
     "by_shape",
     "collected",
+    "consensus_rate",
     "corrections",
+    "edges",
     "hidden_matrices_and_rest",
     "largest_allowed",
+    "mixing_matrix",
     "move_moments",
     "newton_schulz",
     "orthogonalised",
@@ -77,6 +86,9 @@ _HOMES = {
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",
+    "harness.trial.workers.cluster": "SimulatedCluster ResumableTensors",
+    "harness.trial.workers.ledger": "Ledger",
+    "harness.trial.workers.topology": "consensus_rate edges mixing_matrix",
 }
 
 

@@ -1,0 +1,1 @@
+../dfedsam/submission.py
