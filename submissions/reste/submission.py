@@ -48,7 +48,8 @@ def latent_gradient(latent: Tensor, gradient: Tensor, power: float) -> Tensor:
 @torch.no_grad()
 def write_binary(parameters: Sequence[Tensor], latents: Iterable[Tensor]) -> None:
     """Let the parameters be the binary form of the latents."""
-    torch._foreach_copy_(list(parameters), [binary(latent) for latent in latents])
+    for parameter, latent in zip(parameters, latents, strict=True):
+        parameter.copy_(binary(latent))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -18,14 +18,18 @@ SMOOTHNESS = {
 _SHRINK = 0.9
 _TRIALS = 100
 _FLAT = 1e-12  # the authors stop at a gradient of norm 1e-6
+_LOST = 1e-8  # relative to the weights, in float32
 
 
 def surrogate(outputs: Tensor, start: Tensor, slope: Tensor, eta: float) -> Tensor:
     """<slope, z - start> + |z - start|^2 / (2 eta) of outputs z: for small eta at least the change of the loss.
 
-    Source: Lavington et al., arXiv 2302.02607, section 3.
+    Rows (along the last dimension) of which the loss asks nothing, as padding, do not count: what comes out there may
+    be anything. Source: Lavington et al., arXiv 2302.02607, section 3.
     """
     moved = outputs - start
+    if moved.ndim > 1:
+        moved = moved.masked_fill((slope == 0).all(dim=-1, keepdim=True), 0.0)
     return (slope * moved).sum() + moved.square().sum() / (2 * eta)
 
 
@@ -37,6 +41,10 @@ def searched(eta: float, start: Tensor, slope: Tensor, *, squared: float, loss: 
             break
         eta *= _SHRINK
     return eta
+
+
+def _squared_norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack(torch._foreach_norm(list(tensors))).square().sum())
 
 
 class ArmijoDescent:
@@ -71,11 +79,18 @@ class ArmijoDescent:
             gradients += 1
             held = [p for p in self._parameters if p.grad is not None]
             slopes = [p.grad for p in held if p.grad is not None]
-            squared = float(torch.stack(torch._foreach_norm(slopes)).square().sum())
+            squared = _squared_norm(slopes)
             if squared <= _FLAT:
                 break
             origin, step = [p.detach().clone() for p in held], self.step
-            for _ in range(_TRIALS):
+            while True:
+                # The comparison is false for NaN too.
+                if not self.step**2 * squared > _LOST**2 * _squared_norm(origin):
+                    # So small a move is lost in rounding: there is no fall to see. Stay, and forget the search.
+                    with torch.no_grad():
+                        torch._foreach_copy_(held, origin)
+                    self.step = step
+                    return values, gradients
                 with torch.no_grad():
                     torch._foreach_copy_(held, origin)
                     torch._foreach_add_(held, slopes, alpha=-self.step)
@@ -85,12 +100,6 @@ class ArmijoDescent:
                     here = there
                     break
                 self.step *= _SHRINK
-            else:
-                # Where rounding hides the fall, no step is small enough: stay, and forget the search.
-                with torch.no_grad():
-                    torch._foreach_copy_(held, origin)
-                self.step = step
-                break
         return values, gradients
 
     def state_dict(self) -> dict[str, float]:
@@ -119,13 +128,14 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
             losses, weights = trial.unit_losses(batch, outputs=start)
             (slope,) = torch.autograd.grad(trial.loss(batch, outputs=start), start)
             start = start.detach()
-            # Of a mean over so many units the smoothness is that of one over their number.
-            units = losses.numel() if weights is None else number(weights.sum())
-            eta = hp.target_rate * units / SMOOTHNESS.get(trial.loss_kind, 1.0)
-            if trial.loss_kind not in SMOOTHNESS:
+            if trial.loss_kind in SMOOTHNESS:
+                # Of a mean over so many units the smoothness is that of one over their number.
+                units = losses.numel() if weights is None else number(weights.sum())
+                eta = hp.target_rate * units / SMOOTHNESS[trial.loss_kind]
+            else:
                 with torch.no_grad():
                     eta = searched(
-                        eta,
+                        hp.target_rate * start.numel(),
                         start,
                         slope,
                         squared=number(slope.square().sum()),

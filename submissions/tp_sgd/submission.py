@@ -75,8 +75,10 @@ def separated(model: nn.Module, units: torch.Size | None) -> Iterator[list[tuple
 
     def cut(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if units is None or not arguments:
+                return None
             outputs, *rest = arguments
-            if units is None or not outputs.requires_grad or outputs.shape[: len(units)] != units:
+            if not outputs.requires_grad or outputs.shape[: len(units)] != units:
                 return None
             seen.append((name, outputs))
             return outputs.detach(), *rest

@@ -27,10 +27,13 @@ def captured(model: nn.Module, names: Collection[str] | None = None) -> Iterator
             raise ConfigError(f"the model has no layer {name!r}. {near_matches(name, layers)}")
     inputs: dict[str, list[Tensor]] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, arguments: inputs.setdefault(name, []).append(arguments[0])
+    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _, given, by_name: inputs.setdefault(name, []).append(next(iter((*given, *by_name.values()))))
 
-    handles = [modules[name].register_forward_pre_hook(keep(name)) for name in (layers if names is None else names)]
+    handles = [
+        modules[name].register_forward_pre_hook(keep(name), with_kwargs=True)
+        for name in (layers if names is None else names)
+    ]
     try:
         yield inputs
     finally:

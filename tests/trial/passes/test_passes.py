@@ -157,7 +157,7 @@ class Branches(nn.Module):
         self.seen_dropout = nn.Dropout(0.5)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.first(inputs) + self.first(2 * inputs)
+        hidden = self.first(inputs) + self.first(input=2 * inputs)
         return self.second(self.seen_dropout(hidden)) + self.on_table(self.table(torch.zeros(1, dtype=torch.int64)))
 
 
