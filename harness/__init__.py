@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from harness.trial.conversation import TrialOver
     from harness.trial.optim.averaging import AveragedWeights
+    from harness.trial.optim.counts import Counts
     from harness.trial.optim.directions import largest_allowed, without_radial_part
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
     from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised
@@ -40,6 +41,7 @@ __all__ = [
     "HIDDEN_MATRICES",
     "AveragedWeights",
     "ConfigError",
+    "Counts",
     "DataError",
     "HarnessError",
     "Hyperparameters",
@@ -79,6 +81,7 @@ _HOMES = {
     "harness.api": "ConfigError DataError HarnessError Hyperparameters LossKind ParameterKind SnapshotError Target",
     "harness.trial.optim.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
+    "harness.trial.optim.counts": "Counts",
     "harness.trial.optim.directions": "largest_allowed without_radial_part",
     "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
     "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised",

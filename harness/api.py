@@ -349,6 +349,13 @@ class Workload(ABC):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics of a whole split from its rows; the target names one of these or of `decoded_metrics`."""
 
+    def domains(self, examples: Examples) -> Tensor | None:  # noqa: ARG002
+        """Which domain each example is of, numbered from 0, for methods that balance them. Shape: int64 [n].
+
+        Default: None, no domains.
+        """
+        return None
+
     def decoded_metrics(self, model: nn.Module, examples: Examples) -> dict[str, float]:  # noqa: ARG002
         """Metrics of what the model writes by itself, symbol after symbol, such as BLEU. Default: none.
 

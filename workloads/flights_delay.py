@@ -79,6 +79,10 @@ class FlightsDelay(Workload):
             }
         )
 
+    def domains(self, examples: Examples) -> Tensor:
+        """The carrier of each flight: the largest has two thousand times the flights of the smallest."""
+        return examples.tensors()["ids"][:, 0].long()
+
     def build_model(self) -> nn.Module:
         """A new network. Shapes: ids [batch, categories], numbers [batch, numbers] -> [batch]."""
         return Dlrm(

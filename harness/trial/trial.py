@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, W
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
 from harness.trial.pace import Pace, Streams
 from harness.trial.parameter_kinds import kinds_of
+from harness.trial.passes.captured import captured, input_layers
+from harness.trial.passes.labels import label_codes
+from harness.trial.passes.pinned import pinned
 from harness.trial.ranks import Ranks
 
 
@@ -38,6 +41,8 @@ class Trial:
         """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
         self.train_set = train_set
         """Map-style access to the training split: `len`, `[i]`, and `gather(index)` for whole batches."""
+        self.domains: Tensor | None = workload.domains(train_set)
+        """Which domain each training example is of, numbered from 0: int64 [n]; None where the workload has none."""
         self.step_hint = conditions.step_hint
         """Steps over which a schedule should run out."""
         self.batch_size_hint = conditions.batch_size_hint
@@ -87,7 +92,14 @@ class Trial:
         `batch_size` is that of all ranks together (None: the hint); each gets its part of the batch. Raises ConfigError
         where it is no whole number from 1 on or does not divide by `world_size`.
         """
-        index = self._streams.order.draw(self.batch_size_hint if batch_size is None else batch_size)
+        return self.take(self._streams.order.draw(self.batch_size_hint if batch_size is None else batch_size))
+
+    def take(self, index: Tensor) -> Batch:
+        """These training examples as a batch of a step, for samplers of your own: they count as `examples`.
+
+        `index`: int64 [batch], the same on all ranks; each gets its part. Raises ConfigError as `next_batch`.
+        """
+        index = index.to(self.device)
         self._pace.examples += len(index)
         if self._ranks is not None:
             index = self._ranks.share(index)
@@ -151,6 +163,39 @@ class Trial:
         if outputs is None:
             outputs = self._workload.outputs(self.model, batch)
         return self._workload.losses(outputs, batch, label_smoothing)
+
+    def label_codes(self, batch: Batch, *, outputs: Tensor) -> Tensor | None:
+        """Labels in the shape of `outputs`: one-hot classes, or 0 and 1; None where targets are no labels.
+
+        Those of padding and of unknown labels mean nothing: see the weights of `unit_losses`.
+        """
+        return label_codes(self.loss_kind, batch["targets"], outputs)
+
+    def pinned(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this block forward passes of the model agree: they are a function of weights and batch.
+
+        All draw the dropout masks of the first one, and only that one moves the running statistics of batch norm. For
+        methods that look at one batch several times in a step; close it before the step ends.
+        """
+        return pinned(self.model, self.device)
+
+    def captured(
+        self, names: Collection[str] | None = None
+    ) -> contextlib.AbstractContextManager[dict[str, list[Tensor]]]:
+        """Inside this block keep what layers get: path -> inputs, one for each call, in the order of first calls.
+
+        `names`: paths in `model.named_modules()`; None: all linear layers and convolutions. With several ranks: of this
+        rank's examples. Raises ConfigError for a name that there is not.
+        """
+        return captured(self.model, names)
+
+    def input_layers(self) -> list[str]:
+        """Paths of the linear layers and convolutions that nothing trainable stands before: they read the data.
+
+        None where the data are looked up in embeddings. Makes one forward pass on two examples.
+        """
+        batch = self.train_set.gather(torch.arange(min(2, len(self.train_set)), device=self.device))
+        return input_layers(self.model, lambda: self.outputs(batch))
 
     # --- the clock ---
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.api import DataError
+from harness.api import DataError, TensorExamples
 from tests.workloads.algoperf_weights import set_parity_weights
 from workloads.data.flights_table import flights_archive, read_flights
 from workloads.flights_delay import FlightsDelay, numbered, standardised
@@ -150,6 +150,12 @@ def test_numbers_are_scaled_by_the_training_split_alone_and_missing_ones_are_its
     values = numpy.array([1.0, 3.0, numpy.nan, 1e9, numpy.nan, 4.0])
     scaled = standardised({"values": values}, numpy.arange(3))
     assert scaled[[0, 1, 4, 5], 0].tolist() == [-1.0, 1.0, 0.0, 2.0]
+
+
+def test_a_flights_domain_is_its_carrier():
+    ids = torch.tensor([[2, 4], [0, 5], [2, 6]], dtype=torch.int32)
+    domains = workload().domains(TensorExamples({"ids": ids}))
+    assert (domains.dtype, domains.tolist()) == (torch.int64, [2, 0, 2])
 
 
 OPTIONS: dict[str, Any] = {

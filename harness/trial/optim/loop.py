@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.api import Hyperparameters
+from harness.trial.optim.counts import Counts
 from harness.trial.optim.schedules import warmup_cosine
 from harness.trial.parameter_kinds import hidden_matrices_and_rest
 from harness.trial.trial import Trial
@@ -44,13 +45,12 @@ def train_loop(
     trial.resumable(**{f"optimizer{number}": optimizer for number, optimizer in enumerate(optimizers)})
     trial.resumable(**{f"schedule{number}": schedule for number, schedule in enumerate(schedules)})
     gives_closure = step in ("closure", "again")
-    calls = _Calls()
-    if gives_closure:
-        trial.resumable(gradient_calls=calls)
+    counts = Counts(trial) if gives_closure else None
     for batch in trial.batches():
 
         def gradients() -> Tensor:
-            calls.count += 1
+            if counts is not None:
+                counts.add(gradient_calls=1)
             trial.model.zero_grad(set_to_none=True)
             loss = trial.loss(batch, label_smoothing=label_smoothing)  # noqa: B023 - called within this step alone
             loss.backward(create_graph=step == "graph")
@@ -66,8 +66,6 @@ def train_loop(
                 optimizer.step()
         for schedule in schedules:
             schedule.step()
-        if gives_closure:
-            trial.log(gradient_calls=calls.count)
         if step == "graph":
             # Gradients that hold their graph hold themselves.
             trial.model.zero_grad(set_to_none=True)
@@ -99,16 +97,3 @@ def train_matrices_and_rest(
     steps = max(1, int(hp.step_hint_factor * trial.step_hint))
     schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
     train_loop(trial, optimizers, schedules, label_smoothing=hp.label_smoothing, after_step=after_step)
-
-
-class _Calls:
-    """How many gradients were made, as a checkpoint keeps it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"count": self.count}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.count = state["count"]

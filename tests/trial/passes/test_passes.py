@@ -1,0 +1,252 @@
+"""Forward passes that agree, what goes into layers, labels beside outputs, batches of one's own choosing."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.api import ConfigError, LossKind
+from harness.trial.conversation import TrialOver
+from harness.trial.passes.captured import captured, input_layers
+from harness.trial.passes.labels import label_codes
+from harness.trial.passes.pinned import pinned
+from harness.trial.trial import Trial
+from tests.trial.test_trial import make_trial
+
+MODELS = {
+    "plain": {},
+    "dropout": {"dropout": 0.5},
+    "batch norm": {"batch_norm": True},
+    "both": {"dropout": 0.5, "batch_norm": True},
+}
+with_each_model = pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+
+
+def statistics_of(trial: Trial) -> list[Tensor]:
+    return [buffer.clone() for buffer in trial.model.buffers()]
+
+
+def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(torch.equal, some, others))
+
+
+# --- pinned ---
+
+
+@with_each_model
+def test_pinned_passes_agree_bit_for_bit_and_others_do_not_where_there_is_dropout(options):
+    trial, _ = make_trial(**options)
+    batch = trial.next_batch()
+    with trial.pinned():
+        first, second = trial.outputs(batch), trial.outputs(batch)
+        loss = trial.loss(batch).item()
+    assert torch.equal(first, second)
+    assert loss == trial.loss(batch, outputs=first).item()
+    assert torch.equal(first, trial.outputs(batch)) == ("dropout" not in options)
+
+
+@with_each_model
+def test_pinned_outputs_are_a_function_of_the_weights(options):
+    trial, _ = make_trial(**options)
+    batch, layer = trial.next_batch(), trial.model[-1]
+    with trial.pinned(), torch.no_grad():
+        first = trial.outputs(batch)
+        layer.bias.add_(1.0)
+        torch.testing.assert_close(trial.outputs(batch), first + 1.0)
+        layer.bias.sub_(1.0)
+        torch.testing.assert_close(trial.outputs(batch), first)
+
+
+@with_each_model
+def test_pinned_passes_leave_what_one_pass_leaves(options):
+    """Running statistics, and the stream that dropout draws from."""
+    once, often = make_trial(**options)[0], make_trial(**options)[0]
+    batch = once.next_batch()
+    torch.manual_seed(5)
+    once.outputs(batch)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    with often.pinned():
+        for _ in range(4):
+            often.outputs(batch)
+    assert torch.equal(torch.rand(3), drawn)
+    assert are_equal(statistics_of(once), statistics_of(often))
+    for trial in (once, often):
+        torch.manual_seed(6)
+        trial.outputs(batch)
+    assert are_equal(statistics_of(once), statistics_of(often))
+
+
+def test_each_block_pins_anew():
+    trial, _ = make_trial(dropout=0.5)
+    batch = trial.next_batch()
+    with trial.pinned():
+        first = trial.outputs(batch)
+    with trial.pinned():
+        assert not torch.equal(trial.outputs(batch), first)
+
+
+def test_what_is_drawn_between_pinned_passes_goes_on():
+    trial, _ = make_trial(dropout=0.5)
+    batch = trial.next_batch()
+    with trial.pinned():
+        trial.outputs(batch)
+        torch.manual_seed(5)
+        expected = [torch.rand(2), torch.rand(2)]
+        torch.manual_seed(5)
+        found = [torch.rand(2)]
+        trial.outputs(batch)
+        found.append(torch.rand(2))
+    assert are_equal(expected, found)
+
+
+def test_a_pass_that_fails_leaves_nothing_pinned():
+    trial, _ = make_trial(batch_norm=True, dropout=0.5)
+    batch = trial.next_batch()
+    with contextlib.suppress(RuntimeError), trial.pinned():
+        trial.outputs(batch)
+        torch.manual_seed(5)
+        trial.model(torch.ones(2, 3))
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(2), expected)
+    assert trial.model[1].track_running_stats
+    before = statistics_of(trial)
+    trial.outputs(batch)
+    assert not are_equal(before, statistics_of(trial))
+
+
+def test_a_model_in_eval_mode_is_pinned_by_itself():
+    trial, _ = make_trial(batch_norm=True, dropout=0.5)
+    batch = trial.next_batch()
+    trial.model.eval()
+    before = statistics_of(trial)
+    plain = trial.outputs(batch)
+    with trial.pinned():
+        assert torch.equal(trial.outputs(batch), plain)
+        assert torch.equal(trial.outputs(batch), plain)
+    assert are_equal(before, statistics_of(trial))
+
+
+def test_a_copy_of_the_model_is_not_pinned():
+    model = nn.Dropout(0.5)
+    with pinned(model, torch.device("cpu")):
+        inputs = torch.ones(64)
+        model(inputs)
+        other = copy.deepcopy(model)
+        assert not torch.equal(other(inputs), other(inputs))
+
+
+# --- captured ---
+
+
+class Branches(nn.Module):
+    """One layer twice on the data, one on what comes out of it, one on an embedding, one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 2)
+        self.table = nn.Embedding(5, 3)
+        self.on_table = nn.Linear(3, 2)
+        self.unused = nn.Linear(3, 3)
+        self.seen_dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs) + self.first(input=2 * inputs)
+        return self.second(self.seen_dropout(hidden)) + self.on_table(self.table(torch.zeros(1, dtype=torch.int64)))
+
+
+def test_inputs_of_layers_are_kept_call_by_call_in_the_order_of_calls():
+    model, inputs = Branches(), torch.randn(4, 3)
+    with captured(model) as seen:
+        model(inputs)
+    assert list(seen) == ["first", "second", "on_table"]
+    assert are_equal(seen["first"], [inputs, 2 * inputs])
+    model(inputs)
+    assert len(seen["first"]) == 2
+
+
+def test_chosen_layers_alone_are_captured_and_a_wrong_name_is_said():
+    model = Branches()
+    with captured(model, ["second"]) as seen:
+        model(torch.randn(4, 3))
+    assert list(seen) == ["second"]
+    with pytest.raises(ConfigError, match=r"no layer 'secnd'\. Did you mean 'second'"), captured(model, ["secnd"]):
+        pass
+
+
+def test_layers_read_the_data_where_nothing_trainable_stands_before_them():
+    model = Branches()
+    model.second.eval()
+    stream = torch.get_rng_state()
+    assert input_layers(model, lambda: model(torch.randn(2, 3, generator=torch.Generator()))) == ["first"]
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert model.training
+    assert not model.second.training
+
+
+@pytest.mark.parametrize(("options", "found"), [({"hidden": 4}, ["1"]), ({"batch_norm": True}, [])], ids=str)
+def test_a_trial_knows_which_layers_read_its_data_and_what_they_get(options, found):
+    trial, _ = make_trial(dropout=0.5, **options)
+    before = statistics_of(trial)
+    assert trial.input_layers() == found
+    assert are_equal(before, statistics_of(trial))
+    batch = trial.next_batch()
+    trial.model.eval()
+    with trial.captured(found) as seen:
+        trial.loss(batch)
+    assert are_equal(seen.get("1", []), [batch["inputs"]] if found else [])
+
+
+# --- labels ---
+
+
+def test_labels_are_codes_in_the_shape_of_the_outputs():
+    trial, _ = make_trial()
+    batch = trial.next_batch()
+    codes = trial.label_codes(batch, outputs=trial.outputs(batch))
+    assert codes is not None
+    assert codes.shape == (32, 2)
+    assert torch.equal(codes.argmax(dim=1), batch["targets"])
+    assert torch.equal(codes.sum(dim=1), torch.ones(32))
+
+
+def test_tokens_have_codes_each_yes_and_no_stay_and_numbers_are_no_labels():
+    tokens, answers = torch.tensor([[0, 2], [1, 1]]), torch.tensor([[1, 0], [0, 1]])
+    codes = label_codes(LossKind.SOFTMAX_CROSS_ENTROPY, tokens, torch.zeros(2, 2, 3))
+    assert codes is not None
+    assert codes.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 0]]]
+    codes = label_codes(LossKind.SIGMOID_CROSS_ENTROPY, answers, torch.zeros(2, 2))
+    assert codes is not None
+    assert (codes.dtype, codes.tolist()) == (torch.float32, answers.tolist())
+    for kind in (LossKind.MEAN_SQUARED_ERROR, LossKind.MEAN_ABSOLUTE_ERROR, LossKind.CTC):
+        assert label_codes(kind, answers, torch.zeros(2, 2)) is None
+
+
+# --- batches of one's own choosing ---
+
+
+def test_examples_taken_by_index_are_those_and_count_as_examples():
+    trial, told = make_trial([None], every=1)
+    index = torch.tensor([5, 5, 300])
+    batch = trial.take(index)
+    assert torch.equal(batch["inputs"], trial.train_set.gather(index)["inputs"])
+    trial.next_batch(7)
+    with pytest.raises(TrialOver):
+        trial.end_step()
+    assert told[0].examples == 10
+
+
+def test_taking_examples_changes_no_shuffled_batch():
+    first, second = make_trial()[0], make_trial()[0]
+    first.take(torch.arange(10))
+    assert torch.equal(first.next_batch()["inputs"], second.next_batch()["inputs"])
+
+
+def test_a_workload_without_domains_has_none():
+    assert make_trial()[0].domains is None
