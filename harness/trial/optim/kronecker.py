@@ -65,7 +65,7 @@ def inverse_roots(factors: Sequence[Tensor], powers: Sequence[float], eps: float
         values, vectors = _eigen(stack)
         # Rounding leaves the smallest a little below zero.
         values = values - values[:, :1].clamp_max(0.0) + eps
-        return (vectors * values.pow(power.unsqueeze(1)).unsqueeze(1)) @ vectors.mT
+        return ((vectors * values.pow(power.unsqueeze(1)).unsqueeze(1)) @ vectors.mT).to(stack.dtype)
 
     exponents = [f.new_tensor(power) for f, power in zip(factors, powers, strict=True)]
     return by_shape(of_stacks, factors, exponents)
@@ -74,7 +74,7 @@ def inverse_roots(factors: Sequence[Tensor], powers: Sequence[float], eps: float
 def begin_bases(states: Sequence[dict[str, Any]]) -> None:
     """Set `left_basis` and `right_basis` to the eigenvectors of `left` and `right`, large eigenvalues first."""
     for side in SIDES:
-        bases = by_shape(lambda stack: _eigen(stack)[1].flip(2), [state[side] for state in states])
+        bases = by_shape(lambda stack: _eigen(stack)[1].flip(2).to(stack.dtype), [state[side] for state in states])
         for state, basis in zip(states, bases, strict=True):
             state[f"{side}_basis"] = basis.contiguous()
 
@@ -100,12 +100,11 @@ def refresh_bases(states: Sequence[dict[str, Any]], second: str) -> None:
 
 
 def _eigen(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and vectors of each symmetric matrix; of the identity for one that is not finite."""
+    """Eigenvalues, ascending, and vectors of each symmetric matrix; of the identity for one that is not finite.
+
+    In double precision: single fails on many nearly equal eigenvalues, and gives NaN for moments of tiny gradients.
+    """
     finite = torch.isfinite(stack).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
-    stack = torch.where(finite, stack, torch.eye(stack.shape[1], dtype=stack.dtype, device=stack.device))
-    try:
-        values, vectors = torch.linalg.eigh(stack)
-    except torch.linalg.LinAlgError:
-        # Single precision fails on many eigenvalues that are nearly equal.
-        values, vectors = (tensor.to(stack.dtype) for tensor in torch.linalg.eigh(stack.double()))
+    identity = torch.eye(stack.shape[1], dtype=torch.float64, device=stack.device)
+    values, vectors = torch.linalg.eigh(torch.where(finite, stack.double(), identity))
     return values, vectors

@@ -84,3 +84,14 @@ def test_bases_come_to_the_eigenvectors_and_what_is_kept_in_them_is_sorted_with_
         refresh_bases([state], "kept")
     turned = state["left_basis"].mT @ state["left"] @ state["left_basis"]
     torch.testing.assert_close(turned, torch.diag(torch.linalg.eigvalsh(state["left"]).flip(0)), atol=1e-6, rtol=0)
+
+
+def test_gradients_of_few_rows_and_of_next_to_nothing_have_bases_too():
+    """A table of 217 rows of which a batch has five: in single precision its eigenvectors came out as NaN."""
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.zeros(217, 32)
+    gradient[::50] = 1e-6 * torch.randn(5, 32, generator=generator)
+    state = zero_factors(gradient, largest=256)
+    move_factors([state["left"]], [state["right"]], [gradient], 0.95)
+    begin_bases([state])
+    torch.testing.assert_close(state["left_basis"].mT @ state["left_basis"], torch.eye(217), atol=1e-5, rtol=0)
