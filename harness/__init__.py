@@ -20,8 +20,19 @@ if TYPE_CHECKING:
     from harness.trial.optim.averaging import AveragedWeights
     from harness.trial.optim.counts import Counts
     from harness.trial.optim.directions import largest_allowed, without_radial_part
+    from harness.trial.optim.grafted import GraftedOptimizer
+    from harness.trial.optim.kronecker import (
+        as_matrix,
+        begin_bases,
+        between,
+        inverse_roots,
+        move_factors,
+        refresh_bases,
+        transposed,
+        zero_factors,
+    )
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
-    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised
+    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, stacked
     from harness.trial.optim.multi_tensor import (
         MultiTensorOptimizer,
         adam_scale,
@@ -43,6 +54,7 @@ __all__ = [
     "ConfigError",
     "Counts",
     "DataError",
+    "GraftedOptimizer",
     "HarnessError",
     "Hyperparameters",
     "Ledger",
@@ -56,23 +68,32 @@ __all__ = [
     "Trial",
     "TrialOver",
     "adam_scale",
+    "as_matrix",
+    "begin_bases",
+    "between",
     "by_shape",
     "collected",
     "consensus_rate",
     "corrections",
     "edges",
     "hidden_matrices_and_rest",
+    "inverse_roots",
     "largest_allowed",
     "mixing_matrix",
+    "move_factors",
     "move_moments",
     "newton_schulz",
     "orthogonalised",
+    "refresh_bases",
+    "stacked",
     "train_loop",
     "train_matrices_and_rest",
+    "transposed",
     "warmup_constant",
     "warmup_cosine",
     "warmup_linear",
     "without_radial_part",
+    "zero_factors",
     "zeros_like",
 ]
 
@@ -83,8 +104,11 @@ _HOMES = {
     "harness.trial.conversation": "TrialOver",
     "harness.trial.optim.counts": "Counts",
     "harness.trial.optim.directions": "largest_allowed without_radial_part",
+    "harness.trial.optim.grafted": "GraftedOptimizer",
+    "harness.trial.optim.kronecker": "as_matrix begin_bases between inverse_roots move_factors refresh_bases "
+    "transposed zero_factors",
     "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
-    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised",
+    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised stacked",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",

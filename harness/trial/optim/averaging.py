@@ -15,11 +15,13 @@ class AveragedWeights:
     """An average of the model's parameters. Around evaluations it takes their place, with batch norm computed anew.
 
     Until the first `move` the weights themselves are judged. Both swaps and the refresh are charged. Name it as
-    resumable. `batch_norm_batches`: training batches behind the refreshed statistics.
+    resumable. `batch_norm_batches`: training batches behind the refreshed statistics. `share`: how much of what is
+    judged is the average; the rest are the weights as they are.
     """
 
-    def __init__(self, trial: Trial, *, batch_norm_batches: int = 20) -> None:
+    def __init__(self, trial: Trial, *, batch_norm_batches: int = 20, share: float = 1.0) -> None:
         self._trial = trial
+        self._share = share
         self._batch_norm_batches = batch_norm_batches
         self._parameters: list[Tensor] = list(trial.model.parameters())
         self._average: list[Tensor] = [p.detach().clone() for p in self._parameters]
@@ -60,7 +62,7 @@ class AveragedWeights:
         if self.updates == 0:
             return
         self._in_training = [p.detach().clone() for p in self._parameters]
-        torch._foreach_copy_(self._parameters, self._average)
+        torch._foreach_lerp_(self._parameters, self._average, self._share)
         self._trial.refresh_batch_norm(self._batch_norm_batches)
 
     @torch.no_grad()

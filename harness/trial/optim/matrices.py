@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,20 +36,32 @@ def orthogonalised(matrices: Sequence[Tensor], *, steps: int = 5) -> list[Tensor
     return by_shape(of_stack, matrices)
 
 
-def by_shape(function: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -> list[Tensor]:
+def by_shape(function: Callable[..., Tensor], matrices: Sequence[Tensor], *others: Sequence[Tensor]) -> list[Tensor]:
     """`function` of stacks of all matrices of one shape, taken apart again: small products are slow one by one.
 
-    Shapes: [rows, columns] each; `function`: [count, rows, columns] -> [count, ...].
+    Shapes: [rows, columns] each; `function`: [count, rows, columns] -> [count, ...]. `others` go with the matrices, one
+    tensor each, are stacked alike, and are its further arguments.
     """
-    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for position, matrix in enumerate(matrices):
-        shapes[tuple(matrix.shape)].append(position)
     done: list[Tensor] = list(matrices)
-    for positions in shapes.values():
-        stack = torch.stack([matrices[position] for position in positions])
-        for position, result in zip(positions, function(stack), strict=True):
+    for positions, stacks in stacked(matrices, *others):
+        for position, result in zip(positions, function(*stacks), strict=True):
             done[position] = result
     return done
+
+
+def stacked(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """For each combination of shapes that tensors of one position have: its positions, and one stack for each list.
+
+    A stack of one is a view of its tensor, which saves a copy: stacks are not to be changed in place.
+    """
+    shapes: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+    for position, tensors in enumerate(zip(*lists, strict=True)):
+        shapes[tuple(tensor.shape for tensor in tensors)].append(position)
+    for positions in shapes.values():
+        if len(positions) == 1:
+            yield positions, [tensors[positions[0]].unsqueeze(0) for tensors in lists]
+        else:
+            yield positions, [torch.stack([tensors[position] for position in positions]) for tensors in lists]
 
 
 def _is_faster_in_bfloat16(stack: Tensor) -> bool:

@@ -84,6 +84,21 @@ def test_averaged_weights_are_judged_and_training_goes_on_from_its_own():
     assert averaged.losses[-1] < 0.5 * averaged.losses[0]
 
 
+def test_an_average_may_be_a_share_of_what_is_judged():
+    def train(trial, hp):  # noqa: ARG001
+        average = AveragedWeights(trial, share=0.25)
+        for _ in trial.batches():
+            average.move(0.0)
+            with torch.no_grad():
+                for parameter in trial.model.parameters():
+                    parameter.add_(1.0)
+
+    race = Race().run(train, Hyperparameters({}))
+    start, name = Race().trial.model.state_dict(), "4.weight"
+    # After thirty steps; the average stays where training began.
+    torch.testing.assert_close(race.weights[0][name], start[name] + 0.75 * 30)
+
+
 def test_an_average_goes_on_from_its_state():
     def train(trial, hp):  # noqa: ARG001
         first, second = AveragedWeights(trial), AveragedWeights(trial)
