@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     )
     from harness.trial.conversation import TrialOver
     from harness.trial.optim.averaging import AveragedWeights
+    from harness.trial.optim.cosines import cosine_basis, low_rank, strongest_columns
     from harness.trial.optim.directions import largest_allowed, without_radial_part
+    from harness.trial.optim.eight_bit_optimizer import EightBitOptimizer, bitsandbytes_optimizer, eight_bit_groups
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
-    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised
+    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, positions_by_shape
     from harness.trial.optim.multi_tensor import (
         MultiTensorOptimizer,
         adam_scale,
@@ -38,6 +40,7 @@ __all__ = [
     "AveragedWeights",
     "ConfigError",
     "DataError",
+    "EightBitOptimizer",
     "HarnessError",
     "Hyperparameters",
     "LossKind",
@@ -48,14 +51,20 @@ __all__ = [
     "Trial",
     "TrialOver",
     "adam_scale",
+    "bitsandbytes_optimizer",
     "by_shape",
     "collected",
     "corrections",
+    "cosine_basis",
+    "eight_bit_groups",
     "hidden_matrices_and_rest",
     "largest_allowed",
+    "low_rank",
     "move_moments",
     "newton_schulz",
     "orthogonalised",
+    "positions_by_shape",
+    "strongest_columns",
     "train_loop",
     "train_matrices_and_rest",
     "warmup_constant",
@@ -71,8 +80,10 @@ _HOMES = {
     "harness.trial.optim.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
     "harness.trial.optim.directions": "largest_allowed without_radial_part",
+    "harness.trial.optim.cosines": "cosine_basis low_rank strongest_columns",
+    "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
     "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
-    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised",
+    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised positions_by_shape",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",

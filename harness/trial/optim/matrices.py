@@ -41,15 +41,20 @@ def by_shape(function: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -
 
     Shapes: [rows, columns] each; `function`: [count, rows, columns] -> [count, ...].
     """
-    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for position, matrix in enumerate(matrices):
-        shapes[tuple(matrix.shape)].append(position)
     done: list[Tensor] = list(matrices)
-    for positions in shapes.values():
+    for positions in positions_by_shape(matrices):
         stack = torch.stack([matrices[position] for position in positions])
         for position, result in zip(positions, function(stack), strict=True):
             done[position] = result
     return done
+
+
+def positions_by_shape(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Where the matrices of each shape stand, for rules that stack several things of each."""
+    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for position, matrix in enumerate(matrices):
+        shapes[tuple(matrix.shape)].append(position)
+    return list(shapes.values())
 
 
 def _is_faster_in_bfloat16(stack: Tensor) -> bool:
