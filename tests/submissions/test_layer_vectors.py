@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness import cosine_basis, newton_schulz, strongest_columns
 from submissions.dct_adamw.submission import DctAdamW
+from submissions.drop_muon.submission import Cutoffs, DropMuon
 from submissions.lanton.submission import Lanton, nuclear_norms
 from submissions.trion.submission import Trion
 from tests.submissions.test_optimizer_vectors import (
@@ -252,3 +253,93 @@ def test_a_dead_layer_does_not_move_under_lanton():
 def test_a_nuclear_norm_is_the_sum_of_singular_values(shape: tuple[int, ...]):
     stack = gaussian(*shape)
     torch.testing.assert_close(nuclear_norms(stack), torch.linalg.svdvals(stack).sum(dim=1))
+
+
+# --- Drop-Muon ---
+
+
+def test_drop_muon_that_drops_nothing_is_muon_without_a_look_ahead():
+    found = after_three_steps(lambda p: DropMuon(p, lr=0.1, weight_decay=0.01))
+    expected, momentum = start(), torch.zeros(2, 3, dtype=torch.float64)
+    for step in range(1, 4):
+        momentum = 0.95 * momentum + 0.05 * gradient(step)
+        expected = expected * 0.999 - 0.1 * newton_schulz(momentum.unsqueeze(0))[0]
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+class Backwards(nn.Module):
+    """Layers written down from the output to the input, with a norm, tables side by side, and shared weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+        self.norm = nn.LayerNorm(4)
+        self.middle = nn.Linear(4, 4)
+        self.tables = nn.ModuleList(nn.Embedding(5, 4) for _ in range(2))
+        self.shared = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.shared[1].weight = self.shared[0].weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = sum(table(ids) for table in self.tables)
+        hidden = self.shared[1](self.shared[0](hidden))
+        return self.last(self.norm(self.middle(hidden)))
+
+
+def cutoffs_of(model: nn.Module, *, shift: float = 0.0, steps: int = 100) -> Cutoffs:
+    cutoffs = Cutoffs(model, shift=shift, steps=steps, generator=torch.Generator().manual_seed(0))
+    model(torch.arange(5)).square().sum().backward()
+    model.zero_grad()
+    return cutoffs
+
+
+def test_layers_are_found_in_the_order_in_which_they_compute():
+    model = Backwards()
+    cutoffs = cutoffs_of(model)
+    cutoffs.draw(0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = [sorted(names[parameter] for parameter in layer) for layer in cutoffs.layers]
+    assert found == [
+        ["shared.0.bias", "shared.1.bias", "tables.0.weight", "tables.1.weight"],
+        ["middle.bias", "middle.weight", "norm.bias", "norm.weight"],
+        ["last.bias", "last.weight"],
+    ]
+
+
+def test_the_backward_pass_ends_at_the_cutoff_and_what_lies_before_stays_bit_for_bit():
+    model = Backwards()
+    cutoffs = cutoffs_of(model)
+    firsts = set()
+    optimizer = DropMuon([p for p in model.parameters() if p.ndim >= 2], weight_decay=0.5)
+    for step in range(30):
+        first = cutoffs.draw(step)
+        firsts.add(first)
+        before = {p: (p.detach().clone(), dict(optimizer.state[p])) for p in model.parameters()}
+        momenta = {p: state["momentum"].clone() for p, (_, state) in before.items() if "momentum" in state}
+        model.zero_grad()
+        model(torch.arange(5)).square().sum().backward()
+        optimizer.step()
+        for layer in cutoffs.layers[:first]:
+            for parameter in layer:
+                assert parameter.grad is None
+                assert torch.equal(parameter, before[parameter][0])
+                if parameter in momenta:
+                    assert torch.equal(optimizer.state[parameter]["momentum"], momenta[parameter])
+        assert all(p.grad is not None for layer in cutoffs.layers[first:] for p in layer)
+    assert firsts == {0, 1, 2}
+
+
+def test_under_even_cutoffs_layer_i_of_b_moves_in_i_of_b_steps():
+    cutoffs = cutoffs_of(Backwards())
+    draws = torch.tensor([cutoffs.draw(0) for _ in range(3000)])
+    moved = [(draws <= number).double().mean().item() for number in range(3)]
+    assert moved == pytest.approx([1 / 3, 2 / 3, 1.0], abs=0.03)
+
+
+def test_cutoffs_shift_from_moving_nearly_all_to_moving_the_last():
+    cutoffs = cutoffs_of(Backwards(), shift=0.5)
+    cutoffs.layers = [[] for _ in range(5)]
+    early = [0.4287, 0.2600, 0.1577, 0.0956, 0.0580]
+    assert cutoffs.probabilities(0).tolist() == pytest.approx(early, abs=5e-5)
+    assert cutoffs.probabilities(50).tolist() == pytest.approx([0.2] * 5)
+    assert cutoffs.probabilities(100).tolist() == pytest.approx(early[::-1], abs=5e-5)
+    assert cutoffs.probabilities(1000).tolist() == pytest.approx(early[::-1], abs=5e-5)
