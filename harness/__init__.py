@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.trial.optim.cosines import cosine_basis, low_rank, strongest_columns
     from harness.trial.optim.directions import largest_allowed, without_radial_part
     from harness.trial.optim.eight_bit_optimizer import EightBitOptimizer, bitsandbytes_optimizer, eight_bit_groups
+    from harness.trial.optim.growing_batch import GrowingBatch, passing_size, train_with_growing_batch
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
     from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, positions_by_shape
     from harness.trial.optim.multi_tensor import (
@@ -41,6 +42,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EightBitOptimizer",
+    "GrowingBatch",
     "HarnessError",
     "Hyperparameters",
     "LossKind",
@@ -63,10 +65,12 @@ __all__ = [
     "move_moments",
     "newton_schulz",
     "orthogonalised",
+    "passing_size",
     "positions_by_shape",
     "strongest_columns",
     "train_loop",
     "train_matrices_and_rest",
+    "train_with_growing_batch",
     "warmup_constant",
     "warmup_cosine",
     "warmup_linear",
@@ -82,6 +86,7 @@ _HOMES = {
     "harness.trial.optim.directions": "largest_allowed without_radial_part",
     "harness.trial.optim.cosines": "cosine_basis low_rank strongest_columns",
     "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
+    "harness.trial.optim.growing_batch": "GrowingBatch passing_size train_with_growing_batch",
     "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
     "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised positions_by_shape",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
