@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     )
     from harness.trial.conversation import TrialOver
     from harness.trial.optim.averaging import AveragedWeights
+    from harness.trial.optim.cosines import cosine_basis, low_rank, strongest_columns
     from harness.trial.optim.counts import Counts
     from harness.trial.optim.directions import largest_allowed, without_radial_part
+    from harness.trial.optim.eight_bit_optimizer import EightBitOptimizer, bitsandbytes_optimizer, eight_bit_groups
     from harness.trial.optim.grafted import GraftedOptimizer
+    from harness.trial.optim.growing_batch import GrowingBatch, passing_size, train_with_growing_batch
     from harness.trial.optim.kronecker import (
         as_matrix,
         begin_bases,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
         zero_factors,
     )
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
-    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, stacked
+    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, positions_by_shape, stacked
     from harness.trial.optim.multi_tensor import (
         MultiTensorOptimizer,
         adam_scale,
@@ -54,7 +57,9 @@ __all__ = [
     "ConfigError",
     "Counts",
     "DataError",
+    "EightBitOptimizer",
     "GraftedOptimizer",
+    "GrowingBatch",
     "HarnessError",
     "Hyperparameters",
     "Ledger",
@@ -71,23 +76,31 @@ __all__ = [
     "as_matrix",
     "begin_bases",
     "between",
+    "bitsandbytes_optimizer",
     "by_shape",
     "collected",
     "consensus_rate",
     "corrections",
+    "cosine_basis",
     "edges",
+    "eight_bit_groups",
     "hidden_matrices_and_rest",
     "inverse_roots",
     "largest_allowed",
+    "low_rank",
     "mixing_matrix",
     "move_factors",
     "move_moments",
     "newton_schulz",
     "orthogonalised",
+    "passing_size",
+    "positions_by_shape",
     "refresh_bases",
     "stacked",
+    "strongest_columns",
     "train_loop",
     "train_matrices_and_rest",
+    "train_with_growing_batch",
     "transposed",
     "warmup_constant",
     "warmup_cosine",
@@ -108,7 +121,10 @@ _HOMES = {
     "harness.trial.optim.kronecker": "as_matrix begin_bases between inverse_roots move_factors refresh_bases "
     "transposed zero_factors",
     "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
-    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised stacked",
+    "harness.trial.optim.cosines": "cosine_basis low_rank strongest_columns",
+    "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
+    "harness.trial.optim.growing_batch": "GrowingBatch passing_size train_with_growing_batch",
+    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised positions_by_shape stacked",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",

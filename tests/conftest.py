@@ -61,7 +61,7 @@ def pytest_configure() -> None:
     """
     for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
         os.environ.pop(name, None)
-    # Tensors are tiny here, and a second thread spins while it waits: on a busy machine that takes twenty times as long.
+    # Tensors are tiny here, and a second thread spins while it waits: on a busy machine that takes twenty times longer.
     torch.set_num_threads(1)
     if os.environ.get("TIMETRIAL_TEST_LISTING"):
         found = [str(LISTING), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -54,14 +54,19 @@ def stacked(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]
 
     A stack of one is a view of its tensor, which saves a copy: stacks are not to be changed in place.
     """
-    shapes: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
-    for position, tensors in enumerate(zip(*lists, strict=True)):
-        shapes[tuple(tensor.shape for tensor in tensors)].append(position)
-    for positions in shapes.values():
+    for positions in positions_by_shape(*lists):
         if len(positions) == 1:
             yield positions, [tensors[positions[0]].unsqueeze(0) for tensors in lists]
         else:
             yield positions, [torch.stack([tensors[position] for position in positions]) for tensors in lists]
+
+
+def positions_by_shape(*lists: Sequence[Tensor]) -> list[list[int]]:
+    """For each combination of shapes that tensors of one position have: where it stands."""
+    shapes: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+    for position, tensors in enumerate(zip(*lists, strict=True)):
+        shapes[tuple(tensor.shape for tensor in tensors)].append(position)
+    return list(shapes.values())
 
 
 def _is_faster_in_bfloat16(stack: Tensor) -> bool:

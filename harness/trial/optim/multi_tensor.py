@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from math import sqrt
 from typing import Any
 
@@ -41,6 +42,19 @@ class MultiTensorOptimizer(torch.optim.Optimizer):
                 gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
                 self.update(group, parameters, gradients, [self._state_of(p, group) for p in parameters])
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`, each tensor of the state in the type that it was saved in.
+
+        torch would cast all of them to the type of their parameter: indices, codes of 8 bits, float32 beside bfloat16.
+        """
+        super().load_state_dict(state_dict)
+        numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[parameter][name] = value.to(parameter.device)
 
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
