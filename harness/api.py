@@ -300,6 +300,13 @@ class DataSource(ABC):
     def fetch(self, folder: Path) -> None:
         """Bring the files into `folder`, resuming and checking hashes. Raises DataError with the way to mend it."""
 
+    def installed_copies(self) -> list[Path]:
+        """Files and folders of the system, or of installed packages, that hold the same data. Default: none.
+
+        No trainer can read them; they need not exist.
+        """
+        return []
+
 
 class Workload(ABC):
     """Data, model, loss and metric: what stays fixed while training algorithms race.
