@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    SPLITS,
+    Batch,
+    DataSource,
+    Examples,
+    LossKind,
+    Padded,
+    Renamed,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Workload,
+)
 
 FILE = "blobs.bin"
 
@@ -90,6 +105,14 @@ class Blobs(Workload):
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         return {"error": float(statistics["wrong"].mean())}
+
+    def symmetries(self) -> list[Symmetry]:
+        # Batch norm has a place for each input, dead ones too.
+        padded = [] if self.batch_norm else [Padded("inputs", layer="1")]
+        return [Reordered({"inputs": 1}), Signed({"inputs": 1}), *padded, Renamed({"targets": None}, [(0, 2)])]
+
+    def resized(self) -> dict[str, Any]:
+        return {"hidden": self.hidden + 1} if self.hidden else {}
 
 
 class CopiedBlobs(DataSource):

@@ -89,7 +89,7 @@ def _write(request: Message, descriptor: int) -> int:
     masked: list[str] = []
     found: Examples | Exception
     try:
-        workload = create_workload(request["entry"], request["options"])
+        workload = create_workload(request["entry"], request["options"], request.get("twin"))
         copies = [path for source in workload.sources() for path in source.installed_copies()]
         masked = [str(path) for path in [*workload.packaged_data(), *copies]]
         found = load_verified(workload, "train", Path(request["data_folder"]), request["train_sha256"])
