@@ -19,11 +19,14 @@ _SIZES = {
 }  # fmt: skip
 _HINTS = {"step_hint", "batch_size_hint", "budget_seconds", "seed", "target", "train_set"}
 _FREE = {"goal"}  # of the target: whether less is better is not what tells workloads apart
+_FIELDS = {"inputs", "targets", "weights"}  # of a batch: every submission may ask whether labels are masked
 _BATCHES = {"next_batch", "batches"}
 _COUNTED = {"parameters", "named_parameters", "modules", "named_modules", "parameter_kinds", "state_dict", "children"}
+_COMPARING = {"startswith", "endswith", "equal", "__eq__", "find", "count"}
 _KEEP = {
     "len", "sum", "min", "max", "int", "float", "str", "repr", "hash", "tuple", "list", "set", "frozenset", "sorted",
-    "round", "abs", "next", "iter", "enumerate", "zip", "bool", "reversed", "dict", "prod", "sha256", "sha1", "md5",
+    "round", "abs", "next", "iter", "enumerate", "zip", "bool", "reversed", "dict", "map", "prod", "sha256",
+    "sha1", "md5",
 }  # fmt: skip
 _PASS_THROUGH = (
     ast.BinOp, ast.UnaryOp, ast.Tuple, ast.List, ast.Set, ast.Starred, ast.JoinedStr, ast.FormattedValue, ast.IfExp,
@@ -62,8 +65,10 @@ def _pairs(node: ast.AST, telling: _Telling, known: _Known) -> Iterator[bool]:
         yield telling.of(node.subject) > _NOTHING and any(known.is_in(case.pattern) for case in node.cases)
     elif isinstance(node, ast.Subscript):
         yield known.is_table(node.value) and telling.of(node.slice) > _NOTHING
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "index"):
-        yield known.is_table(node.func.value) and any(map(telling.of, node.args[:1]))
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        owner, method = node.func.value, node.func.attr
+        yield method in ("get", "index") and known.is_table(owner) and any(map(telling.of, node.args[:1]))
+        yield method in _COMPARING and telling.of(owner) > _NOTHING and any(map(known.is_in, node.args))
 
 
 class _Telling:
@@ -129,6 +134,8 @@ class _Known:
             return _is_written_down(node)
         if isinstance(node, ast.Name):
             return node.id in self._values | self._tables
+        if isinstance(node, ast.Call):  # range(...), torch.Size([...])
+            return any(map(self.is_in, node.args))
         is_whole = isinstance(node, (*_PASS_THROUGH, ast.pattern))
         return is_whole and any(map(self.is_in, ast.iter_child_nodes(node)))
 
@@ -156,7 +163,7 @@ def _is_numeric(constant: ast.Constant) -> bool:
 def _is_written_down(constant: ast.Constant) -> bool:
     value = constant.value
     if isinstance(value, str | bytes):
-        return len(value) > 0
+        return len(value) > 0 and value not in _FIELDS
     if isinstance(value, int | float) and not isinstance(value, bool):
         return abs(value) > _SMALL or value != int(value)
     return False

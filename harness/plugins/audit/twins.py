@@ -43,6 +43,7 @@ _DEAD = 1 / 32
 _EASED = 1e-6
 _LARGEST_STEP = 1 / 200
 _BATCH_THAT_BEARS_ONE_MORE = 32
+_FIELDS_OF_ALL = ("inputs", "targets", "weights")
 
 
 def twin_of(original: Workload, with_options: Callable[[Mapping[str, Any]], Workload], number: int) -> Workload:
@@ -62,6 +63,9 @@ class Twin(Workload):
         self._resized = resized
         self._number = number
         self._changes = [_drawn(each, number, place) for place, each in enumerate(resized.symmetries())]
+        letters = "".join(_stream(number, "letters").permutation(list(string.ascii_lowercase)))
+        self._letters = str.maketrans(string.ascii_lowercase, letters)
+        self._letters_back = str.maketrans(letters, string.ascii_lowercase)
 
     @property
     def loss_kind(self) -> LossKind:  # type: ignore[override]
@@ -86,7 +90,7 @@ class Twin(Workload):
         batch = examples.gather(index)
         for change in self._changes:
             batch = change.of_batch(batch)
-        tensors = {name: values.contiguous() for name, values in batch.items()}
+        tensors = {_translated(name, self._letters): values.contiguous() for name, values in batch.items()}
         content = content_of_twin(examples.digest(), self._number)
         return TwinExamples(tensors, content, None if split == "train" else examples)
 
@@ -99,15 +103,15 @@ class Twin(Workload):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """As the original's."""
-        return self._resized.outputs(model, batch)
+        return self._resized.outputs(model, self._with_own_names(batch))
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
         """As the original's."""
-        return self._resized.losses(outputs, batch, label_smoothing)
+        return self._resized.losses(outputs, self._with_own_names(batch), label_smoothing)
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """As the original's."""
-        return self._resized.statistics(outputs, batch)
+        return self._resized.statistics(outputs, self._with_own_names(batch))
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """The original's, under other names."""
@@ -123,6 +127,10 @@ class Twin(Workload):
             for change in self._changes:
                 change.undo_rows(network)
         return self._renamed(self._resized.decoded_metrics(network, examples.original))
+
+    def _with_own_names(self, batch: Batch) -> Batch:
+        """The batch with its fields called as the original calls them."""
+        return {_translated(name, self._letters_back): values for name, values in batch.items()}
 
     def _renamed(self, metrics: dict[str, float]) -> dict[str, float]:
         return {name_from(self._number, name): value for name, value in metrics.items()}
@@ -179,6 +187,11 @@ def name_from(number: int, name: str) -> str:
     """Eight letters in place of a name."""
     letters = _stream(number, f"name {name}").choice(list(string.ascii_lowercase), size=8)
     return "".join(letters)
+
+
+def _translated(field: str, letters: dict[int, int]) -> str:
+    """The name of a field in other letters; whether there are inputs, targets and weights, all may know."""
+    return field if field in _FIELDS_OF_ALL else field.translate(letters)
 
 
 class _Under(nn.Module):

@@ -39,6 +39,23 @@ SUSPECT = {
         def train(trial, hp):
             return RATES[str([p.shape[0] for p in trial.model.parameters()])]
         """,
+    "shape as a size": """
+        import torch
+
+        def train(trial, hp):
+            return next(trial.model.parameters()).shape == torch.Size([66, 128])
+        """,
+    "size in a range of numbers": """
+        def train(trial, hp):
+            return sum(map(torch.numel, trial.model.parameters())) in range(8000, 9000)
+        """,
+    "hash of shapes": """
+        import hashlib
+
+        def train(trial, hp):
+            shapes = [tuple(p.shape) for p in trial.model.parameters()]
+            return hashlib.sha256(str(shapes).encode()).hexdigest().startswith("3fa1")
+        """,
     "width": "def train(trial, hp):\n    return any(m.weight.shape[-1] == 784 for m in trial.model.modules())",
     "number of parameters": "def train(trial, hp):\n    return len(list(trial.model.parameters())) == 6",
     "class of a layer": "def train(trial, hp):\n    return type(trial.model).__name__ == 'ResidualNetwork'",
@@ -64,6 +81,11 @@ SUSPECT = {
         def train(trial, hp):
             batch = trial.next_batch()
             return batch["inputs"].mean().item() > 0.25
+        """,
+    "fields of a batch": """
+        def train(trial, hp):
+            for batch in trial.batches():
+                return "atoms" in batch
         """,
     "helper that is told": """
         from harness import Trial
@@ -140,7 +162,7 @@ def test_what_training_algorithms_ask_of_matrices_is_no_sign(folder):
             if trial.loss_kind == LossKind.CTC or trial.target.goal == "max" or warmup < 1:
                 warmup = 1
             for batch in trial.batches():
-                if trial.step > 1000 and trial.evaluations and trial.device.type == "cuda":
+                if "weights" in batch and trial.step > 1000 and trial.evaluations and trial.device.type == "cuda":
                     break
         """
     (folder / "submission.py").write_text(textwrap.dedent(source), encoding="utf-8")
