@@ -105,7 +105,7 @@ def _imports(node: ast.AST, names: Names) -> Iterator[str]:
     """Modules and functions that a training algorithm has no use for."""
     for dotted in names.used_by(node):
         for what, modules in _MODULES.items():
-            yield from (f"{what} ({dotted})" for each in modules.split() if f"{dotted}.".startswith(f"{each}."))
+            yield from (f"{what} ({each})" for each in modules.split() if f"{dotted}.".startswith(f"{each}."))
         if dotted.startswith("harness.") and isinstance(node, ast.Import | ast.ImportFrom) and _is_inner(node):
             yield f"{_OURS} ({dotted})"
     if isinstance(node, ast.Call) and names.dotted(node.func) in _SEEDS and _is_number(node.args):
