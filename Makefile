@@ -91,6 +91,9 @@ overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 redteam: .venv/installed ## run dishonest submissions and see that each gets its end, 10 min: ARGS=sandbox=off|honest=mini
 	@$(PY) -m tests.redteam $(ARGS)
 
+audit: .venv/installed ## look for a submission that knows its workloads, in its source and on their twins: SUBMISSION=x SEEDS=6
+	@$(PY) -m harness.commands.trust.audit $(call override_if,SEEDS,seeds) $(call override_if,TWIN,twin) $(OVERRIDES)
+
 interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min
 	@$(PY) benchmarks/interruptions.py $(ARGS)
 

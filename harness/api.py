@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -300,6 +300,73 @@ class DataSource(ABC):
     def fetch(self, folder: Path) -> None:
         """Bring the files into `folder`, resuming and checking hashes. Raises DataError with the way to mend it."""
 
+    def installed_copies(self) -> list[Path]:
+        """Files and folders of the system, or of installed packages, that hold the same data. Default: none.
+
+        No trainer can read them; they need not exist.
+        """
+        return []
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """Places along an axis come in another order, the same in all `fields`: name in the batch -> axis."""
+
+    fields: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Numbers change their sign at half of the places along an axis. `fields`: name -> axis; None: everywhere."""
+
+    fields: Mapping[str, int | None]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """All numbers of the field are multiplied by one factor, between a half and two."""
+
+    field: str
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """Places along an axis come in the opposite order. `fields`: name in the batch -> axis."""
+
+    fields: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """Two axes change places. `fields`: name in the batch -> these axes."""
+
+    fields: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Whole numbers stand for each other: those of each block, from its first to below its second number.
+
+    `fields`: name in the batch -> the place along the last axis that holds such numbers, None where all of it does.
+    `rows`: parameters with a row for each number, of networks that write symbol after symbol (`decoded_metrics`).
+    """
+
+    fields: Mapping[str, int | None]
+    blocks: Sequence[tuple[int, int]]
+    rows: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Padded:
+    """The last axis of `field` gets a few more places, always zero, and so many more inputs the linear `layer`."""
+
+    field: str
+    layer: str
+
+
+Symmetry = Reordered | Signed | Scaled | Mirrored | Transposed | Renamed | Padded
+"""A change of the data, and with it of the task, that makes it no easier and no harder for the network."""
+
 
 class Workload(ABC):
     """Data, model, loss and metric: what stays fixed while training algorithms race.
@@ -362,6 +429,17 @@ class Workload(ABC):
         No forward pass on the true targets can tell them. The model is in eval mode and makes no gradients. The split
         is given whole, so a metric cannot depend on the batch size of the evaluation.
         """
+        return {}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Changes of the data that make another task of the same difficulty, for `make audit`. Default: none.
+
+        Initial weights must be as likely after what the change does to them, and all metrics stay what they are.
+        """
+        return []
+
+    def resized(self) -> dict[str, Any]:
+        """Options of a network that is wider by a few percent in as many layers as can be. Default: none."""
         return {}
 
 

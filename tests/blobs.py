@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    SPLITS,
+    Batch,
+    DataSource,
+    Examples,
+    LossKind,
+    Padded,
+    Renamed,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Workload,
+)
 
 FILE = "blobs.bin"
 
@@ -18,7 +33,7 @@ class Blobs(Workload):
     """Two classes in 8 dimensions, 512 training examples; error rate. `dropout` adds such a layer in front.
 
     `hidden`: width of a hidden layer. `masked`: about a third of the examples do not count. `stored`: the splits are
-    read from one file, which `store` has written, as those of real workloads are.
+    read from one file, which `store` has written, as those of real workloads are. `copied`: see CopiedBlobs.
     """
 
     loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
@@ -32,6 +47,7 @@ class Blobs(Workload):
         masked: bool = False,
         stored: bool = False,
         slow_evaluation: float = 0.0,
+        copied: bool = False,
     ) -> None:
         self.dropout = dropout
         self.hidden = hidden
@@ -39,9 +55,10 @@ class Blobs(Workload):
         self.stored = stored
         self.batch_norm = batch_norm
         self.slow_evaluation = slow_evaluation
+        self.copied = copied
 
     def sources(self) -> list[DataSource]:
-        return []
+        return [CopiedBlobs()] if self.copied else []
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         if self.stored:
@@ -88,3 +105,26 @@ class Blobs(Workload):
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         return {"error": float(statistics["wrong"].mean())}
+
+    def symmetries(self) -> list[Symmetry]:
+        # Batch norm has a place for each input, dead ones too.
+        padded = [] if self.batch_norm else [Padded("inputs", layer="1")]
+        return [Reordered({"inputs": 1}), Signed({"inputs": 1}), *padded, Renamed({"targets": None}, [(0, 2)])]
+
+    def resized(self) -> dict[str, Any]:
+        return {"hidden": self.hidden + 1} if self.hidden else {}
+
+
+class CopiedBlobs(DataSource):
+    """A source that is always there, of whose data a folder of these tests is said to be a copy."""
+
+    name, size_megabytes, licence = "blobs", 0.0, "none"
+
+    def is_present(self, folder: Path) -> bool:  # noqa: ARG002
+        return True
+
+    def fetch(self, folder: Path) -> None:
+        pass
+
+    def installed_copies(self) -> list[Path]:
+        return [Path(__file__).with_name("algoperf"), Path(__file__).with_name("conftest.py"), Path("/not/there")]

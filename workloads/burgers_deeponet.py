@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, SplitName, TensorExamples
+from harness.api import Batch, DataSource, Examples, Padded, Reordered, Signed, SplitName, Symmetry, TensorExamples
 from workloads.data.burgers_solver import burgers, initial_states
 from workloads.data.sources import MadeFile, StoredFile
 from workloads.losses.regression import Regression
@@ -60,6 +60,23 @@ class BurgersDeepOnet(Regression):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`relative_l2`: mean over all examples; predicting 0 has 1."""
         return {"relative_l2": statistics["relative"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Sensors in any order, each of either sign, and dead ones; all solutions of the other sign."""
+        return [
+            Reordered({"inputs": 1}),
+            Signed({"inputs": 1}),
+            Padded("inputs", layer="branch.0"),
+            Signed({"targets": None}),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """Layers and basis wider by a thirty-second."""
+        return {
+            "branch": [width + max(1, width // 32) for width in self.branch],
+            "trunk": [width + max(1, width // 32) for width in self.trunk],
+            "basis": self.basis + max(1, self.basis // 32),
+        }
 
 
 class Solutions(TensorExamples):

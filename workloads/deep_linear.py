@@ -12,7 +12,19 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Batch, ConfigError, DataSource, Examples, SplitName, TensorExamples
+from harness.api import (
+    SPLITS,
+    Batch,
+    ConfigError,
+    DataSource,
+    Examples,
+    Padded,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+)
 from workloads.losses.regression import Regression
 
 _SEED_OF_DATA = 2014
@@ -100,6 +112,16 @@ class DeepLinear(Regression):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`mse`: mean over all examples and outputs."""
         return {"mse": statistics["squares"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Inputs in any order, each of either sign, and dead ones; outputs likewise, without dead ones."""
+        return [
+            Reordered({"inputs": 1}),
+            Signed({"inputs": 1}),
+            Padded("inputs", layer="0"),
+            Reordered({"targets": 1}),
+            Signed({"targets": 1}),
+        ]
 
 
 def hadamard(size: int) -> numpy.ndarray:

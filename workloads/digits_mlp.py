@@ -8,12 +8,25 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from torch import nn
 
-from harness.api import ConfigError, DataError, DataSource, Examples, SplitName, TensorExamples
+from harness.api import (
+    ConfigError,
+    DataError,
+    DataSource,
+    Examples,
+    Padded,
+    Renamed,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+)
 from workloads.losses.classification import Classification
 
 _PIXELS = 64
@@ -65,6 +78,19 @@ class DigitsMlp(Classification):
         for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), _ACTIVATIONS[self.activation]()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], _CLASSES))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Pixels in any order, each of either sign, and a few dead ones; classes under other numbers."""
+        return [
+            Reordered({"inputs": 1}),
+            Signed({"inputs": 1}),
+            Padded("inputs", layer="0"),
+            Renamed({"targets": None}, [(0, _CLASSES)]),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """Hidden layers wider by a thirty-second."""
+        return {"hidden": [width + max(1, width // 32) for width in self.hidden]}
 
 
 def read_digits(path: Path) -> tuple[numpy.ndarray, numpy.ndarray]:

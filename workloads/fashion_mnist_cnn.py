@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
+from harness.api import Scaled, Symmetry
 from workloads.data.fashion_mnist import CLASSES, FashionMnist
 from workloads.networks.residual_network import ResidualNetwork
 
@@ -48,3 +50,11 @@ class FashionMnistCnn(FashionMnist):
             activation=self.activation,
             last_norm_scale=self.last_norm_scale,
         )
+
+    def symmetries(self) -> list[Symmetry]:
+        """Also images of any contrast: the batch norm behind the first convolution takes it away."""
+        return [*super().symmetries(), Scaled("inputs")]
+
+    def resized(self) -> dict[str, Any]:
+        """A channel more in each stage."""
+        return {"widths": [width + 1 for width in self.widths]}

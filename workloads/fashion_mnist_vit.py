@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -55,3 +55,8 @@ class FashionMnistVit(FashionMnist):
             dropout=self.dropout,
             learned_positions=self.learned_positions,
         )
+
+    def resized(self) -> dict[str, Any]:
+        """Four more numbers a token, which is the least, and hidden layers wider by a thirty-second."""
+        width = self.width + (4 if (self.width + 4) % self.heads == 0 else 4 * self.heads)
+        return {"width": width, "hidden": self.hidden + max(1, self.hidden // 32)}

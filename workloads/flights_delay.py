@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,21 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    Batch,
+    DataError,
+    DataSource,
+    Examples,
+    LossKind,
+    Padded,
+    Renamed,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Workload,
+)
 from workloads.data.flights_table import Columns, flights_archive, read_flights
 from workloads.losses.binary import binary_losses
 from workloads.networks.dlrm import Dlrm
@@ -114,6 +129,26 @@ class FlightsDelay(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`bce`: mean over all flights."""
         return {"bce": statistics["nats"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Categories in any order and their levels under other numbers; numbers too, of either sign; yes for no."""
+        ends = list(itertools.accumulate(self.levels))
+        return [
+            Renamed({"ids": None}, list(zip([0, *ends[:-1]], ends, strict=True))),
+            Reordered({"ids": 1}),
+            Reordered({"numbers": 1}),
+            Signed({"numbers": 1}),
+            Padded("numbers", layer="bottom.0"),
+            Renamed({"targets": None}, [(0, 2)]),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """Vectors longer by one, hidden layers wider by a thirty-second or so."""
+        return {
+            "embedding_width": self.embedding_width + 1,
+            "bottom": [*(width + max(1, width // 32) for width in self.bottom[:-1]), self.bottom[-1] + 1],
+            "top": [width + max(1, width // 32) for width in self.top],
+        }
 
 
 def numbered(categories: Columns, train: numpy.ndarray) -> tuple[numpy.ndarray, tuple[int, ...]]:

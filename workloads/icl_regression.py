@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import SPLITS, Batch, DataSource, Examples, ParameterKind, SplitName, TensorExamples
+from harness.api import (
+    SPLITS,
+    Batch,
+    DataSource,
+    Examples,
+    Padded,
+    ParameterKind,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+)
 from workloads.losses.regression import Regression
 from workloads.networks.decoder_transformer import Block, draw_weights
 
@@ -94,6 +107,19 @@ class IclRegression(Regression):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`excess`: mean over all prompts, which are equally long."""
         return {"excess": statistics["excess"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Numbers of a token in any order, each of either sign, and dead ones; all answers of the other sign."""
+        return [
+            Reordered({"inputs": 2}),
+            Signed({"inputs": 2}),
+            Padded("inputs", layer="embedding"),
+            Signed({"targets": None, "optimum": None}),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """Hidden layers wider by one. A number more for each head would be an eighth."""
+        return {"hidden": self.hidden + 1}
 
 
 class Prompts(TensorExamples):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, Workload
+from harness.api import Batch, DataError, DataSource, Examples, LossKind, Renamed, SplitName, Symmetry, Workload
 from workloads.data.sources import StoredFile, Wheel
 from workloads.networks.decoder_transformer import DecoderTransformer
 
@@ -96,6 +96,14 @@ class KjvCharLm(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`nats_per_character`: mean over all windows, which are equally long."""
         return {"nats_per_character": statistics["nats"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Characters under other numbers."""
+        return [Renamed({"inputs": None, "targets": None}, [(0, self.vocabulary)])]
+
+    def resized(self) -> dict[str, Any]:
+        """Two more numbers for each head, which turns them in pairs, and hidden layers wider by a thirty-second."""
+        return {"width": self.width + 2 * self.heads, "hidden": self.hidden + max(1, self.hidden // 32)}
 
 
 class Windows(Examples):

@@ -7,14 +7,26 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    Batch,
+    DataError,
+    DataSource,
+    Examples,
+    LossKind,
+    Renamed,
+    Reordered,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Workload,
+)
 from workloads.data.molecules_table import SYMBOLS, TASKS, Labels, molecule_wheels, read_molecules
 from workloads.data.smiles import Molecule
 from workloads.losses.binary import average_precision, binary_losses
@@ -119,6 +131,18 @@ class MoleculesGnn(Workload):
             if is_positive.any() and not is_positive.all():
                 found.append(average_precision(score[weight > 0], is_positive))
         return {"mean_average_precision": math.fsum(found) / len(found) if found else math.nan}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Properties of atoms and orders of bonds under other numbers; tasks in another order."""
+        return [
+            Renamed({"atoms": None}, [(0, ATOM_FEATURES)]),
+            Renamed({"bonds": 2}, [(0, BOND_FEATURES)]),
+            Reordered({"targets": 1, "weights": 1}),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """All vectors longer by one."""
+        return {"latent": self.latent + 1, "hidden": [width + 1 for width in self.hidden]}
 
 
 def packed(batch: Batch) -> dict[str, Tensor]:

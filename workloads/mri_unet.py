@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    Batch,
+    DataSource,
+    Examples,
+    LossKind,
+    Mirrored,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Transposed,
+    Workload,
+)
 from workloads.data.brain_volume import brain_wheel, read_brain
 from workloads.losses.similarity import structural_similarity
 from workloads.networks.u_net import UNet
@@ -95,6 +106,17 @@ class MriUnet(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`ssim`: mean over all images."""
         return {"ssim": statistics["ssim"].mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Images lying on their side, upside down: kernels are drawn the same for all their places."""
+        return [
+            Transposed({"inputs": (1, 2), "targets": (1, 2)}),
+            Mirrored({"inputs": 1, "targets": 1}),
+        ]
+
+    def resized(self) -> dict[str, Any]:
+        """A channel more in the first block, and what follows from it."""
+        return {"channels": self.channels + 1}
 
 
 class Slices(TensorExamples):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Workload
-from workloads.data.spoken_digits_data import SpokenDigitsFile
+from harness.api import Batch, DataSource, Examples, LossKind, Mirrored, Renamed, Signed, SplitName, Symmetry, Workload
+from workloads.data.spoken_digits_data import DIGITS, SpokenDigitsFile
 from workloads.losses.ctc import BLANK, ctc_losses, greedy_errors
 from workloads.networks.conformer import Conformer, ConformerSizes
 from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
@@ -64,6 +64,14 @@ class SpokenDigits(Workload):
         edits, digits = (statistics[name].sum().double() for name in ("edits", "digits"))
         return {"digit_error_rate": torch.div(edits, digits).item()}
 
+    def symmetries(self) -> list[Symmetry]:
+        """High for low and loud for soft; digits under other numbers. Of mirrored bins, windows are moved by one."""
+        return [
+            Mirrored({"inputs": 2}),
+            Signed({"inputs": None}),
+            Renamed({"targets": None}, [(BLANK + 1, BLANK + 1 + DIGITS)]),
+        ]
+
 
 class SpokenDigitsConformer(SpokenDigits):
     """With a Conformer of the given sizes; see ConformerSizes."""
@@ -75,6 +83,15 @@ class SpokenDigitsConformer(SpokenDigits):
         """A new Conformer."""
         return Conformer(self.sizes)
 
+    def resized(self) -> dict[str, Any]:
+        """A number more for each head, a channel more, hidden layers wider by a thirty-second."""
+        sizes = self.sizes
+        return {
+            "width": sizes.width + sizes.heads * (1 + sizes.heads % 2),
+            "channels": sizes.channels + 1,
+            "hidden": sizes.hidden + max(1, sizes.hidden // 32),
+        }
+
 
 class SpokenDigitsDeepSpeech(SpokenDigits):
     """With a DeepSpeech network of the given sizes; see DeepSpeechSizes."""
@@ -85,3 +102,7 @@ class SpokenDigitsDeepSpeech(SpokenDigits):
     def build_model(self) -> nn.Module:
         """A new DeepSpeech network."""
         return DeepSpeech(self.sizes)
+
+    def resized(self) -> dict[str, Any]:
+        """A unit more in each direction of the recurrent layers, and a channel more."""
+        return {"width": self.sizes.width + 2, "channels": self.sizes.channels + 1}

@@ -23,8 +23,17 @@ def load_entry(entry: str) -> Any:
     return getattr(module, name)
 
 
-def create_workload(entry: str, options: Mapping[str, Any]) -> Workload:
-    """The workload that a YAML's `entry` and `options` describe. Raises ConfigError where they do not fit."""
+def create_workload(entry: str, options: Mapping[str, Any], twin: int | None = None) -> Workload:
+    """The workload that a YAML's `entry` and `options` describe, or the twin of this number that it has.
+
+    Raises ConfigError where they do not fit.
+    """
+    if twin is not None:
+        from harness.plugins.audit.twins import twin_of
+
+        return twin_of(
+            create_workload(entry, options), lambda other: create_workload(entry, {**options, **other}), twin
+        )
     kind = load_entry(entry)
     if not (isinstance(kind, type) and issubclass(kind, Workload)):
         raise ConfigError(f"entry {entry!r} is no subclass of harness.api.Workload.")

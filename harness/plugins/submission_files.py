@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import shlex
 import sys
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("harness", "hydra_plugins", "submissions", "workloads")
+# Ten thousand lines of Python: enough for every algorithm, and too little for the weights of most networks.
+_BYTES_AT_MOST = 512 << 10
+_FILES_AT_MOST = 500
 
 
 def check_train(path: Path) -> None:
@@ -153,13 +157,31 @@ class Files:
 
 
 def read_files(folder: Path) -> Files:
-    """The files of `folder` now, in the order of their names. Raises ConfigError where one cannot be read."""
-    names = sorted(_names(folder, above=()), key=os.fsencode)
+    """The files of `folder` now, in the order of their names.
+
+    Raises ConfigError where one cannot be read, and for more or larger ones than a training algorithm needs.
+    """
+    names = sorted(itertools.islice(_names(folder, above=()), _FILES_AT_MOST + 1), key=os.fsencode)
     try:
+        _check_size(folder, names)
         content = {name: (folder / name).read_bytes() for name in names}
         return Files(content, {name: 0o600 | (folder / name).stat().st_mode & 0o100 for name in names})
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}). Make it readable.") from None
+
+
+def _check_size(folder: Path, names: Sequence[str]) -> None:
+    """Raises ConfigError where the directory could hold data or weights."""
+    if len(names) > _FILES_AT_MOST:
+        raise ConfigError(f"{folder} holds more than {_FILES_AT_MOST} files. Keep what is no part of it elsewhere.")
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    if sum(sizes.values()) > _BYTES_AT_MOST:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"{folder} holds {sum(sizes.values()) / 1024:.0f} KiB, {sizes[largest] / 1024:.0f} of them in {largest}; "
+            f"{_BYTES_AT_MOST >> 10} are allowed. Keep what is no part of the algorithm elsewhere, and name libraries "
+            "in requirements.txt."
+        )
 
 
 def _names(folder: Path, *, above: tuple[Path, ...]) -> Iterator[str]:

@@ -15,7 +15,7 @@ class TrialSpec:
     """Everything that a trial is started with."""
 
     workload: Message
-    """What the trainer prepares: entry, options, data_folder, train_sha256."""
+    """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these."""
     submission: Message
     """Where `train` comes from: folder, entry."""
     hyperparameters: dict[str, Any]

@@ -49,7 +49,7 @@ class Prepared:
 def prepare(request: Message, split: TrainingSplit) -> Prepared:
     """The workload that `request` names, with its training split. Raises what reading that has raised."""
     train_set = split.examples()
-    return Prepared(create_workload(request["entry"], request["options"]), train_set)
+    return Prepared(create_workload(request["entry"], request["options"], request.get("twin")), train_set)
 
 
 def main(channel_descriptor: int, weights_descriptor: int, prepared: Prepared | TrainingSplit) -> int:

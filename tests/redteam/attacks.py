@@ -216,6 +216,18 @@ ATTACKS = [
         changes={"entry": "workloads.digits_mlp.DigitsMlp", "options": {"hidden": [8]}},
     ),
     _deed(
+        "installed copies",
+        "reads the same data where the system, or an installed package, has them too",
+        "Copies that a source of data knows of are seen empty.",
+        """
+        import importlib.util
+        tests = Path(importlib.util.find_spec("tests").submodule_search_locations[0])
+        return bool(os.listdir(tests / "algoperf")) or bool((tests / "conftest.py").read_bytes())
+        """,
+        walls=True,
+        changes={"options": {"copied": True}},
+    ),
+    _deed(
         "repository",
         "reads configuration, results and history of the repository",
         "Of the repository only the harness and the workload's modules are there.",

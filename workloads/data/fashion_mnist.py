@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from harness.api import DataError, DataSource, Examples, SplitName
+from harness.api import DataError, DataSource, Examples, Mirrored, Renamed, Signed, SplitName, Symmetry, Transposed
 from workloads.data.sources import FashionMnistFiles
 from workloads.losses.classification import Classification, Images
 
@@ -39,6 +39,19 @@ class FashionMnist(Classification):
         pixels = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
         labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
         return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Images lying on their side, in a mirror, as negatives; classes under other numbers.
+
+        Kernels are drawn the same for all their places and both signs. Where windows are two pixels apart, those of a
+        mirrored image are moved by one.
+        """
+        return [
+            Transposed({"inputs": (2, 3)}),
+            Mirrored({"inputs": 3}),
+            Signed({"inputs": None}),
+            Renamed({"targets": None}, [(0, CLASSES)]),
+        ]
 
 
 def read_idx(path: Path) -> numpy.ndarray:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import gzip
 import hashlib
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,15 @@ class Wheel(FileSource):
             raise DataError(f"{folder / self.files[0].path} is missing or cut short. Run: make data")
         return folder / self.files[0].path
 
+    def installed_copies(self) -> list[Path]:
+        """The package's modules, where somebody has installed it; its data are theirs."""
+        try:
+            installed = importlib.metadata.distribution(self.requirement.partition("==")[0])
+        except importlib.metadata.PackageNotFoundError:
+            return []
+        tops = {file.parts[0] for file in installed.files or [] if file.parts[0] != ".."}
+        return [Path(str(installed.locate_file(top))) for top in sorted(tops) if not top.endswith(".dist-info")]
+
     def bring(self, beside: Path) -> None:
         """Let pip download it."""
         [file] = self.files
@@ -222,6 +232,10 @@ class FashionMnistFiles(FileSource):
             except DataError as error:
                 reasons.append(str(error))
         raise DataError(f"{self.name} cannot be fetched. " + " ".join(reasons))
+
+    def installed_copies(self) -> list[Path]:
+        """The files of the Debian package, where it is installed."""
+        return [self._installed]
 
     def _from_installed(self, beside: Path) -> None:
         self._unpack(self._installed, beside)

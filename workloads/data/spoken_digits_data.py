@@ -37,6 +37,7 @@ _SEED = 1234
 # Long strings at a slow rate do not fit into FRAMES and are dropped, as AlgoPerf drops its longest ones.
 _DRAWN = {"seen": 5100, "unseen": 700}
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = len(_WORDS)
 _ACCENTS = ["en", "en-029", "en-GB-scotland", "en-GB-x-gbclan", "en-GB-x-gbcwmd", "en-GB-x-rp", "en-US", "en-US-nyc"]
 _VOICES = {
     "seen": ["m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "Andy", "Alex", "adam", "belinda",

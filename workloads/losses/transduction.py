@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataError, Examples, LossKind, Workload
+from harness.api import Batch, DataError, Examples, LossKind, Renamed, Symmetry, Workload
 from workloads.networks.encoder_decoder_transformer import EncoderDecoderTransformer, TransformerSizes
 
 PADDING, END = 0, 1
@@ -58,6 +58,19 @@ class Transduction(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`token_error`: share of wrong tokens."""
         return {"token_error": (statistics["wrong"].sum() / statistics["tokens"].sum()).item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Tokens under other numbers, padding and end aside; one embedding serves both sides and the output."""
+        tokens = [(END + 1, self.sizes.vocabulary)]
+        return [Renamed({"inputs": None, "targets": None}, tokens, rows=["embedding.weight"])]
+
+    def resized(self) -> dict[str, Any]:
+        """A number more for each head, or two: sines and cosines share a token. Hidden layers wider by a 32nd."""
+        sizes = self.sizes
+        return {
+            "width": sizes.width + sizes.heads * (1 + sizes.heads % 2),
+            "hidden": sizes.hidden + max(1, sizes.hidden // 32),
+        }
 
 
 def written_by(model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:

@@ -271,11 +271,14 @@ def _bind(path: str, *, recursive: bool) -> None:
 
 
 def _mask(path: str) -> None:
-    if not Path(path).is_file():
+    if Path(path).is_dir():
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
+    elif Path(path).is_file():
+        empty = Path("/etc/empty")
+        empty.touch()
+        kernel.mount(str(empty), path, None, kernel.MS_BIND)
+    else:
         return
-    empty = Path("/etc/empty")
-    empty.touch()
-    kernel.mount(str(empty), path, None, kernel.MS_BIND)
     kernel.set_mount(path, _READ_ONLY, recursive=False)
 
 

@@ -28,7 +28,7 @@ _LENGTH_BYTES = 8
 
 
 class TrainingSplit:
-    """The training split of one workload, in memory without a name. `masked`: files that no trainer may read."""
+    """The training split of one workload, in memory without a name. `masked`: what no trainer may read."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -89,8 +89,9 @@ def _write(request: Message, descriptor: int) -> int:
     masked: list[str] = []
     found: Examples | Exception
     try:
-        workload = create_workload(request["entry"], request["options"])
-        masked = [str(path) for path in workload.packaged_data()]
+        workload = create_workload(request["entry"], request["options"], request.get("twin"))
+        copies = [path for source in workload.sources() for path in source.installed_copies()]
+        masked = [str(path) for path in [*workload.packaged_data(), *copies]]
         found = load_verified(workload, "train", Path(request["data_folder"]), request["train_sha256"])
     except HarnessError as error:
         found = error

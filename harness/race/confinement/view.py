@@ -32,7 +32,7 @@ class View:
     steps: list[tuple[str, str]] = field(default_factory=list)
     """("show" or "hide", a real path) or ("link", a path that is a symbolic link)."""
     masked: list[str] = field(default_factory=list)
-    """Files that are seen empty."""
+    """Files and folders that are seen empty."""
     scratch: str = ""
     """The one folder of the host that may be written."""
     devices: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ def view_of(
     """The view of a trainer that may read `readable` beside system and interpreter.
 
     `private`: folders that stay out of sight, such as the data, though something else that is shown should hold them;
-    `masked`: files inside what is shown that are seen empty; `gpus`: whether it drives NVIDIA devices.
+    `masked`: files and folders in it that are seen empty; `gpus`: whether it drives NVIDIA devices.
     """
     hidden = [os.path.realpath(path) for path in (str(ROOT), *private, str(Path(scratch).parent))]
     code = [str(ROOT / "harness"), *interpreter(), *readable]

@@ -1,0 +1,142 @@
+"""The twin of a workload has other names, shapes and bytes, and is learned alike."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+import torch
+
+from harness.api import Examples, Target, Workload, mean_loss
+from harness.config import WorkloadConfig, base_workloads, load
+from harness.plugins import data
+from harness.plugins.audit.twins import (
+    Twin,
+    batch_size_of_twin,
+    content_of_twin,
+    contents_of_twin,
+    steps_of_twin,
+    target_of_twin,
+)
+from harness.plugins.data import load_verified
+from harness.plugins.entries import create_workload
+from harness.race.evaluation import evaluate
+from harness.trial.parameter_kinds import kinds_of
+
+QUICK = ["digits_mlp", "deep_linear"]
+NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in base_workloads()]
+NUMBER = 7
+FOLDER = data.data_folder()
+SEEDS, STEPS = 3, 40
+
+
+def made(name: str, twin: int | None) -> tuple[WorkloadConfig, Workload]:
+    settings = load("workload", name, WorkloadConfig)
+    workload = create_workload(settings.entry, settings.options, twin)
+    if not data.is_present(workload, FOLDER):
+        pytest.skip("its data are not here: make data")
+    return settings, workload
+
+
+def losses(workload: Workload, examples: Examples, *, batch_size: int, seed: int) -> list[float]:
+    """Training losses of a few steps of AdamW."""
+    torch.manual_seed(seed)
+    model = workload.build_model().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    found = []
+    for _ in range(STEPS):
+        batch = examples.gather(torch.randint(len(examples), (batch_size,)))
+        loss = mean_loss(*workload.losses(workload.outputs(model, batch), batch, 0.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_twin_is_learned_alike(name):
+    curves = []
+    for twin in (None, NUMBER):
+        settings, workload = made(name, twin)
+        examples = workload.load("train", FOLDER)
+        runs = [losses(workload, examples, batch_size=settings.batch_size, seed=seed) for seed in range(SEEDS)]
+        curves.append([statistics.fmean(step) for step in zip(*runs, strict=True)])
+    first, late = zip(*((curve[0], statistics.fmean(curve[-STEPS // 4 :])) for curve in curves), strict=True)
+    assert first[1] == pytest.approx(first[0], rel=0.1)
+    assert late[1] == pytest.approx(late[0], rel=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_twin_shares_no_name_no_example_and_no_metric_with_its_original(name):
+    (settings, original), (_, twin) = made(name, None), made(name, NUMBER)
+    one, other = original.build_model(), twin.build_model()
+    assert not {n for n, _ in one.named_parameters()} & {n for n, _ in other.named_parameters()}
+    assert sum(p.numel() for p in one.parameters()) < sum(p.numel() for p in other.parameters())
+    assert list(kinds_of(one).values()) == list(kinds_of(other).values())
+    (train, changed) = (each.load("train", FOLDER) for each in (original, twin))
+    assert 0.98 * len(train) < len(changed) < len(train)
+    fields = set(train.gather(torch.arange(2)))
+    assert set(changed.tensors()) & fields == fields & {"inputs", "targets", "weights"}
+    assert len(changed.tensors()) == len(fields)
+    held_out = twin.load("validation", FOLDER)
+    metrics = evaluate(twin, other, held_out, settings.eval_batch_size)
+    assert target_of_twin(settings.target, NUMBER).metric in metrics
+    assert settings.target.metric not in metrics
+
+
+@pytest.mark.parametrize("name", ["cmudict_g2p"])
+@pytest.mark.slow
+def test_what_a_network_writes_by_itself_is_judged_in_the_original_symbols(name):
+    settings, original = made(name, None)
+    # Without the resizing, so that the weights of one fit the other.
+    twin = Twin(original, original, NUMBER)
+    torch.manual_seed(0)
+    model = twin.build_model().eval()
+    found = evaluate(twin, model, twin.load("validation", FOLDER), settings.eval_batch_size)
+    [network] = model.children()
+    embedding = network.get_parameter("embedding.weight")
+    validation = original.load("validation", FOLDER)
+    every = torch.arange(len(validation))
+    before, after = (each.gather(every)["targets"].flatten() for each in (validation, twin.load("validation", FOLDER)))
+    with torch.no_grad():
+        embedding[before] = embedding[after].clone()
+    known = evaluate(original, network, validation, settings.eval_batch_size)
+    assert sorted(found.values()) == pytest.approx(sorted(known.values()), rel=1e-5)
+
+
+def test_both_sides_of_a_trial_make_the_same_twin_of_one_number_and_another_one_of_another():
+    examples = [made("digits_mlp", twin)[1].load("train", FOLDER)[0]["inputs"] for twin in (3, 3, 4)]
+    assert torch.equal(examples[0], examples[1])
+    assert examples[0].shape != examples[2].shape or not torch.equal(examples[0], examples[2])
+
+
+def test_data_that_were_altered_are_noticed_in_a_twin_too():
+    settings, twin = made("digits_mlp", NUMBER)
+    expected = contents_of_twin(settings.data, NUMBER)
+    load_verified(twin, "validation", FOLDER, expected["validation"])
+    with pytest.raises(Exception, match="has the hash"):
+        load_verified(twin, "validation", FOLDER, content_of_twin("0" * 64, NUMBER))
+
+
+def test_a_trainer_gets_nothing_of_the_original_with_its_examples():
+    _, twin = made("digits_mlp", NUMBER)
+    assert twin.load("train", FOLDER).original is None
+    assert json.dumps(sorted(twin.load("train", FOLDER).tensors())) == '["inputs", "targets"]'
+
+
+@pytest.mark.parametrize("goal", ["min", "max"])
+def test_the_target_of_a_twin_is_another_number_that_the_same_models_reach(goal):
+    target = Target("error", goal, 0.25)
+    eased = target_of_twin(target, NUMBER)
+    assert eased.validation != target.validation
+    assert eased.is_reached_by(0.25)
+    assert not eased.is_reached_by(0.2501 if goal == "min" else 0.2499)
+
+
+def test_hints_of_a_twin_are_others_but_hardly():
+    assert all(steps < steps_of_twin(steps, NUMBER) <= 1.01 * steps for steps in (200, 2400))
+    assert batch_size_of_twin(128) == 129
+    assert batch_size_of_twin(128, multiple_of=2) == 130
+    assert batch_size_of_twin(4) == 4
