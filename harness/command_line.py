@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO, cast
 
 from rich.console import Console
@@ -129,12 +131,56 @@ def complain(error: HarnessError | OSError) -> None:
     PlainConsole(stderr=True).print(f"error: {what_went_wrong(error)}", style="red", soft_wrap=True)
 
 
-def run(command: Callable[[Sequence[str]], int]) -> int:
-    """Call `command` with the program's arguments: 2 after bad input or a bad disk, 130 after Ctrl-C."""
+class Stopped(KeyboardInterrupt):
+    """A signal has asked this process to end, as Ctrl-C does. `code`: the exit code that says so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+def stopped_code(error: KeyboardInterrupt) -> int:
+    """The exit code of a process that was asked to end."""
+    return error.code if isinstance(error, Stopped) else 130
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """In this context the first SIGINT or SIGTERM raises Stopped, so that all is cleaned up; a second one kills.
+
+    One that this process was started to ignore stays ignored. Elsewhere than in the main thread nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
+
+    def end(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        raise Stopped(number)
+
+    for number in before:
+        signal.signal(number, end)
     try:
-        return command(sys.argv[1:])
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is end:  # else one has come, and the next one kills, up to the very end
+                signal.signal(number, handler)
+
+
+def run(command: Callable[[Sequence[str]], int]) -> int:
+    """Call `command` with the program's arguments: 2 after bad input or a bad disk, 130 or 143 after a signal."""
+    try:
+        with ended_by_signals():
+            return command(sys.argv[1:])
     except (HarnessError, OSError) as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return stopped_code(error)

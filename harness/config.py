@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -205,22 +206,41 @@ def load(group: str, name: str, kind: type[T]) -> T:
     return build(kind, values_of(group, name), f"conf/{group}/{name}.yaml")
 
 
+def read_yaml(path: Path, where: str, *, is_whole: bool = False) -> object:
+    """What a YAML file holds, with what it refers to put in; OmegaConf reads 1e-3 as a number, as plain YAML does not.
+
+    `is_whole`: no value may be missing (`???`). Raises ConfigError that begins with `where`.
+    """
+    from omegaconf import OmegaConf
+
+    with _readable(where):
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=is_whole)
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    from yaml import YAMLError
+
+    try:
+        yield
+    # Not YAML, not UTF-8, too deep, 31 February, 10^400, a reference to nothing: parsers have no one class for these.
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        what = "is not YAML" if isinstance(error, YAMLError) else "cannot be read"
+        raise ConfigError(f"{where} {what}: {said}. Correct it.") from None
+
+
 def values_of(group: str, name: str, folder: Path = CONF) -> dict[str, Any]:
     """What one file says, laid over what the file that its defaults list names says, as Hydra does. Raises ConfigError.
 
     Such a list is a file of the same folder and `_self_`, in this order.
     """
-    path = folder / group / f"{name}.yaml"
-    if not path.exists():
+    if name not in names_in(group, folder):
         raise ConfigError(f"there is no {group} {name!r}. {near_matches(name, names_in(group, folder))}")
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     where = f"conf/{group}/{name}.yaml"
-    try:
-        read = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OSError) as error:
-        raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())}). Correct it.") from None
+    read = read_yaml(folder / group / f"{name}.yaml", where)
     if not isinstance(read, dict):
         raise ConfigError(f"{where}: holds {type(read).__name__}, not keys and values. Correct it.")
     values = {str(key): value for key, value in read.items()}
@@ -228,7 +248,9 @@ def values_of(group: str, name: str, folder: Path = CONF) -> dict[str, Any]:
         case None:
             return values
         case [str(base), "_self_"] if base != name:
-            merged = OmegaConf.to_container(OmegaConf.merge(values_of(group, base, folder), values))
+            below = values_of(group, base, folder)
+            with _readable(where):
+                merged = OmegaConf.to_container(OmegaConf.merge(below, values))
             assert isinstance(merged, dict)
             return {str(key): value for key, value in merged.items()}
         case other:

@@ -42,16 +42,20 @@ class Request:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run and rank; returns the exit code: 0 fine, 1 a trial crashed, 2 bad input or a refused trial."""
+    """Run and rank; returns the exit code: 0 fine, 1 a trial crashed, 2 bad input or a refused trial.
+
+    130 and 143 after SIGINT and SIGTERM: what is finished has its row, and a second one kills.
+    """
     console = PlainConsole()
     try:
-        return bench(list(arguments), console)
+        with command_line.ended_by_signals():
+            return bench(list(arguments), console)
     except (HarnessError, OSError) as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         console.print("\nstopped. The same command goes on from here.")
-        return 130
+        return command_line.stopped_code(error)
 
 
 def bench(arguments: list[str], console: Console) -> int:

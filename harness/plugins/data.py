@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.api import DataError, Examples, SplitName, Workload, path_of
@@ -41,3 +41,49 @@ def load_verified(workload: Workload, split: SplitName, folder: Path, expected_s
             f"its YAML says {expected_sha256[:12]}.... Files were altered or belong to another version: run make data."
         )
     return examples
+
+
+class Watch:
+    """Notices that splits are no longer what they were because a file has been written that they are mapped from.
+
+    `expected`: the hash of each split that this process has just read from `folder`. Where the system does not say what
+    is mapped (macOS), nothing is noticed.
+    """
+
+    def __init__(self, splits: Mapping[SplitName, Examples], expected: Mapping[SplitName, str], folder: Path) -> None:
+        self._splits = splits
+        self._expected = expected
+        self._stamps = {path: _stamp(path) for path in _mapped(folder)}
+
+    def check(self) -> None:
+        """Raise DataError where a split has another content by now."""
+        stamps = {path: _stamp(path) for path in self._stamps}
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        # A file that was touched, or has made room for another one of its name, still gives what it gave.
+        for split, examples in self._splits.items():
+            if examples.digest() != self._expected[split]:
+                raise DataError(
+                    f"the data of the {split} split were altered while a trial ran, which so has no result. "
+                    "Run make data, then the same command again."
+                )
+
+
+def _mapped(folder: Path) -> list[Path]:
+    """Files below `folder` that this process reads when it needs them."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    paths = {Path(fields[5]) for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+    return sorted(path for path in paths if path.is_relative_to(folder))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file is written; None: it is there no more."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

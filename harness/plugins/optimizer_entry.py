@@ -165,6 +165,6 @@ def _dotted_in(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 def _schedule(written: Mapping[str, Any], where: str) -> str:
     schedule = written.get("schedule") or "constant"
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise ConfigError(f"{where}: schedule is {schedule!r}. {near_matches(schedule, SCHEDULES)}")
-    return str(schedule)
+    return schedule

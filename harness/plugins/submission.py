@@ -194,24 +194,14 @@ def find_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Place:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the file. OmegaConf reads 1e-3 as a number; plain YAML would read it as text."""
+    """The mapping in the file. Raises ConfigError where it holds anything else."""
     if not path.is_file():
         raise ConfigError(f"there is no {path}. A submission needs one: title, authors, hyperparameters.")
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from harness.config import read_yaml  # brings in what a trainer does without
 
-    try:
-        config = OmegaConf.load(path)
-        if not isinstance(config, DictConfig):
-            raise ConfigError(
-                f"{path} holds a {type(config).__name__}. Write a mapping: title, authors, hyperparameters."
-            )
-        written: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore
-    except YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    except (OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    written = read_yaml(path, str(path), is_whole=True)
+    if not isinstance(written, dict):
+        raise ConfigError(f"{path} holds {type(written).__name__}. Write a mapping: title, authors, hyperparameters.")
     return written
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
-from harness.api import Examples, Workload
+from harness.api import DataError, Examples, Workload
 from harness.race.channel import SharedWeights
 from harness.race.evaluation import evaluate
+
+# What torch says on the CPU, where it has no class of its own for it.
+_NO_MEMORY = "can't allocate memory"
 
 
 class Judge:
@@ -29,16 +35,34 @@ class Judge:
 
     def load(self, weights: SharedWeights) -> str | None:
         """Copy a snapshot into the model; returns the name of a tensor with a non-finite value, if there is one."""
-        self._model.load_state_dict(weights.read())
-        for name, value in self._model.state_dict().items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                return name
+        with _enough_memory(self._batch_size):
+            self._model.load_state_dict(weights.read())
+            for name, value in self._model.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    return name
         return None
 
     def validation(self) -> dict[str, float]:
         """Metrics and loss on the validation split."""
-        return evaluate(self._workload, self._model, self._validation, self._batch_size)
+        with _enough_memory(self._batch_size):
+            return evaluate(self._workload, self._model, self._validation, self._batch_size)
 
     def test(self) -> dict[str, float]:
         """Metrics and loss on the test split."""
-        return evaluate(self._workload, self._model, self._test, self._batch_size)
+        with _enough_memory(self._batch_size):
+            return evaluate(self._workload, self._model, self._test, self._batch_size)
+
+
+@contextlib.contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    """Raise DataError where an evaluation does not get the memory that it needs: no fault of the submission."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY in str(error)
+        if not is_memory:
+            raise
+        raise DataError(
+            f"an evaluation with batches of {batch_size} ran out of memory. Close other programs, or set "
+            "workload.eval_batch_size to less, and run the same command again."
+        ) from None

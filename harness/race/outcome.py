@@ -71,7 +71,11 @@ class Continuation:
     """How often the trial has been continued, this time included."""
 
 
-class StallError(DataError):
+class DisturbedError(DataError):
+    """The machine has spoilt the trial, through no fault of the submission: it has no result, and may run again."""
+
+
+class StallError(DisturbedError):
     """The machine stood still, or stopped the referee, for so long that nobody knows what the trainer has taken."""
 
 

@@ -31,6 +31,10 @@ class TrainerGone(Exception):  # noqa: N818 - the referee turns it into a status
     """The trainer has ended or was ended, for the reason given."""
 
 
+class ServerGone(TrainerGone):
+    """The trainer has ended because the server of trainers has, which no submission can reach from its sandbox."""
+
+
 class Trainer:
     """One trainer process with all its children, as the referee handles it."""
 
@@ -66,6 +70,7 @@ class Trainer:
         self._temporary = temporary
         self._memory_bytes = memory_bytes
         self._exit: int | None = None
+        self._is_server_gone = False
         self._others = _system_processes()
         self._scratch = scratch
         self._disk_bytes = disk_bytes
@@ -81,12 +86,13 @@ class Trainer:
     def receive(self, deadline: float, tick: Callable[[], object] | None = None) -> Message:
         """The trainer's next message. `deadline` is on the monotonic clock; `tick` is called about twice a second.
 
-        Raises TimeoutError at the deadline, TrainerGone where it ended or broke a limit, SnapshotError for nonsense.
+        Raises TimeoutError at the deadline, TrainerGone where it ended or broke a limit (ServerGone where all trainers
+        did), SnapshotError for nonsense.
         """
         next_watch = time.monotonic() + _WATCH_PERIOD
         while (message := self._channel.take()) is None:
             if self._exit is not None:
-                raise TrainerGone(self._exit_reason())
+                raise self._gone()
             now = time.monotonic()
             if now >= deadline:
                 raise TimeoutError
@@ -186,7 +192,7 @@ class Trainer:
                 self._channel.read()
             except ChannelClosed:
                 self._await_exit()
-                raise TrainerGone(self._exit_reason()) from None
+                raise self._gone() from None
         if self._exits in readable:
             self._read_exits()
             if self._exit is not None and self._channel not in readable:
@@ -195,7 +201,7 @@ class Trainer:
                     for _ in range(_LAST_WORDS):  # children may hold the channel, and write for ever
                         if select.select([self._channel], [], [], 0)[0]:
                             self._channel.read()
-                raise TrainerGone(self._exit_reason())
+                raise self._gone()
 
     def _await_exit(self) -> None:
         """The channel has closed: the process is ending, or has closed its end and runs on."""
@@ -208,7 +214,8 @@ class Trainer:
         try:
             self._exits.read()
         except ChannelClosed:
-            self._exit = self._exit if self._exit is not None else -signal.SIGKILL
+            if self._exit is None:
+                self._exit, self._is_server_gone = -signal.SIGKILL, True
             return
         while (message := self._exits.take()) is not None:
             if message.get("exited") == self.pid:
@@ -216,10 +223,12 @@ class Trainer:
                 self._peak_of_one = message["peak_host_bytes"]
                 self._cpu_in_all = message["cpu_seconds"]
 
-    def _exit_reason(self) -> str:
+    def _gone(self) -> TrainerGone:
         if self._exit is None:
-            return "the trainer closed its channel"
-        return f"the trainer {exit_text(self._exit)}"
+            return TrainerGone("the trainer closed its channel")
+        if self._is_server_gone:
+            return ServerGone("the server of trainers was killed (the system may have been out of memory)")
+        return TrainerGone(f"the trainer {exit_text(self._exit)}")
 
     def _watch(self) -> None:
         """Raise TrainerGone where trainer and children together break a limit."""

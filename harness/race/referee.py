@@ -18,13 +18,14 @@ from harness.race.judge import Judge
 from harness.race.outcome import (
     Checkpoint,
     Continuation,
+    DisturbedError,
     NotContinued,
     Observation,
     Outcome,
     StallError,
     TrialSpec,
 )
-from harness.race.process import Trainer, TrainerGone
+from harness.race.process import ServerGone, Trainer, TrainerGone
 from harness.race.protocol import Snapshot, TrialEnded
 from harness.race.sandbox import Sandbox
 
@@ -69,8 +70,8 @@ class Referee:
         `on_checkpoint` with the folder that the trainer has written, to take it over before the trainer runs on (None:
         no checkpoints), `on_continued` when a continued trial stands at its checkpoint.
         Raises DataError where no trainer can be started or made ready, as no line of the submission has run then,
-        StallError where the machine has stalled, NotContinued where the trainer cannot go on from the checkpoint, and
-        whatever the callbacks raise; no process is left then.
+        DisturbedError where the machine has spoilt the trial, NotContinued where the trainer cannot go on from the
+        checkpoint, and whatever the callbacks raise; no process is left then.
         """
         weights = self._judge.shared_weights()
         began = time.monotonic()
@@ -90,14 +91,14 @@ class Referee:
 
 
 def undisturbed(run: Callable[[], Outcome], say: Callable[[str], object] = lambda _: None) -> Outcome:
-    """What `run` returns, called again where a stall of the machine has spoilt it; `say` is told.
+    """What `run` returns, called again where the machine has spoilt it; `say` is told.
 
-    Raises StallError where that is so each time.
+    Raises DisturbedError where that is so each time.
     """
     for left in reversed(range(_RUNS)):
         try:
             return run()
-        except StallError as error:
+        except DisturbedError as error:
             if left == 0:
                 raise
             say(f"has no result and runs again: {error}")
@@ -374,6 +375,8 @@ class _Trial:
             message = self._trainer.receive(deadline, self._tick)
         except TimeoutError:
             return None
+        except ServerGone as error:
+            raise DisturbedError(f"{error}. Close other programs and run the same command again.") from None
         except TrainerGone as error:
             raise TrialEnded(TrialStatus.CRASHED, str(error)) from None
         except SnapshotError as error:

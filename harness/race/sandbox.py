@@ -149,6 +149,7 @@ class Sandbox:
         except (TimeoutError, ChannelClosed):
             answer = {"error": "the trainers' server does not answer"}
         if "pid" not in answer:
+            self.close()  # whatever it lacks, a new server may have
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
         if not answer["is_ready"]:
             self._workload = {}  # what was wrong with the data may have been mended by the next trial

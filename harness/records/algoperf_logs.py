@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.api import DataError, Target, TrialStatus, visible
+from harness.api import DataError, Target, TrialStatus, one_line, visible
 from harness.records.tables import EVALUATIONS, TRIALS, Records, Row, TrialKey, versioned
 from harness.scoring.rules import ScoringRules
 
@@ -31,6 +31,7 @@ SOURCE = "algoperf"
 _MINIMISED = ("loss", "wer", "ppl", "error_rate", "ce_loss", "ctc_loss", "l1_loss")
 _MAXIMISED = ("accuracy", "ssim", "mean_average_precision", "bleu")
 _NO_SEED = -1
+_LARGEST_INT32, _LARGEST_INT64 = 2**31 - 1, 2**63 - 1
 # A log that ends this many evaluation periods before the budget did not end by the clock: evaluations are due by wall
 # time, so up to one period and the evaluation itself pass without a row.
 _PERIODS_OF_GRACE = 3
@@ -99,7 +100,7 @@ def read_targets(path: Path) -> tuple[str, dict[str, Target]]:
         }
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Set TARGETS to AlgoPerf's targets file.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: not a file of AlgoPerf targets ({type(error).__name__}: {error}).") from None
     targets = {}
     for workload, (metric, value) in entries.items():
@@ -154,15 +155,17 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
     """The trial row and the evaluation rows of one trial folder."""
     # A trial of a variant may carry the same numbers as one of another framework or ruleset: the id holds all of them.
     trial_id = f"{rules.name}-{logged.workload}-{logged.submission}-{logged.framework}-s{logged.study}-t{logged.trial}"
-    meta = _first_json(visible(logged.folder, "meta_data*.json"))
+    meta = _Meta(visible(logged.folder, "meta_data*.json"))
     evaluations = _evaluation_rows(logged.folder / "eval_measurements.csv", trial_id, target)
     max_runtime, eval_period = rules.budget(logged.workload)
-    max_runtime = float(meta.get("workload.max_allowed_runtime_sec", 0)) * rules.budget_factor or max_runtime
-    eval_period = float(meta.get("workload.eval_period_time_sec", 0)) or eval_period
+    max_runtime = (meta.number("workload.max_allowed_runtime_sec") or 0.0) * rules.budget_factor or max_runtime
+    eval_period = meta.number("workload.eval_period_time_sec") or eval_period
     status, reason = _ending(evaluations, target, max_runtime, eval_period)
     hparams = logged.folder / "hparams.json"
-    gpu = f"{meta['gpu_count']}x {meta['gpu_model_name']}" if {"gpu_count", "gpu_model_name"} <= set(meta) else ""
-    versions = {"framework": logged.framework} | {k: meta[k] for k in ("python_version", "os_platform") if k in meta}
+    gpus, model = meta.text("gpu_count"), meta.text("gpu_model_name")
+    gpu = f"{gpus}x {model}" if gpus and model else ""
+    known = {name: text for name in ("python_version", "os_platform") if (text := meta.text(name))}
+    versions = {"framework": logged.framework} | known
     hardware = rules.hardware or gpu or "unknown"
     row: Row = dict.fromkeys(TRIALS.names) | {
         "trial_id": trial_id,
@@ -170,7 +173,7 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "ruleset_version": rules.version,
         "study": logged.study,
         "trial": logged.trial,
-        "seed": int(meta.get("rng_seed", _NO_SEED)),
+        "seed": meta.whole("rng_seed", _NO_SEED),
         "study_seed": _NO_SEED,
         "overrides": "",
         "hyperparameters": json.dumps(_first_json([hparams] if hparams.exists() else [])),
@@ -179,7 +182,7 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "target_metric": target.metric,
         "target_goal": target.goal,
         "target_validation": target.validation,
-        "target_test": meta.get("workload.test_target_value"),
+        "target_test": meta.number("workload.test_target_value"),
         "max_runtime": max_runtime,
         "eval_period": eval_period,
         "hardware": hardware,
@@ -187,11 +190,11 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "unofficial": False,
         "resumes": 0,
         "device": "cuda",
-        "threads": int(meta.get("cpu_count", 0)),
+        "threads": meta.whole("cpu_count", 0, most=_LARGEST_INT32),
         "frozen": False,
         "sandboxed": False,
         "versions": json.dumps(versions),
-        "git_revision": str(meta.get("git_commit_hash", "")),
+        "git_revision": meta.text("git_commit_hash"),
         "submission_hash": SOURCE,
         "workload_hash": SOURCE,
         "data_hash": "",
@@ -215,9 +218,9 @@ def _evaluation_rows(path: Path, trial_id: str, target: Target) -> list[Row]:
                     {
                         "trial_id": trial_id,
                         "evaluation": number,
-                        "step": int(line["global_step"]),
+                        "step": _whole(line["global_step"]),
                         "examples": 0,  # AlgoPerf logs no batch size
-                        "charged_seconds": float(line["score"]),
+                        "charged_seconds": _finite(line["score"]),
                         "validation": _value(line[validation]),
                         "validation_loss": _loss(values, "validation"),
                         "test": values.get(test),
@@ -231,7 +234,7 @@ def _evaluation_rows(path: Path, trial_id: str, target: Target) -> list[Row]:
                 )
     except KeyError as error:
         raise DataError(f"{path}: column {error.args[0]!r} is missing. Is this a log of AlgoPerf's runner?") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(f"{path}: line {len(rows) + 2} cannot be read ({error}). Mend or remove the file.") from None
     return rows
 
@@ -314,10 +317,65 @@ def _first_json(paths: list[Path]) -> dict[str, Any]:
     if not paths:
         return {}
     try:
-        content: dict[str, Any] = json.loads(paths[0].read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(paths[0].read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{paths[0]}: not JSON ({error}). Mend or remove the file.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{paths[0]}: holds no names and values. Mend or remove the file.")
     return content
+
+
+class _Meta:
+    """What a trial says of its surroundings, by name. Raises DataError that names the file and what is wrong in it."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._path = paths[0] if paths else None
+        self._values = _first_json(paths)
+
+    def number(self, name: str) -> float | None:
+        """A finite number; None where there is none."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        try:
+            return _finite(value)
+        except (ValueError, TypeError, OverflowError):
+            raise self._unfit(name, "a finite number") from None
+
+    def whole(self, name: str, default: int, *, most: int = _LARGEST_INT64) -> int:
+        """A whole number, at most `most`."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        try:
+            return _whole(value, most)
+        except (ValueError, TypeError, OverflowError):
+            raise self._unfit(name, "a whole number") from None
+
+    def text(self, name: str) -> str:
+        """A word, or a number as one; empty where there is none."""
+        value = self._values.get(name)
+        if not (value is None or isinstance(value, str | int | float)):
+            raise self._unfit(name, "a word")
+        return "" if value is None else one_line(value)
+
+    def _unfit(self, name: str, wanted: str) -> DataError:
+        found = one_line(repr(self._values[name]))[:80]
+        return DataError(f"{self._path}: {name} is {found}, not {wanted}. Mend or remove the file.")
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
+
+
+def _whole(value: Any, most: int = _LARGEST_INT64) -> int:
+    number = int(value)
+    if abs(number) > most:
+        raise ValueError(f"{value} is too large")
+    return number
 
 
 def _started_at(folder: Path) -> datetime.datetime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
@@ -125,6 +126,8 @@ _ADDED = {
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
+# What reading a damaged file raises; names and texts in it may be no UTF-8.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _AGAIN = "Move the files of its trial away and run it again."
 
 PARTITIONS = pa.schema([pa.field("workload", pa.string()), pa.field("submission", pa.string())])
@@ -196,6 +199,10 @@ class Records:
         except OSError as error:
             raise _error(unreadable(path, error)) from None
 
+    def has_journal(self, key: TrialKey) -> bool:
+        """True where the trial has begun, and what it wrote on its way is still there."""
+        return self._size(self._journal_path(key)) >= 0
+
     def _journal_path(self, key: TrialKey) -> Path:
         return self.runs / "journal" / f"{key.trial_id}.jsonl"
 
@@ -204,14 +211,16 @@ class Records:
         path = self.path("trials", key)
         if not self.is_done(key):
             raise DataError(f"{path}: there is no such trial. Run it first with make bench.")
-        row: Row = read_parquet(path, TRIALS).to_pylist()[0]
-        return row
+        rows: list[Row] = read_parquet(path, TRIALS).to_pylist()
+        if len(rows) != 1:
+            raise DataError(f"{path}: holds {len(rows)} rows instead of one. {_AGAIN}")
+        return rows[0]
 
     @contextlib.contextmanager
     def journal(self, key: TrialKey) -> Iterator[Journal]:
         """The journal of one trial, held by this process alone; removed once the trial has its row.
 
-        A line that a crash cut short is cut off.
+        What a kill left goes: a line that is not whole, and files beside the tables.
 
         Raises DataError where another live process runs the same trial.
         """
@@ -233,6 +242,7 @@ class Records:
                 )
             journal = Journal(path, handle)
             journal.mend()
+            self._remove_parts(key)
             yield journal
             if self.is_done(key):
                 path.unlink(missing_ok=True)
@@ -252,6 +262,14 @@ class Records:
         """
         self._write("evaluations", key, evaluations, replace=True)
         self._write("trials", key, trials, replace=True)
+
+    def _remove_parts(self, key: TrialKey) -> None:
+        """Remove what a killed process was writing beside the tables; for the one that holds the journal."""
+        for table in ("trials", "evaluations"):
+            path = self.path(table, key)
+            with disk_errors(path):
+                for part in path.parent.glob(f"{glob.escape(path.stem)}.*.tmp"):
+                    part.unlink(missing_ok=True)
 
     def _write(self, name: str, key: TrialKey, table: pa.Table, *, replace: bool) -> None:
         path = self.path(name, key)
@@ -302,7 +320,7 @@ class Journal:
         self._handle.seek(0)
         whole = []
         for line in self._handle.read().splitlines(keepends=True):
-            if not line.endswith(b"\n") or not _is_json(line):
+            if not line.endswith(b"\n") or not _is_entry(line):
                 break
             whole.append(line)
         self._handle.seek(0, os.SEEK_END)
@@ -321,9 +339,9 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+        fault = _schema_fault(path, table.schema, schema)
+    except _DAMAGE as error:
         raise _error(_not_parquet(path, error)) from None
-    fault = _schema_fault(path, table.schema, schema)
     if fault is not None:
         raise _error(fault)
     for name in schema.names:
@@ -381,7 +399,7 @@ def _is_sound(fragment: Any, schema: pa.Schema, faults: list[Fault]) -> bool:
     path = Path(fragment.path)
     try:
         fault = _schema_fault(path, fragment.physical_schema, schema)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         fault = _not_parquet(path, error)
     if fault is not None:
         faults.append(fault)
@@ -396,14 +414,14 @@ def _rows(dataset: Any, fragments: list[Any], columns: list[str], filter: Any, f
 
     try:
         return read(fragments)
-    except (pa.ArrowException, OSError):
+    except _DAMAGE:
         # A sound footer over damaged rows: which of them it is shows one by one.
         sound = []
         for fragment in fragments:
             try:
                 read([fragment])
                 sound.append(fragment)
-            except (pa.ArrowException, OSError) as error:
+            except _DAMAGE as error:
                 faults.append(_not_parquet(Path(fragment.path), error))
         return read(sound)
 
@@ -414,7 +432,10 @@ def _schema_fault(path: Path, found: pa.Schema, wanted: pa.Schema) -> Fault | No
     name = metadata.get(_FILE_KEY, b"").decode(errors="replace")
     if name and name != _file_name(path):
         return Fault(path, "is a copy under another name, as sync tools leave them. Move it away.")
-    version = int(metadata.get(_VERSION_KEY, b"0"))
+    written = metadata.get(_VERSION_KEY, b"0")
+    if not written.isdigit():
+        return Fault(path, "its schema version is no number. Is this a table of this project?")
+    version = int(written)
     if version > SCHEMA_VERSION:
         return Fault(
             path,
@@ -422,7 +443,10 @@ def _schema_fault(path: Path, found: pa.Schema, wanted: pa.Schema) -> Fault | No
         )
     names = set(found.names) | {name for name, (since, _) in _ADDED.items() if version < since}
     missing = [name for name in wanted.names if name not in names]
-    return Fault(path, f"column {missing[0]!r} is missing. Is this a table of this project?") if missing else None
+    if missing:
+        return Fault(path, f"column {missing[0]!r} is missing. Is this a table of this project?")
+    twice = [name for name in wanted.names if len(found.get_all_field_indices(name)) > 1]
+    return Fault(path, f"column {twice[0]!r} is there twice. Is this a table of this project?") if twice else None
 
 
 def _not_parquet(path: Path, error: Exception) -> Fault:
@@ -472,12 +496,13 @@ def _metadata(file: str | None = None) -> dict[bytes, bytes]:
     return {_VERSION_KEY: str(SCHEMA_VERSION).encode(), **({_FILE_KEY: file.encode()} if file else {})}
 
 
-def _is_json(line: bytes) -> bool:
+def _is_entry(line: bytes) -> bool:
+    """Whether a line of a journal is one that `append` writes."""
     try:
-        json.loads(line)
-    except ValueError:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
         return False
-    return True
+    return isinstance(entry, dict) and isinstance(entry.get("kind"), str)
 
 
 def _jsonable(value: Any) -> Any:

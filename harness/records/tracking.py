@@ -8,13 +8,18 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.records.tables import Row
 
-_FINISH_SECONDS = 60.0
+# How long a trial waits for W&B: a dead network must not hold it up, and a call may never return.
 _INIT_SECONDS = 30.0
+_START_SECONDS = 40.0
+_LOG_SECONDS = 10.0
+_FINISH_SECONDS = 60.0
 _SPLITS = ("validation", "validation_loss", "test", "test_loss", "train_loss")
+
+T = TypeVar("T")
 
 
 class WandbMirror:
@@ -39,7 +44,7 @@ class WandbMirror:
         """Begin the run of one trial."""
         if self._mode == "off":
             return
-        self._guarded(lambda: self._start(workload, submission, name, config))
+        self._run = self._guarded(lambda: self._start(workload, submission, name, config), _START_SECONDS)
 
     def evaluations(self, rows: Sequence[Row]) -> None:
         """Add to the curves those of the trial's evaluation rows that they lack.
@@ -47,7 +52,8 @@ class WandbMirror:
         W&B takes nothing back: rows of an earlier life of the trial come once it is certain that the trial goes on.
         """
         for row in rows[self._mirrored :]:
-            self._guarded(functools.partial(self._log, row))
+            if self._run is not None:
+                self._guarded(functools.partial(self._run.log, _curves(row)), _LOG_SECONDS)
         self._mirrored = len(rows)
 
     def finish(self, row: Row) -> None:
@@ -60,17 +66,10 @@ class WandbMirror:
             run.summary.update({name: _plain(value) for name, value in row.items()})
             run.finish(exit_code=0 if row["status"] not in ("crashed", "refused") else 1)
 
-        # A dead network must not hold up the next trial: the rows are on disk already.
-        closer = threading.Thread(target=lambda: self._guarded(close), daemon=True)
-        closer.start()
-        closer.join(_FINISH_SECONDS)
-        if closer.is_alive():
-            self._say(
-                f"W&B did not finish within {_FINISH_SECONDS:.0f} s; going on without it "
-                f"(wandb sync --include-online {Path(run.dir).parent} uploads later)"
-            )
+        later = f" (wandb sync --include-online {Path(run.dir).parent} uploads later)"
+        self._guarded(close, _FINISH_SECONDS, later)
 
-    def _start(self, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
+    def _start(self, workload: str, submission: str, name: str, config: dict[str, Any]) -> Any:
         import wandb
 
         (self._results / "wandb").mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,7 @@ class WandbMirror:
             # Its sampling of the system would take time from the trainer.
             x_disable_stats=True,
         )
-        self._run = wandb.init(
+        run = wandb.init(
             mode="offline" if self._mode == "offline" else "online",
             project=self._project,
             entity=self._entity,
@@ -96,20 +95,32 @@ class WandbMirror:
             reinit="create_new",
         )
         for axis in ("charged_seconds", "step"):
-            self._run.define_metric(axis, hidden=True)
-            self._run.define_metric(f"by_{axis}/*", step_metric=axis)
+            run.define_metric(axis, hidden=True)
+            run.define_metric(f"by_{axis}/*", step_metric=axis)
+        return run
 
-    def _log(self, row: Row) -> None:
-        if self._run is not None:
-            self._run.log(_curves(row))
+    def _guarded(self, action: Callable[[], T], seconds: float, later: str = "") -> T | None:
+        """What `action` returns; None, with the mirroring over, where it fails or does not return in time."""
+        returned: list[T] = []
+        raised: list[BaseException] = []
 
-    def _guarded(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever W&B raises, the trial and its rows come first
-            self._run = None
-            text = " ".join(str(error).split())[:200]
-            self._say(f"W&B: {type(error).__name__}: {text}. Rows are kept on disk; going on without it.")
+        def act() -> None:
+            try:
+                returned.append(action())
+            except BaseException as error:  # whatever W&B raises, the trial and its rows come first
+                raised.append(error)
+
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if returned:
+            return returned[0]
+        self._run = None
+        what = f"does not answer within {seconds:.0f} s"
+        if raised:
+            what = f"{type(raised[0]).__name__}: {' '.join(str(raised[0]).split())[:200]}"
+        self._say(f"W&B: {what}. Rows are kept on disk; going on without it{later}.")
+        return None
 
 
 def _curves(row: Row) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from harness.api import TrialStatus
+from harness.api import DataError, SplitName, TrialStatus
 from harness.config import ROOT, StudyConfig, WorkloadConfig
-from harness.plugins.data import data_folder, load_verified
+from harness.plugins.data import Watch, data_folder, load_verified
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import copy_of, files_of
 from harness.plugins.submission_files import Files
@@ -49,7 +49,10 @@ def run_study(study: Study, console: Console) -> None:
     torch.set_num_threads(config.hardware.threads)
     records = Records(config.results / "runs")
     keys = [trial_key(study, trial, records) for trial in range(config.ruleset.trials)]
-    if all(records.is_done(key) for key in keys):
+    done = [key for key in keys if records.is_done(key)]
+    for key in done:
+        _clear_up(config, key, records)
+    if len(done) == len(keys):
         return
     files = files_of(study.submission)
     seconds = seconds_per_step(study, console)
@@ -59,8 +62,17 @@ def run_study(study: Study, console: Console) -> None:
         if not records.is_done(key):
             limit = trial_limit(study, records, board)
             _run_trial(study, trial, key, records, files, max_runtime=max_runtime, limit=limit, console=console)
-            for folder in (_scratch(config, key), _checkpoints(config, key)):
-                shutil.rmtree(folder, ignore_errors=True)
+            _clear_up(config, key, records)
+
+
+def _clear_up(config: StudyConfig, key: TrialKey, records: Records) -> None:
+    """Remove what a finished trial needs no more, whoever finished it: a kill may have come just after its row."""
+    folders = [_scratch(config, key), _checkpoints(config, key), _copy(config, key)]
+    if records.has_journal(key):
+        with contextlib.suppress(DataError), records.journal(key):  # held: its own process is about to do this
+            pass
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_trial(
@@ -148,6 +160,7 @@ def _race(
             console.print(f"{title}  {text}", soft_wrap=True)
 
         outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
+        _check_data(config.workload, study.machine.device)
         # Its author knows the files by the places that they were copied from.
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
@@ -244,15 +257,30 @@ def _revived(row: Mapping[str, Any]) -> Row:
 
 def judge_of(workload: WorkloadConfig, device: torch.device) -> Judge:
     """The judge of a workload with its validation and test data. Raises DataError where these have changed."""
-    return _judge(json.dumps(TypeAdapter(WorkloadConfig).dump_python(workload), sort_keys=True), str(device))
+    return _judge(_as_text(workload), str(device))[0]
+
+
+def _check_data(workload: WorkloadConfig, device: torch.device) -> None:
+    """Raise DataError where the judge of the trial that has just ended did not judge by the data that it was given."""
+    watch = _judge(_as_text(workload), str(device))[1]
+    try:
+        watch.check()
+    except DataError:
+        _judge.cache_clear()  # the next trial reads them anew
+        raise
+
+
+def _as_text(workload: WorkloadConfig) -> str:
+    return json.dumps(TypeAdapter(WorkloadConfig).dump_python(workload), sort_keys=True)
 
 
 @functools.lru_cache(maxsize=1)
-def _judge(description: str, device: str) -> Judge:
-    """The judge of a workload, kept for the next trial on it. `description` is the whole workload as JSON."""
+def _judge(description: str, device: str) -> tuple[Judge, Watch]:
+    """The judge of a workload and the watch over its data, kept for the next trial. `description`: it, as JSON."""
     config = TypeAdapter(WorkloadConfig).validate_json(description)
     workload = create_workload(config.entry, config.options)
-    validation, test = (
-        load_verified(workload, split, data_folder(), config.data[split]) for split in ("validation", "test")
-    )
-    return Judge(workload, torch.device(device), validation, test, config.eval_batch_size)
+    folder = data_folder()
+    held_out: tuple[SplitName, ...] = ("validation", "test")
+    splits = {split: load_verified(workload, split, folder, config.data[split]) for split in held_out}
+    judge = Judge(workload, torch.device(device), splits["validation"], splits["test"], config.eval_batch_size)
+    return judge, Watch(splits, config.data, folder)

@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import importlib.util
 import multiprocessing
+import os
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ from harness.api import (
     visible,
 )
 from harness.commands.data import main
-from harness.plugins.data import data_folder, fetch, is_present, load_verified
+from harness.plugins.data import Watch, data_folder, fetch, is_present, load_verified
 from harness.plugins.entries import create_workload
 from workloads.data.fashion_mnist import read_idx
 from workloads.data.sources import FashionMnistFiles, FileSource, StoredFile, Wheel
@@ -367,3 +369,24 @@ def test_an_unknown_argument_says_what_to_use_instead():
 def test_options_that_the_workload_does_not_have_are_refused():
     with pytest.raises(ConfigError, match="hiden"):
         create_workload("workloads.digits_mlp.DigitsMlp", {"hiden": [64]})
+
+
+def mapped(folder: Path) -> dict[SplitName, Examples]:
+    """A split that is read from its file when it is needed."""
+    values = numpy.memmap(folder / "split.bin", numpy.uint8, mode="c")
+    return {"validation": TensorExamples({"inputs": torch.from_numpy(values)})}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what is mapped")
+def test_a_file_that_is_altered_while_it_is_mapped_is_noticed_and_one_that_is_touched_is_not(tmp_path: Path):
+    file = tmp_path / "split.bin"
+    file.write_bytes(bytes(10_000))
+    splits = mapped(tmp_path)
+    watch = Watch(splits, {"validation": splits["validation"].digest()}, tmp_path)
+    watch.check()
+    os.utime(file, (1.0, 1.0))
+    watch.check()
+    with file.open("r+b") as handle:
+        handle.write(b"\1")
+    with pytest.raises(DataError, match="validation split were altered while a trial ran"):
+        watch.check()

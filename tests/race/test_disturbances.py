@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from harness.api import DataError, visible
-from harness.race.outcome import Outcome, StallError
+from harness.race.outcome import DisturbedError, Outcome, StallError
 from harness.race.referee import undisturbed
 from harness.race.sandbox import Sandbox
+from tests.blobs import Blobs
 from tests.conftest import BLOBS, ROOT, SGD, race_on
 from tests.study.test_study import write_submission
 
@@ -44,6 +45,30 @@ def test_a_trainer_that_dies_before_it_is_ready_is_no_crash_of_the_submission(tm
         pytest.raises(DataError, match=r"no trial could be started: the trainer exited .*; it printed '.*rror"),
     ):
         race_on(sandbox, tmp_path, SGD)
+
+
+def test_the_end_of_the_server_of_trainers_is_no_crash_of_the_submission(tmp_path):
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+
+        def kill(_: object) -> None:
+            sandbox._server.kill()
+            sandbox._server.wait()
+
+        with pytest.raises(DisturbedError, match="the server of trainers was killed"):
+            race_on(sandbox, tmp_path, SGD, on_evaluation=kill)
+
+
+class Hungry(Blobs):
+    """Needs more memory for an evaluation than any machine has."""
+
+    def statistics(self, outputs, batch):
+        needed = torch.empty(1 << 60, dtype=torch.uint8)
+        return {"needed": needed, **super().statistics(outputs, batch)}
+
+
+def test_an_evaluation_without_enough_memory_is_no_crash_of_the_submission(race):
+    with pytest.raises(DataError, match=r"batches of 256 ran out of memory.*eval_batch_size"):
+        race(SGD, entry="tests.race.test_disturbances.Hungry")
 
 
 # --- a referee that is stopped while the trainer runs on ---
