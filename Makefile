@@ -70,6 +70,9 @@ debug: .venv/installed ## one submission on one workload in this process, nothin
 submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
 	@$(PY) -m harness.commands.skeleton $(call override_if,NAME,name)
 
+validate: .venv/installed ## whether a submission keeps the contract, as its reviewer would ask: SUBMISSION=path JSON=file
+	@$(PY) -m harness.commands.authors.validate $(call override_if,SUBMISSION,submission) $(call override_if,JSON,json)
+
 sweep: .venv/installed ## enter every optimizer class of a library at its defaults: LIBRARY=torch.optim|pytorch_optimizer WORKLOAD=x
 	@$(PY) -m harness.commands.authors.sweep $(call override_if,LIBRARY,library) $(OVERRIDES)
 
