@@ -103,6 +103,9 @@ resume-check: .venv/installed ## kill one checkpointed trial 20 times and compar
 scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
 	@$(PY) benchmarks/scoring.py $(ARGS)
 
+optimizer-speed: .venv/installed ## step time and state bytes of the optimizers here against AdamW's and those of libraries: DEVICE=cuda
+	@$(PY) -m benchmarks.optimizers $(call override_if,DEVICE,device) $(ARGS)
+
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
 

@@ -139,7 +139,8 @@ class _ScaledAndShifted(nn.Module):
         self.shift = nn.Parameter(torch.zeros(12))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (self.norm(inputs) * self.scale + self.shift).unflatten(1, (3, 4)).sum(2)
+        moved: Tensor = self.norm(inputs) * self.scale + self.shift
+        return moved.unflatten(1, (3, 4)).sum(2)
 
 
 PROBLEMS: Mapping[str, type[TinyClassification]] = {
