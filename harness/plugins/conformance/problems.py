@@ -139,8 +139,8 @@ class _ScaledAndShifted(nn.Module):
         self.shift = nn.Parameter(torch.zeros(12))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        moved: Tensor = self.norm(inputs) * self.scale + self.shift
-        return moved.unflatten(1, (3, 4)).sum(2)
+        outputs: Tensor = (self.norm(inputs) * self.scale + self.shift).view(-1, 3, 4).sum(2)
+        return outputs
 
 
 PROBLEMS: Mapping[str, type[TinyClassification]] = {
