@@ -12,7 +12,7 @@ import pytest
 from harness.plugins.conformance.check import Check, Outcome
 from harness.plugins.conformance.files import check_files
 from harness.plugins.conformance.process import check_training_of
-from harness.plugins.conformance.training import Candidate, check_training
+from harness.plugins.conformance.training import Candidate, check_training, resumes, trains
 from harness.plugins.conformance.watched import Watched, names_read
 from harness.plugins.submission import load_submission
 
@@ -156,6 +156,35 @@ def test_a_hyperparameter_of_another_branch_is_looked_for_there(tmp_path: Path):
     checks = [*check_training(Candidate(load_submission(str(folder)), tmp_path / "scratch"))]
     assert failures(iter(checks)) == []
     assert checks[-1].name == "reads_hyperparameters"
+
+
+UNWRITABLE = """
+class Rate:
+    def state_dict(self):
+        return {"rate": lambda step: 0.05}
+
+    def load_state_dict(self, state):
+        pass
+
+def train(trial, hp):
+    trial.resumable(rate=Rate())
+    for batch in trial.batches():
+        trial.model.zero_grad()
+        trial.loss(batch).backward()
+        for parameter in trial.model.parameters():
+            parameter.data -= 0.05 * parameter.grad
+"""
+
+
+def test_a_state_that_cannot_be_written_is_a_fault_of_resuming_and_not_of_training(tmp_path: Path):
+    folder = changed(tmp_path, "adamw")
+    (folder / "submission.py").write_text(UNWRITABLE, encoding="utf-8")
+    candidate = Candidate(load_submission(str(folder)), tmp_path / "scratch")
+    assert trains(candidate, "one_dimensional") is None
+    fault = resumes(candidate, "one_dimensional")
+    assert fault is not None
+    assert "what it names as resumable cannot be written: " in fault
+    assert "pickle" in fault
 
 
 def left_with(tmp_path: Path, code: str, *, seconds: float) -> str:

@@ -31,14 +31,20 @@ class Checkpoints:
     def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
         self.is_continued = go_on_from is not None
         self.count = 0
+        self.fault: Exception | None = None
+        """Why the last one could not be taken or written: the trial goes on without, as under the referee."""
         self._folder = folder
         self._go_on_from = go_on_from
 
     def write(self, state: Callable[[], State]) -> None:
         """Keep it, unless the trial has come from one."""
-        if not self.is_continued:
+        if self.is_continued:
+            return
+        try:
+            write_state(self._folder / f"{self.count + 1}.pt", state())
             self.count += 1
-            write_state(self._folder / f"{self.count}.pt", state())
+        except Exception as error:
+            self.fault = error
 
     def read(self) -> State:
         """The one to go on from."""

@@ -58,14 +58,19 @@ class Candidate:
     @functools.cache  # noqa: B019 - a candidate lives as long as its process, or the tests of a session
     def whole(self, problem: str) -> Rehearsal | Exception:
         """The rehearsal that writes checkpoints, or what it has raised."""
-        self.checkpoints(problem).mkdir(parents=True, exist_ok=True)
         try:
-            return self.rehearse(problem, checkpoints=Checkpoints(self.checkpoints(problem)))
+            return self.rehearse(problem, checkpoints=self.checkpoints(problem))
         except Exception as error:
             return error
 
-    def checkpoints(self, problem: str) -> Path:
-        """Where those of `whole` lie."""
+    @functools.cache  # noqa: B019
+    def checkpoints(self, problem: str) -> Checkpoints:
+        """Those that `whole` writes."""
+        self.folder_of(problem).mkdir(parents=True)
+        return Checkpoints(self.folder_of(problem))
+
+    def folder_of(self, problem: str) -> Path:
+        """Where they lie."""
         return self._folder / problem
 
 
@@ -128,9 +133,14 @@ def repeats(candidate: Candidate, problem: str) -> str | None:
 def resumes(candidate: Candidate, problem: str) -> str | None:
     """The fault, where a trial that goes on from a checkpoint is not the one that was not killed, bit for bit."""
     whole = _trained(candidate, problem)
-    folder = candidate.checkpoints(problem)
+    written, folder = candidate.checkpoints(problem), candidate.folder_of(problem)
+    if written.fault is not None:
+        why = what_was_raised(written.fault, candidate.submission.folder)
+        return (
+            f"what it names as resumable cannot be written: {why}. Give it a state_dict of tensors, numbers and texts."
+        )
     count = len(whole.weights) - 1  # one after each hand-over but the last
-    if len(list(folder.iterdir())) < count:
+    if written.count < count:
         return "there are no checkpoints. Name by trial.resumable(...) what later steps depend on; nothing, if nothing."
     for number in sorted({1, count} - {0}):
         try:
