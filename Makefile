@@ -70,6 +70,9 @@ debug: .venv/installed ## one submission on one workload in this process, nothin
 submission: .venv/installed ## write the directory of a new submission, ready to run: NAME=x
 	@$(PY) -m harness.commands.skeleton $(call override_if,NAME,name)
 
+validate: .venv/installed ## whether a submission keeps the contract, as its reviewer would ask: SUBMISSION=path JSON=file
+	@$(PY) -m harness.commands.authors.validate $(call override_if,SUBMISSION,submission) $(call override_if,JSON,json)
+
 sweep: .venv/installed ## enter every optimizer class of a library at its defaults: LIBRARY=torch.optim|pytorch_optimizer WORKLOAD=x
 	@$(PY) -m harness.commands.authors.sweep $(call override_if,LIBRARY,library) $(OVERRIDES)
 
@@ -105,6 +108,9 @@ resume-check: .venv/installed ## kill one checkpointed trial 20 times and compar
 
 scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,000 synthetic trials
 	@$(PY) benchmarks/scoring.py $(ARGS)
+
+optimizer-speed: .venv/installed ## step time and state bytes of the optimizers here against AdamW's and those of libraries: DEVICE=cuda
+	@$(PY) -m benchmarks.optimizers $(call override_if,DEVICE,device) $(ARGS)
 
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)

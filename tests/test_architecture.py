@@ -130,15 +130,6 @@ def test_what_workloads_share_knows_no_workload(room_of_workloads):
         assert not imported(path) & leads, path
 
 
-@pytest.mark.parametrize("path", modules("submissions"), ids=lambda path: path.parent.name)
-def test_submissions_import_public_names_alone(path):
-    import harness
-
-    for name in imported(path):
-        if name.split(".")[0] == "harness":
-            assert name == "harness" or name.split(".")[1] in harness.__all__
-
-
 @pytest.mark.parametrize("path", modules("workloads"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_torchvision_is_imported_in_one_place(path):
     if path.stem != "torchvision_import":

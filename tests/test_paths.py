@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import ROOT, SHARED
 
 DESIGN = SHARED / "DESIGN.md"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "Makefile", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "Makefile")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").rglob("*.[my]*"))]
 TOP = "benchmarks|conf|docs|harness|hydra_plugins|submissions|tests|workloads"
 PATH = re.compile(rf"(?<![\w./~-])((?:{TOP})/[\w./-]*\w/?)")
 FILE = re.compile(r"(?<![\w./~-])([\w-]+(?:/[\w-]+)*\.(?:py|yaml))\b")

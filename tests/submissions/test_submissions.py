@@ -1,163 +1,26 @@
 """Contract of every directory in submissions/, and of the loop around a bare optimizer class: each learns a task."""
 
-import contextlib
 import functools
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from harness.api import (
-    Batch,
-    ConfigError,
-    DataSource,
-    Examples,
-    Hyperparameters,
-    LossKind,
-    SplitName,
-    Target,
-    TensorExamples,
-    Workload,
-)
+from harness.api import ConfigError, Hyperparameters
+from harness.plugins.conformance.check import Outcome
+from harness.plugins.conformance.files import check_files
+from harness.plugins.conformance.problems import PROBLEMS
+from harness.plugins.conformance.rehearsal import STEPS, Checkpoints, Rehearsal
+from harness.plugins.conformance.training import TRAINING, Candidate, unread
 from harness.plugins.optimizer_class import train_with
 from harness.plugins.optimizer_entry import Entry, Part, read_entry
-from harness.plugins.submission import SUBMISSIONS, TrainFunction, load_submission, train_function
-from harness.trial.checkpoint import State, read_state, write_state
-from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
+from harness.plugins.submission import SUBMISSIONS, load_submission
 from harness.trial.trial import Trial
 
 NAMES = sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml"))
-STEPS = 120
-
-
-class Stripes(Workload):
-    """Tells 8x8 images with horizontal stripes from vertical ones: a convolution with batch norm, two linear layers."""
-
-    loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
-
-    def sources(self) -> list[DataSource]:
-        return []
-
-    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - it reads no files
-        count, seed = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}[split]
-        generator = torch.Generator().manual_seed(seed)
-        targets = torch.arange(count) % 2
-        stripes = (torch.arange(8) % 2 * 2.0 - 1.0).expand(8, 8)
-        images = torch.where(targets[:, None, None] == 0, stripes, stripes.T)
-        images = images + 1.5 * torch.randn(count, 8, 8, generator=generator)
-        return TensorExamples({"inputs": images.unsqueeze(1), "targets": targets})
-
-    def build_model(self) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(1, 6, 3, stride=2, padding=1),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(96, 12),
-            nn.ReLU(),
-            nn.Linear(12, 2),
-        )
-
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
-        return F.cross_entropy(outputs, batch["targets"], reduction="none", label_smoothing=label_smoothing), None
-
-    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": self.losses(outputs, batch, 0.0)[0]}
-
-    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        return {"loss": statistics["loss"].mean().item()}
-
-
-class Race:
-    """One trial on Stripes in this process: its validation losses, and what was handed over and named."""
-
-    def __init__(self, *, seed: int = 1, checkpoints: "Kept | None" = None) -> None:
-        self.losses: list[float] = []
-        self.weights: list[dict[str, Tensor]] = []
-        self.reported: list[dict[str, float]] = []
-        self.resumable: dict[str, object] = {}
-        self._workload = Stripes()
-        self._validation = self._workload.load("validation", Path())
-        torch.manual_seed(seed)
-        self.trial = _NamingTrial(
-            self._workload,
-            self._workload.build_model(),
-            self._workload.load("train", Path()),
-            Conditions(seed, torch.device("cpu"), 32, STEPS, Target("loss", "min", 0.0), 60.0, 60.0, STEPS // 4),
-            self._judge,
-            None,
-            checkpoints,
-            self.resumable,
-        )
-
-    def run(self, train: TrainFunction, hp: Hyperparameters) -> "Race":
-        self.losses.append(self._validation_loss(self.trial.model))
-        self.trial.go(Go(0.0))
-        with contextlib.suppress(TrialOver):
-            train(self.trial, hp)
-        assert self.trial.is_over, "train returned before its trial was over"
-        return self
-
-    def _judge(self, model: nn.Module, progress: Progress) -> Go | None:
-        self.weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        self.losses.append(self._validation_loss(model))
-        self.reported.append(progress.reported)
-        if progress.step >= STEPS:
-            return None
-        return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
-
-    def _validation_loss(self, model: nn.Module) -> float:
-        batch = self._validation.gather(torch.arange(len(self._validation)))
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            loss = self._workload.metrics(self._workload.statistics(model(batch["inputs"]), batch))["loss"]
-        model.train(was_training)
-        return loss
-
-
-class Kept:
-    """Keeps the checkpoints of a race in a folder; goes on from one of them."""
-
-    def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
-        self.is_continued = go_on_from is not None
-        self.count = 0
-        self._folder = folder
-        self._go_on_from = go_on_from
-
-    def write(self, state: Callable[[], State]) -> None:
-        if not self.is_continued:
-            self.count += 1
-            write_state(self._folder / f"{self.count}.pt", state())
-
-    def read(self) -> State:
-        return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
-
-    def restored(self, step: int) -> Go:
-        assert step == self._go_on_from * STEPS // 4
-        return Go(0.0)
-
-
-class _NamingTrial(Trial):
-    """A trial that keeps what the submission names as resumable where a test can see it."""
-
-    def __init__(self, *arguments: object) -> None:
-        *usual, self._seen = arguments
-        super().__init__(*usual)  # type: ignore[arg-type]
-
-    def resumable(self, **objects: object) -> None:
-        super().resumable(**objects)
-        self._seen.update(objects)  # type: ignore[attr-defined]
-
-
-def race_of(name: str, seed: int = 1, checkpoints: Kept | None = None) -> Race:
-    submission = load_submission(name)
-    train = train_function(submission.folder, submission.entry)
-    return Race(seed=seed, checkpoints=checkpoints).run(train, submission.hyperparameters)
+# The other problems are as much looked at, and slower.
+BY_DEFAULT = "batch_norm"
 
 
 def test_there_are_submissions():
@@ -165,70 +28,37 @@ def test_there_are_submissions():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_submission_describes_itself(name: str):
-    submission = load_submission(name)
-    assert submission.paper.startswith("https://")
-    assert (submission.folder / "README.md").read_text().startswith(f"# {submission.title}\n")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_submission_can_be_tuned_around_its_defaults(name: str):
-    submission = load_submission(name)
-    assert submission.space.dimensions or submission.space.points
-    for hyperparameter, dimension in submission.space.dimensions.items():
-        assert dimension.contains(submission.hyperparameters[hyperparameter]), hyperparameter
+def test_the_files_of_a_submission_keep_the_contract(name: str):
+    assert [check for check in check_files(name) if check.outcome is not Outcome.PASSED] == []
 
 
 @pytest.fixture(scope="session")
-def kept_races(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Race, Kept, Path]]:
-    """A race of each submission with checkpoints, run once for all that is asked of it; with the folder they lie in."""
-
-    @functools.cache
-    def kept_race(name: str) -> tuple[Race, Kept, Path]:
-        folder = tmp_path_factory.mktemp(name)
-        kept = Kept(folder)
-        return race_of(name, checkpoints=kept), kept, folder
-
-    return kept_race
-
-
-KeptRaces = Callable[[str], tuple[Race, Kept, Path]]
+def candidate_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Candidate]:
+    """Each submission with rehearsals that are run once for all that is asked of it."""
+    return functools.cache(lambda name: Candidate(load_submission(name), tmp_path_factory.mktemp(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_submission_learns(name: str, kept_races: KeptRaces):
-    losses = kept_races(name)[0].losses
-    assert losses[-1] < 0.5 * losses[0]
+@pytest.mark.parametrize("fault_of", [fault_of for fault_of, _ in TRAINING.values()], ids=TRAINING)
+@pytest.mark.parametrize(
+    "problem", [each if each == BY_DEFAULT else pytest.param(each, marks=pytest.mark.slow) for each in PROBLEMS]
+)
+def test_the_training_of_a_submission_keeps_the_contract(
+    name: str,
+    fault_of: Callable[[Candidate, str], str | None],
+    problem: str,
+    candidate_of: Callable[[str], Candidate],
+):
+    assert fault_of(candidate_of(name), problem) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_seed_decides_the_weights_bit_for_bit_with_checkpoints_and_without(name: str, kept_races: KeptRaces):
-    first = kept_races(name)[0].weights[-1]
-    again, other = (race_of(name, seed).weights[-1] for seed in (1, 2))
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert any(not torch.equal(first[key], other[key]) for key in first)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_submission_names_as_resumable_survives_the_disk(name: str, kept_races: KeptRaces):
-    named = kept_races(name)[0].resumable
-    assert named
-    for thing in named.values():
-        buffer = io.BytesIO()
-        torch.save(thing.state_dict(), buffer)  # type: ignore[attr-defined]
-        buffer.seek(0)
-        thing.load_state_dict(torch.load(buffer))  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_submission_goes_on_from_a_checkpoint_as_if_it_had_not_been_killed(name: str, kept_races: KeptRaces):
-    whole, kept, folder = kept_races(name)
-    assert kept.count == 3, "a submission without trial.resumable(...) has no checkpoints"
-    for number in (1, 3):
-        rest = race_of(name, checkpoints=Kept(folder, go_on_from=number))
-        assert rest.losses[1:] == whole.losses[1 + number :]
-        for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
-            assert all(torch.equal(weights[key], again[key]) for key in weights)
+def test_a_submission_reads_all_of_its_hyperparameters(name: str, candidate_of: Callable[[str], Candidate]):
+    candidate = candidate_of(name)
+    for problem in PROBLEMS:
+        candidate.whole(problem)
+    assert unread(candidate) is None
 
 
 # --- entry: an optimizer class ---
@@ -256,11 +86,11 @@ def entry_of(where: object = "a submission.yaml", **written: object) -> Entry:
     return entry
 
 
-def race_with(hyperparameters: dict[str, object], seed: int = 1, **written: object) -> Race:
-    return Race(seed=seed).run(train_with(entry_of(**written)), Hyperparameters(hyperparameters))
+def race_with(hyperparameters: dict[str, object], seed: int = 1, **written: object) -> Rehearsal:
+    return Rehearsal(seed=seed).run(train_with(entry_of(**written)), Hyperparameters(hyperparameters))
 
 
-def optimizer_of(race: Race, number: int = 0) -> torch.optim.Optimizer:
+def optimizer_of(race: Rehearsal, number: int = 0) -> torch.optim.Optimizer:
     optimizer = race.resumable[f"optimizer{number}"]
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer
@@ -343,7 +173,7 @@ def test_a_schedule_free_class_is_judged_at_its_average():
 # --- groups: several classes, each for parameters of its kind ---
 
 
-def shapes_of(race: Race, number: int) -> list[tuple[int, ...]]:
+def shapes_of(race: Rehearsal, number: int) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for group in optimizer_of(race, number).param_groups for p in group["params"]]
 
 
@@ -374,7 +204,7 @@ def test_a_kernel_is_moved_as_its_matrix_would_be():
 
     groups = {"matrices": f"{__name__}.OnMatrices", "output": f"{__name__}.OnMatrices", "rest": "torch.optim.SGD"}
     race = race_with({"lr": 0.05}, groups=groups)
-    expected = Race().run(by_hand, Hyperparameters({})).weights[-1]
+    expected = Rehearsal().run(by_hand, Hyperparameters({})).weights[-1]
     for name, value in race.weights[-1].items():
         torch.testing.assert_close(value, expected[name])
 
@@ -398,8 +228,8 @@ def test_a_group_may_say_what_it_is_to_its_class():
 def test_groups_go_on_from_a_checkpoint_as_if_they_had_not_been_killed(tmp_path: Path):
     train = train_with(entry_of(groups=MUON_AND_ADAMW, schedule="warmup_linear"))
     hp = Hyperparameters({"learning_rate": 0.01, "warmup_fraction": 0.1})
-    whole = Race(checkpoints=Kept(tmp_path)).run(train, hp)
-    rest = Race(checkpoints=Kept(tmp_path, go_on_from=2)).run(train, hp)
+    whole = Rehearsal(checkpoints=Checkpoints(tmp_path)).run(train, hp)
+    rest = Rehearsal(checkpoints=Checkpoints(tmp_path, go_on_from=2)).run(train, hp)
     assert all(torch.equal(whole.weights[-1][name], rest.weights[-1][name]) for name in whole.weights[-1])
 
 
@@ -409,12 +239,12 @@ def test_groups_go_on_from_a_checkpoint_as_if_they_had_not_been_killed(tmp_path:
 def test_lbfgs_gets_a_closure_and_its_gradients_are_counted(tmp_path: Path):
     train = train_with(entry_of(entry="torch.optim.LBFGS", arguments={"line_search_fn": "strong_wolfe"}))
     hp = Hyperparameters({"learning_rate": 0.1, "max_iter": 3})
-    race = Race(checkpoints=Kept(tmp_path)).run(train, hp)
+    race = Rehearsal(checkpoints=Checkpoints(tmp_path)).run(train, hp)
     assert min(race.losses) < 0.9 * race.losses[0]
     calls = [reported["gradient_calls"] for reported in race.reported]
     assert calls == sorted(calls)
     assert calls[-1] > STEPS
-    rest = Race(checkpoints=Kept(tmp_path, go_on_from=2)).run(train, hp)
+    rest = Rehearsal(checkpoints=Checkpoints(tmp_path, go_on_from=2)).run(train, hp)
     assert [reported["gradient_calls"] for reported in rest.reported] == calls[2:]
 
 
@@ -431,7 +261,7 @@ def test_a_rule_that_looks_elsewhere_gets_gradients_before_and_a_closure():
                         parameter.copy_(before + place * gradient if place else before - 0.1 * gradient)
 
     race = race_with({"lr": 0.1}, entry=f"{__name__}.LooksAhead", step="again")
-    expected = Race().run(by_hand, Hyperparameters({})).weights[-1]
+    expected = Rehearsal().run(by_hand, Hyperparameters({})).weights[-1]
     for name, value in race.weights[-1].items():
         torch.testing.assert_close(value, expected[name])
     assert race.reported[-1] == {"gradient_calls": 2.0 * STEPS}
@@ -511,8 +341,10 @@ class ByCurvature(torch.optim.Optimizer):
 
 
 @pytest.mark.parametrize("name", ["schedule_free_adamw"])
-def test_averaged_weights_come_with_normalisation_statistics_of_their_own(name: str):
-    race = race_of(name)
+def test_averaged_weights_come_with_normalisation_statistics_of_their_own(
+    name: str, candidate_of: Callable[[str], Candidate]
+):
+    race = candidate_of(name).rehearse("batch_norm")
     inputs = race.trial.train_set.gather(torch.arange(512))["inputs"]
     convolution, norm = race.trial.model[0], race.trial.model[1]  # type: ignore[index]
     convolution.load_state_dict({"weight": race.weights[-1]["0.weight"], "bias": race.weights[-1]["0.bias"]})

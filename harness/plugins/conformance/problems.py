@@ -1,0 +1,151 @@
+"""Three problems that are learned in a second, to try submissions on: what networks are made of, never ranked."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+
+_EXAMPLES: Mapping[SplitName, tuple[int, int]] = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}
+"""Number of examples and seed of each split."""
+
+
+class TinyClassification(Workload):
+    """Cross entropy on examples that are drawn, and read from no file; the metric is the loss."""
+
+    loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
+
+    def sources(self) -> list[DataSource]:
+        """None."""
+        return []
+
+    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - it is drawn, whatever the folder
+        """512 examples to train on, 256 of each other split."""
+        count, seed = _EXAMPLES[split]
+        return TensorExamples(self.drawn(count, torch.Generator().manual_seed(seed)))
+
+    @abstractmethod
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """That many examples."""
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
+        """Cross entropy of each target; `weights` says which count. Shapes: targets [batch, ...], outputs one more."""
+        targets = batch["targets"]
+        losses = F.cross_entropy(
+            outputs.flatten(0, -2), targets.flatten(), reduction="none", label_smoothing=label_smoothing
+        )
+        return losses.view_as(targets), batch.get("weights")
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sum of the losses that count, and how many do, of each example."""
+        losses, weights = self.losses(outputs, batch, 0.0)
+        counted = torch.ones_like(losses) if weights is None else weights
+        return {"sums": (losses * counted).view(len(losses), -1).sum(1), "counts": counted.view(len(losses), -1).sum(1)}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Their mean."""
+        return {"loss": float(statistics["sums"].sum() / statistics["counts"].sum())}
+
+
+class Stripes(TinyClassification):
+    """Tells 8x8 images with horizontal stripes from vertical ones: a convolution with batch norm, two linear layers."""
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Stripes under noise of one and a half times their height."""
+        targets = torch.arange(count) % 2
+        stripes = (torch.arange(8) % 2 * 2.0 - 1.0).expand(8, 8)
+        images = torch.where(targets[:, None, None] == 0, stripes, stripes.T)
+        images = images + 1.5 * torch.randn(count, 8, 8, generator=generator)
+        return {"inputs": images.unsqueeze(1), "targets": targets}
+
+    def build_model(self) -> nn.Module:
+        """About 1,300 parameters."""
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, stride=2, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(96, 12),
+            nn.ReLU(),
+            nn.Linear(12, 2),
+        )
+
+
+class Successors(TinyClassification):
+    """Says of each symbol of a sequence which one follows: embedding tied to the output, attention, masked padding."""
+
+    SYMBOLS, LENGTH = 24, 8
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Sequences of three symbols or more, and padding, whose targets are wrong: they must not count."""
+        symbols = torch.randint(1, self.SYMBOLS, (count, self.LENGTH), generator=generator)
+        lengths = torch.randint(3, self.LENGTH + 1, (count, 1), generator=generator)
+        counts = torch.arange(self.LENGTH) < lengths
+        targets = torch.where(counts, symbols % (self.SYMBOLS - 1) + 1, 0)
+        return {"inputs": symbols * counts, "targets": targets, "weights": counts.float()}
+
+    def build_model(self) -> nn.Module:
+        """About 6,000 parameters."""
+        return _TiedAttention(self.SYMBOLS, width=32)
+
+
+class _TiedAttention(nn.Module):
+    def __init__(self, symbols: int, *, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, width, padding_idx=0)
+        self.attention = nn.MultiheadAttention(width, num_heads=2, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, symbols, bias=False)
+        self.output.weight = self.embedding.weight
+        self.scale = width**-0.5
+        with torch.no_grad():
+            self.embedding.weight.mul_(self.scale)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        embedded = self.embedding(symbols)
+        seen, _ = self.attention(embedded, embedded, embedded, key_padding_mask=symbols == 0, need_weights=False)
+        mixed = self.norm(embedded + seen)
+        # A symbol's own logit is 1 at the start: more would be a start that plain gradient descent diverges from.
+        outputs: Tensor = self.scale * self.output(mixed + torch.relu(self.hidden(mixed)))
+        return outputs
+
+
+class Vectors(TinyClassification):
+    """Three classes from twelve numbers, each scaled and shifted: a model of one-dimensional parameters alone."""
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Four numbers of each class are higher where it is the one."""
+        targets = torch.arange(count) % 3
+        inputs = torch.randn(count, 12, generator=generator)
+        return {"inputs": inputs + 1.5 * (torch.arange(12) // 4 == targets[:, None]), "targets": targets}
+
+    def build_model(self) -> nn.Module:
+        """48 parameters."""
+        return _ScaledAndShifted()
+
+
+class _ScaledAndShifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(12)
+        self.scale = nn.Parameter(0.1 * torch.randn(12))
+        self.shift = nn.Parameter(torch.zeros(12))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = (self.norm(inputs) * self.scale + self.shift).view(-1, 3, 4).sum(2)
+        return outputs
+
+
+PROBLEMS: Mapping[str, type[TinyClassification]] = {
+    "batch_norm": Stripes,
+    "masked_and_tied": Successors,
+    "one_dimensional": Vectors,
+}
+"""By what a submission meets in them."""

@@ -1,0 +1,143 @@
+"""A trial in this process on a tiny problem, evaluated by steps: what a submission hands over, kept to be looked at.
+
+No referee, no second process and no clock: it tells whether a submission keeps its contract, never how fast it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.api import Hyperparameters, Target, Workload
+from harness.plugins.conformance.problems import Stripes
+from harness.plugins.submission import TrainFunction
+from harness.trial.checkpoint import State, read_state, write_state
+from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
+from harness.trial.trial import Trial
+
+STEPS, EVALUATIONS = 120, 4
+
+
+class Checkpoints:
+    """Keeps those of a rehearsal in a folder; or goes on from one of them, by its number from 1 on."""
+
+    def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
+        self.is_continued = go_on_from is not None
+        self.count = 0
+        self.fault: Exception | None = None
+        """Why the last one could not be taken or written: the trial goes on without, as under the referee."""
+        self._folder = folder
+        self._go_on_from = go_on_from
+
+    def write(self, state: Callable[[], State]) -> None:
+        """Keep it, unless the trial has come from one."""
+        if self.is_continued:
+            return
+        try:
+            write_state(self._folder / f"{self.count + 1}.pt", state())
+            self.count += 1
+        except Exception as error:
+            self.fault = error
+
+    def read(self) -> State:
+        """The one to go on from."""
+        return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
+
+    def restored(self, step: int) -> Go:
+        """Go on. The trial stands where the checkpoint was written."""
+        assert self._go_on_from is not None
+        assert step == self._go_on_from * STEPS // EVALUATIONS
+        return Go(0.0)
+
+
+class Rehearsal:
+    """One trial of STEPS steps: validation losses (the first before any step), and what was handed over and named."""
+
+    def __init__(
+        self, workload: Workload | None = None, *, seed: int = 1, checkpoints: Checkpoints | None = None
+    ) -> None:
+        self.losses: list[float] = []
+        self.weights: list[dict[str, Tensor]] = []
+        self.reported: list[dict[str, float]] = []
+        self.resumable: dict[str, object] = {}
+        self._workload = workload if workload is not None else Stripes()
+        self._validation = self._workload.load("validation", Path())
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        self.model = self._workload.build_model()
+        """The one that is judged."""
+        self.trial = _NamingTrial(
+            self._workload,
+            self.model,
+            self._workload.load("train", Path()),
+            Conditions(
+                seed=seed,
+                device=torch.device("cpu"),
+                batch_size_hint=32,
+                step_hint=STEPS,
+                target=Target("loss", "min", 0.0),
+                budget_seconds=60.0,
+                eval_period=60.0,
+                evaluate_every_steps=STEPS // EVALUATIONS,
+            ),
+            self._judge,
+            None,
+            checkpoints,
+        )
+        self.trial.seen = self.resumable
+        self.initial_weights = _copied(self.model)
+
+    def run(self, train: TrainFunction, hp: Hyperparameters) -> Rehearsal:
+        """Train to the end; returns itself. Raises what the submission raises."""
+        self.losses.append(self._validation_loss(self.model))
+        self.trial.go(Go(0.0))
+        with contextlib.suppress(TrialOver):
+            train(self.trial, hp)
+        return self
+
+    def step_seconds(self) -> list[float]:
+        """Of each step that came without an evaluation."""
+        ends = list(self.trial.step_ends)
+        # At every evaluation the clock begins anew.
+        return [after - before for before, after in pairwise(ends) if after > before]
+
+    def _judge(self, model: nn.Module, progress: Progress) -> Go | None:
+        self.weights.append(_copied(model))
+        self.losses.append(self._validation_loss(model))
+        self.reported.append(progress.reported)
+        if progress.step >= STEPS:
+            return None
+        return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
+
+    def _validation_loss(self, model: nn.Module) -> float:
+        batch = self._validation.gather(torch.arange(len(self._validation)))
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        with torch.no_grad():
+            outputs = self._workload.outputs(model, batch)
+            loss = self._workload.metrics(self._workload.statistics(outputs, batch))["loss"]
+        for module, was_training in modes:
+            module.training = was_training
+        return loss
+
+
+class _NamingTrial(Trial):
+    """A trial that keeps what the submission names as resumable where it can be seen."""
+
+    seen: dict[str, object]
+
+    def resumable(self, **objects: object) -> None:
+        super().resumable(**objects)
+        self.seen.update(objects)
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}

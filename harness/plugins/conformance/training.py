@@ -1,0 +1,272 @@
+"""What the training of a submission must keep to on each tiny problem. Runs its code: not for the referee's process."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.api import Hyperparameters
+from harness.plugins.conformance.check import Check, Outcome, judged, line_of, what_was_raised
+from harness.plugins.conformance.problems import PROBLEMS
+from harness.plugins.conformance.rehearsal import EVALUATIONS, STEPS, Checkpoints, Rehearsal
+from harness.plugins.conformance.watched import Watched, names_read
+from harness.plugins.submission import Submission, train_function
+from harness.plugins.values import with_value
+from harness.trial.checkpoint import CannotContinue
+from harness.trial.optim.loop import train_loop
+from harness.trial.trial import Trial
+
+# On the first problem a method must do better than on the others, which are there for what they are made of.
+_LEARNS = {"batch_norm": 0.5}
+_LEARNS_ELSE = 0.9
+_TIMED_ON = "masked_and_tied"
+_TIMED_ROUNDS = 5
+
+
+class Candidate:
+    """A submission and its rehearsals, each run once for all that is asked of it. `folder`: for checkpoints."""
+
+    def __init__(self, submission: Submission, folder: Path) -> None:
+        self.submission = submission
+        self.read: set[str] = set()
+        """Names of the hyperparameters that were read so far."""
+        self._folder = folder
+
+    def rehearse(
+        self,
+        problem: str,
+        *,
+        seed: int = 1,
+        checkpoints: Checkpoints | None = None,
+        hp: Mapping[str, Any] | None = None,
+    ) -> Rehearsal:
+        """A new rehearsal, with the submission imported anew. Raises what the submission raises."""
+        submission = self.submission
+        watched = Watched(submission.hyperparameters if hp is None else hp)
+        try:
+            train = train_function(submission.folder, submission.entry, submission.api)
+            return Rehearsal(PROBLEMS[problem](), seed=seed, checkpoints=checkpoints).run(train, watched)
+        finally:
+            self.read |= names_read(watched)
+
+    @functools.cache  # noqa: B019 - a candidate lives as long as its process, or the tests of a session
+    def whole(self, problem: str) -> Rehearsal | Exception:
+        """The rehearsal that writes checkpoints, or what it has raised."""
+        try:
+            return self.rehearse(problem, checkpoints=self.checkpoints(problem))
+        except Exception as error:
+            return error
+
+    @functools.cache  # noqa: B019
+    def checkpoints(self, problem: str) -> Checkpoints:
+        """Those that `whole` writes."""
+        self.folder_of(problem).mkdir(parents=True)
+        return Checkpoints(self.folder_of(problem))
+
+    def folder_of(self, problem: str) -> Path:
+        """Where they lie."""
+        return self._folder / problem
+
+
+def trains(candidate: Candidate, problem: str) -> str | None:
+    """The fault, where training raises, ends too early, or hands over other weights than those of trial.model."""
+    rehearsal = candidate.whole(problem)
+    if isinstance(rehearsal, Exception):
+        return what_was_raised(rehearsal, candidate.submission.folder)
+    if not rehearsal.trial.is_over:
+        return (
+            f"train returned after {rehearsal.trial.step} steps, before its trial was over. Loop over trial.batches(), "
+            "or call trial.finish() where nothing is left to do."
+        )
+    if rehearsal.trial.model is not rehearsal.model:
+        return "trial.model was replaced, but the model that it was is judged. Change that one in place."
+    broken = [name for name, value in rehearsal.weights[-1].items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        return f"{broken[0]} is not finite at the end, at the default hyperparameters."
+    return None
+
+
+def moves(candidate: Candidate, problem: str) -> str | None:
+    """The fault, where the weights that are judged are those of the start."""
+    rehearsal = _trained(candidate, problem)
+    trained = [name for name, _ in rehearsal.model.named_parameters()]
+    if all(torch.equal(rehearsal.weights[-1][name], rehearsal.initial_weights[name]) for name in trained):
+        return (
+            f"after {STEPS} steps the judged weights are those of the start. Step the parameters of trial.model "
+            "themselves, or put a copy's weights into them by trial.before_evaluation."
+        )
+    return None
+
+
+def learns(candidate: Candidate, problem: str) -> str | None:
+    """The fault, where the loss at the defaults does not fall as far as it has to."""
+    losses = _trained(candidate, problem).losses
+    share = _LEARNS.get(problem, _LEARNS_ELSE)
+    if losses[-1] < share * losses[0]:
+        return None
+    return (
+        f"the validation loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {STEPS} steps at the default "
+        f"hyperparameters; it must come below {share * losses[0]:.3g}."
+    )
+
+
+def repeats(candidate: Candidate, problem: str) -> str | None:
+    """The fault, where one seed gives other weights when it runs again, or another seed the same."""
+    first = _trained(candidate, problem).weights[-1]
+    again, other = (candidate.rehearse(problem, seed=seed).weights[-1] for seed in (1, 2))
+    if differing := _difference(first, again):
+        return (
+            f"the same seed gave another {differing} when it ran again. Draw from trial.generator or the global "
+            "generators, which the harness seeds, and let nothing depend on the clock."
+        )
+    if _difference(first, other) is None:
+        return "another seed gave the same weights. Leave the initial weights and the order of data to the harness."
+    return None
+
+
+def resumes(candidate: Candidate, problem: str) -> str | None:
+    """The fault, where a trial that goes on from a checkpoint is not the one that was not killed, bit for bit."""
+    whole = _trained(candidate, problem)
+    written, folder = candidate.checkpoints(problem), candidate.folder_of(problem)
+    if written.fault is not None:
+        why = what_was_raised(written.fault, candidate.submission.folder)
+        return (
+            f"what it names as resumable cannot be written: {why}. Give it a state_dict of tensors, numbers and texts."
+        )
+    count = len(whole.weights) - 1  # one after each hand-over but the last
+    if written.count < count:
+        return "there are no checkpoints. Name by trial.resumable(...) what later steps depend on; nothing, if nothing."
+    for number in sorted({1, count} - {0}):
+        try:
+            rest = candidate.rehearse(problem, checkpoints=Checkpoints(folder, go_on_from=number))
+        except CannotContinue as error:
+            return f"{error}."
+        if len(rest.weights) != len(whole.weights) - number:
+            return (
+                f"gone on from the checkpoint at step {number * STEPS // EVALUATIONS}, it ends at step "
+                f"{rest.trial.step} instead of {whole.trial.step}. Count by trial.step, not by variables of train."
+            )
+        for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
+            if differing := _difference(weights, again):
+                return (
+                    f"gone on from the checkpoint at step {number * STEPS // EVALUATIONS}, {differing} is another one "
+                    "than without the kill. Name by trial.resumable(...) all that later steps depend on."
+                )
+    return None
+
+
+TRAINING: Mapping[str, tuple[Callable[[Candidate, str], str | None], str]] = {
+    "trains": (trains, "raises nothing and ends with its trial"),
+    "moves": (moves, "the weights that are judged are those that it trains"),
+    "learns": (learns, f"the validation loss falls in {STEPS} steps at the defaults"),
+    "repeats": (repeats, "the same seed gives the same weights, another seed others"),
+    "resumes": (resumes, "goes on from a checkpoint bit for bit"),
+}
+"""What is checked on each problem: the function that tells the fault, and what was looked at. `trains` goes first."""
+
+
+def check_training(candidate: Candidate) -> Iterator[Check]:
+    """A check of each kind on each problem, as they come; then of the hyperparameters over all problems."""
+    has_trained = True
+    for problem in PROBLEMS:
+        trained = True
+        for name, (fault_of, looked_at) in TRAINING.items():
+            if not trained:
+                yield Check(name, Outcome.NOT_RUN, looked_at, problem)
+                continue
+            try:
+                fault = fault_of(candidate, problem)
+            except Exception as error:  # of a second run, where the first had none
+                fault = what_was_raised(error, candidate.submission.folder)
+            trained = trained and not (name == "trains" and fault)
+            yield judged(name, fault, looked_at, problem)
+        has_trained = has_trained and trained
+    looked_at = "train reads every hyperparameter"
+    if has_trained:
+        yield judged("reads_hyperparameters", unread(candidate), looked_at)
+    else:
+        yield Check("reads_hyperparameters", Outcome.NOT_RUN, looked_at)
+
+
+def unread(candidate: Candidate) -> str | None:
+    """The fault, where no rehearsal has read a hyperparameter, nor one under the conditions that its dimension has."""
+    submission = candidate.submission
+    left = [name for name in submission.hyperparameters if name not in candidate.read]
+    for name in left:
+        conditions = submission.space.conditions.get(name)
+        if conditions:
+            point: Mapping[str, Any] = submission.hyperparameters
+            for other, values in conditions.items():
+                point = with_value(point, other, values[0])
+            candidate.rehearse("batch_norm", hp=point)
+    left = [name for name in left if name not in candidate.read]
+    if not left:
+        return None
+    where = line_of(submission.folder / "submission.yaml", f"{left[0]}:")
+    others = f", nor {', '.join(left[1:])}" if left[1:] else ""
+    return f"{where}: train never reads {left[0]}{others}. Read it as hp.{left[0]}, or remove it."
+
+
+def measured(candidate: Candidate) -> dict[str, float]:
+    """State bytes for each parameter, and step time, both beside AdamW's: reported, never judged."""
+    seconds: dict[str, list[float]] = {"submission": [], "adamw": []}
+    held: dict[str, float] = {}
+    for _ in range(_TIMED_ROUNDS):  # in turns, so that noise of the machine falls on both
+        for name in seconds:
+            rehearsal = (
+                candidate.rehearse(_TIMED_ON)
+                if name == "submission"
+                else Rehearsal(PROBLEMS[_TIMED_ON]()).run(_train_adamw, Hyperparameters({}))
+            )
+            seconds[name].append(statistics.median(rehearsal.step_seconds()))
+            held[name] = _state_bytes(rehearsal) / sum(p.numel() for p in rehearsal.model.parameters())
+    ratios = [ours / adamw for ours, adamw in zip(seconds["submission"], seconds["adamw"], strict=True)]
+    return {
+        "state_bytes_per_parameter": held["submission"],
+        "adamw_state_bytes_per_parameter": held["adamw"],
+        "step_time_over_adamw": statistics.median(ratios),
+        "lowest_step_time_over_adamw": min(ratios),
+        "highest_step_time_over_adamw": max(ratios),
+    }
+
+
+def _trained(candidate: Candidate, problem: str) -> Rehearsal:
+    """`whole`, of a submission that has passed `trains`."""
+    rehearsal = candidate.whole(problem)
+    if isinstance(rehearsal, Exception):
+        raise rehearsal
+    return rehearsal
+
+
+def _train_adamw(trial: Trial, hp: Hyperparameters) -> None:  # noqa: ARG001
+    train_loop(trial, torch.optim.AdamW(trial.model.parameters(), fused=True))
+
+
+def _difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that is not the same in both, bit for bit."""
+    return next((name for name, value in weights.items() if not torch.equal(value, others[name])), None)
+
+
+def _state_bytes(rehearsal: Rehearsal) -> int:
+    """Bytes of all tensors in what the submission names as resumable, each counted once."""
+    tensors: dict[int, int] = {}
+
+    def look(state: object) -> None:
+        if isinstance(state, Tensor):
+            tensors[state.data_ptr()] = state.numel() * state.element_size()
+        elif isinstance(state, Mapping):
+            for each in state.values():
+                look(each)
+        elif isinstance(state, list | tuple):
+            for each in state:
+                look(each)
+
+    states = [thing.state_dict() for thing in rehearsal.resumable.values() if hasattr(thing, "state_dict")]
+    look(states)
+    return sum(tensors.values())
