@@ -22,6 +22,7 @@ import torch
 from harness.api import DataError
 from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights, channel_pair
 from harness.race.device import forks as forks_on
+from harness.race.outcome import DisturbedError
 from harness.race.process import Trainer, descendants
 
 # What a trainer may know of the referee's environment: how to find programs and devices, and the language of messages.
@@ -30,6 +31,7 @@ _PASSED_ON = (
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES",
 )  # fmt: skip
 _START_SECONDS = 300.0
+_GONE = "the trainers' server has gone"
 # Of the folder that temporary ones are made in: below these the sockets of a DataLoader's workers have names that come
 # near the 104 bytes (107 on Linux) that a socket's name may have.
 _TEMPORARY_BYTES = 50
@@ -138,7 +140,7 @@ class Sandbox:
             passed = [theirs.fileno(), weights.descriptor, log_write]
             socket.send_fds(self._control, [json.dumps(request).encode()], passed)
         except OSError as error:
-            raise DataError(f"the trainers' server has gone ({error.strerror}). Run the same command again.") from None
+            raise DisturbedError(f"{_GONE} ({error.strerror}). Run the same command again.") from None
         finally:
             theirs.close()
             os.close(log_write)
@@ -146,7 +148,9 @@ class Sandbox:
             answer = self._notices.receive(time.monotonic() + _START_SECONDS)
             while "exited" in answer:  # a trainer before this one, whose end was not waited for
                 answer = self._notices.receive(time.monotonic() + _START_SECONDS)
-        except (TimeoutError, ChannelClosed):
+        except ChannelClosed:
+            raise DisturbedError(f"{_GONE}. Run the same command again.") from None
+        except TimeoutError:
             answer = {"error": "the trainers' server does not answer"}
         if "pid" not in answer:
             self.close()  # whatever it lacks, a new server may have

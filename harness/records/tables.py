@@ -340,10 +340,12 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
         fault = _schema_fault(path, table.schema, schema)
+        if fault is not None:
+            raise _error(fault)
+        there = pa.schema([pa.field(each.name, each.type) for each in schema if each.name in table.column_names])
+        table = table.select(there.names).cast(there)
     except _DAMAGE as error:
         raise _error(_not_parquet(path, error)) from None
-    if fault is not None:
-        raise _error(fault)
     for name in schema.names:
         if name not in table.column_names:
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
@@ -445,8 +447,23 @@ def _schema_fault(path: Path, found: pa.Schema, wanted: pa.Schema) -> Fault | No
     missing = [name for name in wanted.names if name not in names]
     if missing:
         return Fault(path, f"column {missing[0]!r} is missing. Is this a table of this project?")
-    twice = [name for name in wanted.names if len(found.get_all_field_indices(name)) > 1]
-    return Fault(path, f"column {twice[0]!r} is there twice. Is this a table of this project?") if twice else None
+    for name in wanted.names:
+        places = found.get_all_field_indices(name)
+        if len(places) > 1:
+            return Fault(path, f"column {name!r} is there twice. Is this a table of this project?")
+        if places and not _becomes(found.field(places[0]).type, wanted.field(name).type):
+            kind = found.field(places[0]).type
+            return Fault(path, f"column {name!r} is of type {kind}. Is this a table of this project?")
+    return None
+
+
+def _becomes(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of one type can be read as those of another."""
+    try:
+        pa.nulls(0, found).cast(wanted)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _not_parquet(path: Path, error: Exception) -> Fault:

@@ -1,6 +1,6 @@
 """Runs every cell, a fault at a state, and prints the table of both with the count. Run by `make faults`.
 
-`only=pattern` runs the cells whose name it is found in; `jobs=2` so many at once.
+`only=pattern` runs the cells whose name it is found in; `jobs=3` so many at once: some only wait.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from harness import command_line
 from tests.faults.cells import cells
 from tests.faults.checks import end_of, lacking
 from tests.faults.conductor import World
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Returns 1 where a cell left what it must not."""
-    options = {"only": "", "jobs": "2"} | dict(argument.split("=", 1) for argument in arguments)
+    options = command_line.options(arguments, ["only", "jobs"])
+    pattern, jobs = options.get("only", ""), command_line.whole_number(options, "jobs", 3)
     began = time.monotonic()
     absent, known = lacking(), cells()
-    chosen = [number for number, cell in enumerate(known) if re.search(options["only"], cell.name)]
+    chosen = [number for number, cell in enumerate(known) if re.search(pattern, cell.name)]
     runnable = [number for number in chosen if known[number].needs not in absent]
     print(f"{len(runnable)} cells", flush=True)
     with tempfile.TemporaryDirectory(prefix="tf-") as folder:
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
         # What waits for a time limit goes first, so that nothing waits for it at the end.
         runnable.sort(key=lambda number: "hangs" not in known[number].name)
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(int(options["jobs"]), context) as pool:
+        with ProcessPoolExecutor(jobs, context) as pool:
             ends = dict(zip(runnable, pool.map(end_of, runnable, [folder] * len(runnable)), strict=True))
     _print_table((known[number].fault, _mark(known[number].state.title, ends.get(number))) for number in chosen)
     wrong = {number: end for number, end in ends.items() if end}
@@ -61,4 +63,4 @@ def _print_table(cells_of: Iterable[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command_line.run(main))

@@ -27,7 +27,7 @@ from harness.study.identity import describe, trial_key
 from harness.study.study import run_study
 from tests.faults import stage
 
-_WAIT = 300.0
+_WAIT = 150.0
 
 
 def preloaded() -> Any:
@@ -108,18 +108,29 @@ class World:
 
     def follow(self, results: Path) -> str:
         """What the same command says that is run again, in this process, where nothing happens to it."""
-        os.environ["TIMETRIAL_DATA"] = str(self.data)
         said = io.StringIO()
-        with _let_go_below(results):
+        with _reading(self.data), _let_go_below(results):
             run_study(describe(self.config(results)), PlainConsole(said, width=200))
         return said.getvalue()
 
     def follow_launched(self, results: Path) -> str:
         """The same for the bench with a launcher, without one."""
-        os.environ["TIMETRIAL_DATA"] = str(self.data)
-        with _let_go_below(results):
+        with _reading(self.data), _let_go_below(results):
             code = commands_bench.main(stage.overrides(results, self.submission))
         return f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _reading(data: Path) -> Iterator[None]:
+    """In here this process reads its data from this folder."""
+    before = os.environ.get("TIMETRIAL_DATA")
+    os.environ["TIMETRIAL_DATA"] = str(data)
+    try:
+        yield
+    finally:
+        del os.environ["TIMETRIAL_DATA"]
+        if before is not None:
+            os.environ["TIMETRIAL_DATA"] = before
 
 
 @contextlib.contextmanager
