@@ -36,7 +36,9 @@ def between(lefts: Sequence[Tensor], matrices: Sequence[Tensor], rights: Sequenc
 
     def of_stacks(stack: Tensor, left: Tensor, right: Tensor) -> Tensor:
         turned = left @ stack if left.numel() else stack
-        return turned @ right if right.numel() else turned.clone() if turned is stack else turned
+        if right.numel():
+            return turned @ right
+        return turned.clone() if turned is stack else turned
 
     return by_shape(of_stacks, matrices, lefts, rights)
 
