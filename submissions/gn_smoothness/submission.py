@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness import Hyperparameters, Trial
+from harness import ConfigError, Hyperparameters, Trial
 
 Product = Callable[[list[Tensor]], list[Tensor]]
 """The product of the curvature with a vector, both as tensors of the parameters' shapes."""
@@ -169,25 +169,48 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     )
     trial.resumable(optimizer=optimizer)
     devices = [trial.device] if trial.device.type == "cuda" else []
-    for batch in trial.batches():
-        # All evaluations of a step have the same dropout masks.
-        seed = int(torch.randint(2**62, (), generator=trial.generator))
+    # What a step needs is averaged over the ranks as it comes, products too.
+    with trial.local_gradients():
+        for batch in trial.batches():
+            # All evaluations of a step have the same dropout masks.
+            seed = int(torch.randint(2**62, (), generator=trial.generator))
 
-        @torch.enable_grad()
-        def evaluate() -> Point:
-            # Fused attention cannot be differentiated twice.
-            with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
-                torch.manual_seed(seed)  # noqa: B023 - called within this step alone
-                outputs = trial.outputs(batch)  # noqa: B023
-            loss = trial.loss(batch, outputs=outputs, label_smoothing=hp.label_smoothing)  # noqa: B023
-            if hp.curvature == "gauss_newton":
-                return point_of(outputs, loss, list(parameters), None)
-            losses = trial.loss(batch, outputs=outputs, reduction="none", label_smoothing=hp.label_smoothing)  # noqa: B023
-            # The mean over examples of g g^T.
-            return point_of(losses, loss, list(parameters), lambda moved: moved / len(losses))
+            @torch.enable_grad()
+            def evaluate() -> Point:
+                # Fused attention cannot be differentiated twice.
+                with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
+                    torch.manual_seed(seed)  # noqa: B023 - called within this step alone
+                    outputs = trial.outputs(batch)  # noqa: B023
+                return _averaged(trial, _point_on_batch(trial, hp, batch, outputs, parameters))  # noqa: B023
 
-        loss = optimizer.step(evaluate)
-        trial.log(train_loss=loss, gamma=optimizer.param_groups[0]["gamma"])
+            loss = optimizer.step(evaluate)
+            trial.log(train_loss=loss, gamma=optimizer.param_groups[0]["gamma"])
+
+
+def _point_on_batch(
+    trial: Trial, hp: Hyperparameters, batch: dict[str, Tensor], outputs: Tensor, parameters: list[nn.Parameter]
+) -> Point:
+    """The point of this rank's examples."""
+    loss = trial.loss(batch, outputs=outputs, label_smoothing=hp.label_smoothing)
+    if hp.curvature == "gauss_newton":
+        return point_of(outputs, loss, list(parameters), None)
+    if hp.curvature == "fisher":
+        losses = trial.loss(batch, outputs=outputs, reduction="none", label_smoothing=hp.label_smoothing)
+        # The mean over examples of g g^T.
+        return point_of(losses, loss, list(parameters), lambda moved: moved / len(losses))
+    raise ConfigError(f"curvature is {hp.curvature!r}. Use 'gauss_newton' or 'fisher'.")
+
+
+def _averaged(trial: Trial, point: Point) -> Point:
+    """The point of all ranks' examples, which are equally many on each."""
+    if trial.world_size == 1:
+        return point
+
+    def over_ranks(tensors: list[Tensor]) -> list[Tensor]:
+        return [trial.all_reduce_mean(tensor) for tensor in tensors]
+
+    loss = trial.all_reduce_mean(point.gradient[0].new_tensor(point.loss)).item()
+    return Point(loss, over_ranks(point.gradient), lambda vector: over_ranks(point.product(vector)))
 
 
 def _decayed(point: Point, parameters: list[Tensor], weight_decay: float) -> Point:

@@ -35,13 +35,16 @@ def race_of_two(sandbox_of_two: Sandbox, tmp_path: Path) -> Callable[..., Outcom
 
 
 def curves_on_one_and_two(sandbox: Sandbox, folder: Path, source: str, **changes: Any) -> list[list[float]]:
-    curves = []
+    curves, examples = [], []
     for count in (1, 2):
         sandbox.devices = count
         outcome = race_on(sandbox, folder, source, **BY_STEPS, **changes)
         assert [seen.step for seen in outcome.observations] == [10, 20, 30, 40], outcome.reason
-        assert [seen.examples for seen in outcome.observations] == [320, 640, 960, 1280]
+        examples.append([seen.examples for seen in outcome.observations])
         curves.append([seen.validation["loss"] for seen in outcome.observations])
+    assert examples[0] == examples[1]
+    if "submission" not in changes:  # some decide themselves how large a batch is
+        assert examples[0] == [320, 640, 960, 1280]
     return curves
 
 
@@ -64,7 +67,8 @@ def test_a_submission_gives_the_same_loss_curve_on_two_devices_as_on_one(sandbox
         hyperparameters=dict(chosen.hyperparameters),
         options={"hidden": 16},
     )
-    assert one == pytest.approx(two, rel=1e-5)
+    # They start at about 0.7. Second-order steps make rounding larger, and end near zero.
+    assert one == pytest.approx(two, rel=1e-5, abs=1e-5)
     assert two[-1] < two[0]
 
 

@@ -33,8 +33,8 @@ def passing_size(parts: list[list[Tensor]], part_size: int, tolerance: float) ->
 class GrowingBatch:
     """Draws batches and makes their gradients; every `test_interval` steps in parts, which tell how large to go on.
 
-    The size never falls, and ends at `largest`, where testing ends too. Name it as resumable. Sizes are multiples of
-    `parts` times the number of ranks.
+    The size never falls, and ends at `largest`, where testing ends too. Name it as resumable. Sizes are rounded up to
+    parts that hold a power of two of examples, so that batches are the same on one device and on several.
     """
 
     def __init__(
@@ -43,10 +43,9 @@ class GrowingBatch:
         if parts < 2:
             raise ConfigError(f"the norm test got {parts} parts of a batch. Use at least 2.")
         self._trial = trial
-        self._unit = parts * trial.world_size
+        self._parts = parts
         self._largest = self._rounded(largest)
         self._tolerance = tolerance
-        self._parts = parts
         self._test_interval = test_interval
         self._steps = 0
         self.size = min(self._rounded(first), self._largest)
@@ -86,8 +85,9 @@ class GrowingBatch:
         self._trial.loss(self._trial.next_batch(size), label_smoothing=label_smoothing).backward()
 
     def _rounded(self, size: float) -> int:
-        """The next multiple of what a batch must divide by."""
-        return self._unit * max(1, ceil(size / self._unit))
+        """The next size whose parts divide by the ranks, into powers of two."""
+        of_rank = max(1, ceil(size / (self._parts * self._trial.world_size)))
+        return self._parts * self._trial.world_size * 2 ** (of_rank - 1).bit_length()
 
 
 def train_with_growing_batch(trial: Trial, hp: Hyperparameters, optimizer: Optimizer) -> None:
