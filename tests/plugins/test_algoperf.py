@@ -183,7 +183,13 @@ def data_selection(input_queue, **_):
 """
 
 
-@pytest.mark.parametrize("name", ["adamw_with_warmup", "averaged_weights", "another_model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "averaged_weights",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw_with_warmup", "another_model")),
+    ],
+)
 def test_a_submission_goes_on_from_a_checkpoint_with_the_model_that_it_was_judged_by(name, tmp_path):
     source = SUBMISSIONS / name
     if name == "another_model":
