@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import importlib.util
 import inspect
 import json
@@ -247,7 +248,7 @@ class _State:
         return {str(name): part for name, part in named.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Of what has a state dict, that; of plain values, these; of a model that is not the trial's, its weights."""
+        """Of what has a state dict, that; of plain values, these; and which model the next step gets."""
         run = self._run
         parts = {
             name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in self._parts().items()
@@ -255,7 +256,7 @@ class _State:
         return {
             "parts": parts,
             "results": list(run._results),
-            "model": None if run._model is run._trial.model else run._model.state_dict(),
+            "model": self._which_model(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -267,8 +268,24 @@ class _State:
             elif isinstance(run._state, dict):
                 run._state[name] = state["parts"][name]
         run._results[:] = state["results"]
-        if state["model"] is not None:
-            run._model.load_state_dict(state["model"])
+        model = state["model"]
+        if isinstance(model, str):
+            run._model = self._parts()[model]
+        elif model is not None:
+            if run._model is run._trial.model:
+                run._model = copy.deepcopy(run._trial.model)
+            run._model.load_state_dict(model)
+
+    def _which_model(self) -> str | dict[str, Any] | None:
+        """What the next step gets: None: the trial's; a text: the part of this name; else the weights of another one.
+
+        After an evaluation it is what `prepare_for_eval` has returned, which may be an average of the weights.
+        """
+        run = self._run
+        if run._model is run._trial.model:
+            return None
+        names = [name for name, part in self._parts().items() if part is run._model]
+        return names[0] if names else run._model.state_dict()
 
 
 class AlgoPerfWorkload:

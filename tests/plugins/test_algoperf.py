@@ -145,6 +145,69 @@ def test_a_directory_is_wrapped_as_it_is_and_runs_refereed(name, tmp_path, sandb
     assert outcome.observations[-1].validation["loss"] < 0.3
 
 
+UNNAMED = """
+import copy
+
+import torch
+
+def init_optimizer_state(workload, model_params, model_state, hyperparameters, rng):
+    return {"optimizer": torch.optim.SGD(model_params.parameters(), lr=0.05, momentum=0.9), "training": model_params}
+
+def update_params(workload, current_param_container, optimizer_state, model_state, batch, rng, **_):
+    # Starts at what was judged, whatever model that is.
+    model = optimizer_state["training"]
+    model.load_state_dict(current_param_container.state_dict())
+    optimizer_state["optimizer"].zero_grad()
+    outputs, model_state = workload.model_fn(model, batch, model_state, workload_mode(), rng, True)
+    losses = workload.loss_fn(batch["targets"], outputs, batch.get("weights"))
+    (losses["summed"] / losses["n_valid_examples"]).backward()
+    optimizer_state["optimizer"].step()
+    return optimizer_state, model, model_state
+
+def workload_mode():
+    from algoperf import spec
+    return spec.ForwardPassMode.TRAIN
+
+def prepare_for_eval(workload, current_param_container, optimizer_state, model_state, **_):
+    model = copy.deepcopy(current_param_container)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.99)
+    return optimizer_state, model, model_state
+
+def get_batch_size(workload_name):
+    return 32
+
+def data_selection(input_queue, **_):
+    return next(input_queue)
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "averaged_weights",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw_with_warmup", "another_model")),
+    ],
+)
+def test_a_submission_goes_on_from_a_checkpoint_with_the_model_that_it_was_judged_by(name, tmp_path):
+    source = SUBMISSIONS / name
+    if name == "another_model":
+        source = tmp_path / name
+        source.mkdir()
+        (source / "submission.py").write_text(UNNAMED, encoding="utf-8")
+    folder = import_submission(source, "theirs", tmp_path)
+    code = f"""
+        from pathlib import Path
+        from harness.plugins.conformance.training import Candidate, resumes, trains
+        from harness.plugins.submission import load_submission
+        candidate = Candidate(load_submission({str(folder)!r}), Path({str(tmp_path / "checkpoints")!r}))
+        print([fault_of(candidate, "batch_norm") for fault_of in (trains, resumes)])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1:] == ["[None, None]"], done.stdout + done.stderr
+
+
 def test_a_directory_that_is_no_submission_is_not_wrapped(tmp_path):
     with pytest.raises(ConfigError, match=r"has no submission\.py"):
         import_submission(tmp_path, "theirs", tmp_path)

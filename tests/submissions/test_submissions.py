@@ -11,7 +11,9 @@ from harness.api import ConfigError, Hyperparameters
 from harness.plugins.conformance.check import Outcome
 from harness.plugins.conformance.files import check_files
 from harness.plugins.conformance.problems import PROBLEMS
-from harness.plugins.conformance.rehearsal import STEPS, Checkpoints, Rehearsal
+from harness.plugins.conformance.rehearsal import STEPS
+from harness.plugins.conformance.rehearsal import Checkpoints as Kept
+from harness.plugins.conformance.rehearsal import Rehearsal as Race
 from harness.plugins.conformance.training import TRAINING, Candidate, unread
 from harness.plugins.optimizer_class import train_with
 from harness.plugins.optimizer_entry import Entry, Part, read_entry
@@ -86,11 +88,11 @@ def entry_of(where: object = "a submission.yaml", **written: object) -> Entry:
     return entry
 
 
-def race_with(hyperparameters: dict[str, object], seed: int = 1, **written: object) -> Rehearsal:
-    return Rehearsal(seed=seed).run(train_with(entry_of(**written)), Hyperparameters(hyperparameters))
+def race_with(hyperparameters: dict[str, object], seed: int = 1, **written: object) -> Race:
+    return Race(seed=seed).run(train_with(entry_of(**written)), Hyperparameters(hyperparameters))
 
 
-def optimizer_of(race: Rehearsal, number: int = 0) -> torch.optim.Optimizer:
+def optimizer_of(race: Race, number: int = 0) -> torch.optim.Optimizer:
     optimizer = race.resumable[f"optimizer{number}"]
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer
@@ -173,7 +175,7 @@ def test_a_schedule_free_class_is_judged_at_its_average():
 # --- groups: several classes, each for parameters of its kind ---
 
 
-def shapes_of(race: Rehearsal, number: int) -> list[tuple[int, ...]]:
+def shapes_of(race: Race, number: int) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for group in optimizer_of(race, number).param_groups for p in group["params"]]
 
 
@@ -204,7 +206,7 @@ def test_a_kernel_is_moved_as_its_matrix_would_be():
 
     groups = {"matrices": f"{__name__}.OnMatrices", "output": f"{__name__}.OnMatrices", "rest": "torch.optim.SGD"}
     race = race_with({"lr": 0.05}, groups=groups)
-    expected = Rehearsal().run(by_hand, Hyperparameters({})).weights[-1]
+    expected = Race().run(by_hand, Hyperparameters({})).weights[-1]
     for name, value in race.weights[-1].items():
         torch.testing.assert_close(value, expected[name])
 
@@ -228,8 +230,8 @@ def test_a_group_may_say_what_it_is_to_its_class():
 def test_groups_go_on_from_a_checkpoint_as_if_they_had_not_been_killed(tmp_path: Path):
     train = train_with(entry_of(groups=MUON_AND_ADAMW, schedule="warmup_linear"))
     hp = Hyperparameters({"learning_rate": 0.01, "warmup_fraction": 0.1})
-    whole = Rehearsal(checkpoints=Checkpoints(tmp_path)).run(train, hp)
-    rest = Rehearsal(checkpoints=Checkpoints(tmp_path, go_on_from=2)).run(train, hp)
+    whole = Race(checkpoints=Kept(tmp_path)).run(train, hp)
+    rest = Race(checkpoints=Kept(tmp_path, go_on_from=2)).run(train, hp)
     assert all(torch.equal(whole.weights[-1][name], rest.weights[-1][name]) for name in whole.weights[-1])
 
 
@@ -239,12 +241,12 @@ def test_groups_go_on_from_a_checkpoint_as_if_they_had_not_been_killed(tmp_path:
 def test_lbfgs_gets_a_closure_and_its_gradients_are_counted(tmp_path: Path):
     train = train_with(entry_of(entry="torch.optim.LBFGS", arguments={"line_search_fn": "strong_wolfe"}))
     hp = Hyperparameters({"learning_rate": 0.1, "max_iter": 3})
-    race = Rehearsal(checkpoints=Checkpoints(tmp_path)).run(train, hp)
+    race = Race(checkpoints=Kept(tmp_path)).run(train, hp)
     assert min(race.losses) < 0.9 * race.losses[0]
     calls = [reported["gradient_calls"] for reported in race.reported]
     assert calls == sorted(calls)
     assert calls[-1] > STEPS
-    rest = Rehearsal(checkpoints=Checkpoints(tmp_path, go_on_from=2)).run(train, hp)
+    rest = Race(checkpoints=Kept(tmp_path, go_on_from=2)).run(train, hp)
     assert [reported["gradient_calls"] for reported in rest.reported] == calls[2:]
 
 
@@ -261,7 +263,7 @@ def test_a_rule_that_looks_elsewhere_gets_gradients_before_and_a_closure():
                         parameter.copy_(before + place * gradient if place else before - 0.1 * gradient)
 
     race = race_with({"lr": 0.1}, entry=f"{__name__}.LooksAhead", step="again")
-    expected = Rehearsal().run(by_hand, Hyperparameters({})).weights[-1]
+    expected = Race().run(by_hand, Hyperparameters({})).weights[-1]
     for name, value in race.weights[-1].items():
         torch.testing.assert_close(value, expected[name])
     assert race.reported[-1] == {"gradient_calls": 2.0 * STEPS}
