@@ -1,0 +1,1 @@
+"""Commands that check what a row or a submission claims."""
