@@ -55,6 +55,10 @@ leaderboard: .venv/installed ## rank what has been recorded
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
 	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
 
+verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
+	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
+	    $(call override_if,SAMPLE,sample) $(OVERRIDES)
+
 replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board: FUTILITY=1 for predictions
 	@$(PY) -m harness.commands.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 

@@ -21,9 +21,8 @@ from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
 from harness.command_line import PlainConsole
-from harness.commands.leaderboard import Choice, bad_tables_named, gaps, read_evaluations, read_trials
+from harness.commands.leaderboard import Choice, bad_tables_named, more_notes, read_evaluations, read_trials
 from harness.config import RulesetConfig, TrackingConfig, load, names_in
-from harness.records.noise_floor import noise_notes
 from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.rules import load_rules, readings_of, rules_of
 from harness.scoring.selection import comparable, with_evaluations
@@ -56,7 +55,7 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 board = score_board(
                     selection, evaluations, rules, notes=selection.notes, reference=known, recorded=trials
                 )
-                more = [*notes, *unread, *gaps(board.scoring, selection), *noise_notes(choice.runs.parent, selection)]
+                more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
     return boards
 

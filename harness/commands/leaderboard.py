@@ -36,6 +36,7 @@ from harness.scoring.times import CELL, STUDY
 from harness.scoring.uncertainty import bootstrap
 from harness.scoring.unfinished import unfinished
 from harness.study.folders import check_folders
+from harness.study.verification.changes import CHANGE_COLUMNS, change_notes
 
 _WIDTH_OF_A_FILE = 120
 _UNFINISHED_NAMED = 3
@@ -119,7 +120,7 @@ def _write_whole(page: Path, text: str) -> None:
 def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
-    trials = read_trials(choice.runs, left_out=notes.append)
+    trials = read_trials(choice.runs, CHANGE_COLUMNS, left_out=notes.append)
     with bad_tables_named(choice.runs):
         selection = comparable(
             trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
@@ -136,8 +137,14 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
         scored,
         bootstrap(scored) if has_spread else None,
         selection,
-        [*selection.notes, *notes, *gaps(scored, selection), *noise_notes(choice.runs.parent, selection)],
+        [*selection.notes, *notes, *more_notes(scored, selection, choice.runs)],
     )
+
+
+def more_notes(scoring: Scoring, selection: Selection, runs: Path) -> list[str]:
+    """What any board says below its tables of the rows it ranks: gaps, the noise of their machine, what is changed."""
+    noise = noise_notes(runs.parent, selection)
+    return [*gaps(scoring, selection), *noise, *change_notes(selection.trials, runs)]
 
 
 def read_trials(

@@ -27,10 +27,17 @@ class TrialSpec:
     max_runtime: float
     eval_period: float
     evaluate_every_steps: int | None = None
+    evaluate_at_steps: tuple[int, ...] | None = None
+    """Where a recorded trial is run again: at the steps of its evaluations, however long they take now."""
     checkpoint_evaluations: int | None = None
     """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None
     pruned_by: str | None = None
+
+    @property
+    def is_by_steps(self) -> bool:
+        """Whether evaluations go by steps instead of the clock, and the budget is one of steps."""
+        return self.evaluate_every_steps is not None or self.evaluate_at_steps is not None
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def task(
             "budget_seconds": spec.max_runtime,
             "eval_period": spec.eval_period,
             "evaluate_every_steps": spec.evaluate_every_steps,
+            "evaluate_at_steps": spec.evaluate_at_steps,
         },
     }
 

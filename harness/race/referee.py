@@ -36,13 +36,13 @@ _GRACE_SECONDS = 2.0
 _RESTORE_FACTOR = 2.0
 _RESTORE_SECONDS = 10.0
 # How much more processor time than threads times seconds a trainer may use: what counters of the system are out by.
-_CPU_FACTOR = 1.05
-_CPU_SECONDS = 0.2
+CPU_FACTOR = 1.05
+CPU_SECONDS = 0.2
 _CPU_WHILE_STOPPED = 0.05
 # What of a budget may pass without anybody watching before a trial counts for nothing, and how often it is run again.
 _UNWATCHED = 0.01
 _RUNS = 3
-# A development run by steps is not stopped by the clock unless it hangs.
+# A run by steps is not stopped by the clock unless it hangs.
 _HANG_FACTOR = 10.0
 
 
@@ -299,7 +299,7 @@ class _Trial:
     def _check_processor_time(self) -> None:
         """Raise TrialEnded where the trainer used more of the processor than its threads can."""
         used, charged = self._cpu - self._cpu_at_go, self._clock.seconds - self._charged_at_go
-        allowed = _CPU_FACTOR * self._threads * self._devices * charged + _CPU_SECONDS
+        allowed = CPU_FACTOR * self._threads * self._devices * charged + CPU_SECONDS
         if self._device.type == "cpu" and used > allowed:
             raise TrialEnded(
                 TrialStatus.REFUSED,
@@ -353,7 +353,7 @@ class _Trial:
         return now if now is None else now + (earlier or 0.0)
 
     def _limit(self) -> float:
-        if self._spec.evaluate_every_steps is not None:
+        if self._spec.is_by_steps:
             return _HANG_FACTOR * self._spec.max_runtime
         return min(self._spec.max_runtime, self._spec.prune_at or math.inf)
 
@@ -365,7 +365,7 @@ class _Trial:
         seen = self._outcome.observations
         since = self._clock.seconds - (seen[-1].charged_seconds if seen else 0.0)
         silent = ""
-        if since > 2 * self._spec.eval_period and self._spec.evaluate_every_steps is None:
+        if since > 2 * self._spec.eval_period and not self._spec.is_by_steps:
             silent = f"; nothing was heard of it in the last {since:.1f} s"
         raise TrialEnded(TrialStatus.OUT_OF_BUDGET, f"the budget of {limit:.2f} s was used up{silent}")
 
@@ -398,7 +398,7 @@ class _Trial:
         """Judge the weights that lie in shared memory, and say *go* again or end the trial."""
         spec, outcome = self._spec, self._outcome
         # A trial may end when it likes, but not choose the moments of its evaluations.
-        if spec.evaluate_every_steps is None and not (snapshot.is_finished or snapshot.is_last):
+        if not spec.is_by_steps and not (snapshot.is_finished or snapshot.is_last):
             due = self._evaluation_due()
             if is_early(self._clock.seconds, due, spec.eval_period):
                 early = f"a snapshot came at {self._clock.seconds:.3f} s, where the next was due at {due:.3f} s"
@@ -450,7 +450,7 @@ class _Trial:
             self._stop(
                 TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target"
             )
-        if spec.evaluate_every_steps is not None and observation.step >= spec.budget_steps:
+        if spec.is_by_steps and observation.step >= spec.budget_steps:
             self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.budget_steps} steps was used up")
         if snapshot.is_last:
             self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.max_runtime:.2f} s was used up")

@@ -81,6 +81,11 @@ def keep(results: Path, fingerprint: str, floor: NoiseFloor) -> Path:
     return path
 
 
+def floor_of(results: Path, fingerprint: str, workload: str) -> NoiseFloor | None:
+    """What was measured of a workload on a machine; None where nothing was. Raises DataError for a bad file."""
+    return _read(results / "noise" / f"{fingerprint}.json").get(workload)
+
+
 def noise_notes(results: Path, selection: Selection) -> list[str]:
     """One line for each ranked workload whose noise floor was measured on the machine of these rows.
 

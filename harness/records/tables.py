@@ -14,7 +14,7 @@ import math
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from harness.api import DataError
+from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _VERSION_KEY = b"timetrial_schema_version"
 _FILE_KEY = b"timetrial_file"
 _LEVELS = ("workload=", "submission=")
@@ -89,9 +90,13 @@ TRIALS = pa.schema(
         pa.field("git_revision", pa.string(), nullable=False),
         pa.field("submission_hash", pa.string(), nullable=False),
         pa.field("workload_hash", pa.string(), nullable=False),
+        pa.field("workload_version", pa.int32()),  # null: imported, or not known
         pa.field("data_hash", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # `timetrial`, or where the row was imported from
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        # against edits
+        pa.field("identity", pa.string()),  # JSON: what `trial_id` is a hash over; null: imported, or not known
+        pa.field("checksum", pa.string()),  # over this row and its evaluations; null: imported, or not known
     ]
 )
 """Columns of the trials table, beside the partition columns `workload` and `submission`."""
@@ -123,6 +128,9 @@ _ADDED = {
     "cpu_seconds": (3, None),
     "reference": (3, None),
     "reference_step_seconds": (3, None),
+    "workload_version": (4, None),
+    "identity": (4, None),
+    "checksum": (4, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 
@@ -252,8 +260,12 @@ class Records:
 
         For the process that holds the trial's journal.
         """
-        self._write("evaluations", key, _table(evaluations, EVALUATIONS), replace=True)
-        self._write("trials", key, _table([trial], TRIALS), replace=False)
+        seen = _table(evaluations, EVALUATIONS)
+        (row,) = _table([{**trial, "checksum": None}], TRIALS).to_pylist()  # in the types that it will be read in
+        placed = {**row, "workload": key.workload, "submission": key.submission}
+        row["checksum"] = _checksum(placed, seen.to_pylist(), SCHEMA_VERSION)
+        self._write("evaluations", key, seen, replace=True)
+        self._write("trials", key, _table([row], TRIALS), replace=False)
 
     def write_partition(self, key: TrialKey, trials: pa.Table, evaluations: pa.Table) -> None:
         """Write the rows of many trials of one workload and submission as one file a table; `key.trial_id` names it.
@@ -366,18 +378,49 @@ def read_table(
     An empty frame with all columns where nothing has been recorded. What cannot be read is left out, and said to
     `left_out` in one line for each kind of fault; without `left_out` it is a DataError that names file and column.
     """
+    frame: pd.DataFrame = _read(runs, table, columns, filter, left_out).to_pandas()
+    return frame
+
+
+def read_rows(
+    runs: Path, table: str, filter: Any = None, *, left_out: Callable[[str], object] | None = None
+) -> list[Row]:
+    """The same rows with all their columns as they were written: nulls are None, whole numbers whole."""
+    rows: list[Row] = _read(runs, table, None, filter, left_out).to_pylist()
+    return rows
+
+
+def has_its_checksum(trial: Row, evaluations: Iterable[Row]) -> bool | None:
+    """Whether rows, as from `read_rows`, are those that were written together; None where they have no checksum."""
+    written = trial["checksum"]
+    if written is None:
+        return None
+    version = version_of(written)
+    return version is not None and written == _checksum(trial, evaluations, version)
+
+
+def _checksum(trial: Row, evaluations: Iterable[Row], version: int) -> str:
+    later = {name for name, (since, _) in _ADDED.items() if since > version}
+    # Evaluations lie in folders that are named like those of their trial.
+    rows = [{name: row[name] for name in EVALUATIONS.names} for row in evaluations]
+    return checksum(trial, rows, version=version, later=later)
+
+
+def _read(
+    runs: Path, table: str, columns: list[str] | None, filter: Any, left_out: Callable[[str], object] | None
+) -> pa.Table:
     schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
     faults: list[Fault] = []
-    frame = _read(runs / table, schema, columns or [*schema.names, *PARTITIONS.names], filter, faults)
+    found = _readable(runs / table, schema, columns or [*schema.names, *PARTITIONS.names], filter, faults)
     if faults and left_out is None:
         raise _error(faults[0])
     for line in _summary(faults, runs):
         assert left_out is not None
         left_out(line)
-    return frame
+    return found
 
 
-def _read(folder: Path, schema: pa.Schema, columns: list[str], filter: Any, faults: list[Fault]) -> pd.DataFrame:
+def _readable(folder: Path, schema: pa.Schema, columns: list[str], filter: Any, faults: list[Fault]) -> pa.Table:
     """All rows that can be read, with a Fault for each file or folder that cannot."""
     found = list(find(folder, _LEVELS, ".parquet"))
     faults += [each for each in found if isinstance(each, Fault)]
@@ -392,8 +435,7 @@ def _read(folder: Path, schema: pa.Schema, columns: list[str], filter: Any, faul
         # The dataset itself would read a missing column as nulls. A fragment keeps its footer for the reading proper.
         sound = [each for each in dataset.get_fragments() if _is_sound(each, schema, faults)]
         table = _rows(dataset, sound, columns, filter, faults)
-    frame: pd.DataFrame = _with_defaults(table).to_pandas()
-    return frame
+    return _with_defaults(table)
 
 
 def _is_sound(fragment: Any, schema: pa.Schema, faults: list[Fault]) -> bool:

@@ -22,7 +22,7 @@ def check_folders(submissions: Iterable[str], runs: Path) -> None:
         earlier = seen.setdefault(place.name, place)
         if earlier.folder != place.folder:
             raise ConfigError(f"{_both(earlier, place)}. {_advice(place)}.")
-        known = _known(place.name, runs)
+        known = known_place(place.name, runs)
         if known is not None and read_files(known.folder).sha256 != read_files(place.folder).sha256:
             raise ConfigError(
                 f"{_both(known, place)}, and {runs.parent} has rows of the first, which would hide those of the "
@@ -33,14 +33,14 @@ def check_folders(submissions: Iterable[str], runs: Path) -> None:
 def keep_folders(submissions: Iterable[str], runs: Path) -> None:
     """Write down what the names stand for here. Raises DataError where that cannot be written."""
     for place in map(find_submission, submissions):
-        if _known(place.name, runs) is None:
+        if known_place(place.name, runs) is None:
             path = _note(place.name, runs)
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(place.given_as, encoding="utf-8", errors="surrogateescape")
 
 
-def _known(name: str, runs: Path) -> Place | None:
+def known_place(name: str, runs: Path) -> Place | None:
     """The submission that has had this name here, as long as its directory is there."""
     try:
         given_as = _note(name, runs).read_text(encoding="utf-8", errors="surrogateescape")

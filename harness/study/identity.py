@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,19 +100,31 @@ def trial_key(study: Study, trial: int, records: Records | None = None) -> Trial
 
     `records`: where `make retry` may have asked for the trial again; then the id is that of the newest attempt.
     """
-    attempt = 0
-    while True:
-        key = _attempt_key(study, trial, attempt)
-        if records is None or not records.is_retried(key):
-            return key
-        attempt += 1
+    keys = (_key_of(study, _identity(study, trial, attempt)) for attempt in itertools.count())
+    return next(key for key in keys if records is None or not records.is_retried(key))
 
 
-def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
+def identity_of(study: Study, trial: int, key: TrialKey) -> str:
+    """What the id of a trial of `study` is a hash over, as JSON."""
+    attempts = (_identity(study, trial, attempt) for attempt in itertools.count())
+    return next(text for text in attempts if trial_id(text) == key.trial_id)
+
+
+def trial_id(identity: str) -> str:
+    """The id of the trial with this identity."""
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _key_of(study: Study, identity: str) -> TrialKey:
+    return TrialKey(study.config.workload.name, study.submission.name, trial_id(identity))
+
+
+def _identity(study: Study, trial: int, attempt: int) -> str:
+    """All that may change the result of a trial, as JSON. `attempt`: how often it was asked for again."""
     config = study.config
     # What the fingerprint holds already is no second reason for another id.
     libraries = {name: version for name, version in study.libraries.items() if name not in study.machine.properties}
-    identity = {
+    parts = {
         "ruleset": [config.ruleset.name, config.ruleset.version],
         "workload": [config.workload.name, workload_hash(config.workload)],
         "submission": [study.submission.name, study.submission.content_hash],
@@ -130,13 +143,18 @@ def _attempt_key(study: Study, trial: int, attempt: int) -> TrialKey:
         **({"libraries": libraries} if libraries else {}),
         **({"attempt": attempt} if attempt else {}),
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return TrialKey(config.workload.name, study.submission.name, digest[:16])
+    return json.dumps(parts, sort_keys=True)
 
 
 def trial_seed(ruleset: RulesetConfig, workload: str, study: int, trial: int, seed: int) -> int:
     """The trial's seed: the same for all submissions, so that comparisons are paired."""
-    text = f"{ruleset.name}/{ruleset.version}/{workload}/{study}/{trial}/{seed}"
+    return seed_of((ruleset.name, ruleset.version), workload, study, trial, seed)
+
+
+def seed_of(ruleset: tuple[str, int], workload: str, study: int, trial: int, seed: int) -> int:
+    """The seed of a trial under the ruleset of this name and version."""
+    name, version = ruleset
+    text = f"{name}/{version}/{workload}/{study}/{trial}/{seed}"
     return int.from_bytes(_digest(text)[:8], "big") >> 1
 
 

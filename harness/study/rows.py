@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import math
 from typing import Any
@@ -13,8 +14,11 @@ from harness.plugins.search import resolve_overrides
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
-from harness.study.identity import Study, workload_hash
+from harness.study.identity import Study, identity_of, workload_hash
 from harness.study.machine.hardware import git_revision
+
+HARNESS = "timetrial"
+"""The package whose version a row names first."""
 
 
 def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -> Row:
@@ -62,10 +66,6 @@ def trial_row(
     """One row of the trials table."""
     config, machine = study.config, study.machine
     target = config.workload.target
-    seen = outcome.observations
-    hit = next((one for one in seen if target.is_reached_by(one.validation[target.metric])), None)
-    best = _best(seen, target)
-    last = seen[-1] if seen else None
     return {
         "trial_id": key.trial_id,
         "ruleset": config.ruleset.name,
@@ -88,13 +88,7 @@ def trial_row(
         "reference": study.reference.name,
         "reference_step_seconds": spec.max_runtime / config.budget.steps,
         "evaluate_every_steps": spec.evaluate_every_steps,
-        "time_to_target": hit.charged_seconds if hit else math.inf,
-        "steps_to_target": float(hit.step) if hit else math.inf,
-        "examples_to_target": float(hit.examples) if hit else math.inf,
-        "best_validation": finite_or_none(best.validation[target.metric]) if best else None,
-        "test_at_best": finite_or_none(best.test[target.metric]) if best and best.test else None,
-        "steps": last.step if last else 0,
-        "examples": last.examples if last else 0,
+        **summary(outcome.observations, target),
         "charged_seconds": outcome.charged_seconds,
         "evaluation_seconds": outcome.evaluation_seconds,
         "total_seconds": outcome.total_seconds,
@@ -113,13 +107,31 @@ def trial_row(
         "threads": machine.threads,
         "frozen": outcome.frozen,
         "sandboxed": outcome.sandboxed,
-        "versions": json.dumps({**machine.versions, **study.libraries}),
+        "versions": json.dumps({HARNESS: importlib.metadata.version(HARNESS), **machine.versions, **study.libraries}),
         "git_revision": git_revision(ROOT),
         "submission_hash": study.submission.content_hash,
         "workload_hash": workload_hash(config.workload),
+        "workload_version": config.workload.version,
         "data_hash": config.workload.data_hash(),
         "source": "timetrial",
         "started_at": started_at,
+        "identity": identity_of(study, trial, key),
+    }
+
+
+def summary(seen: list[Observation], target: Target) -> Row:
+    """The columns of the trials table that follow from its evaluations."""
+    hit = next((one for one in seen if target.is_reached_by(one.validation[target.metric])), None)
+    best = _best(seen, target)
+    last = seen[-1] if seen else None
+    return {
+        "time_to_target": hit.charged_seconds if hit else math.inf,
+        "steps_to_target": float(hit.step) if hit else math.inf,
+        "examples_to_target": float(hit.examples) if hit else math.inf,
+        "best_validation": finite_or_none(best.validation[target.metric]) if best else None,
+        "test_at_best": finite_or_none(best.test[target.metric]) if best and best.test else None,
+        "steps": last.step if last else 0,
+        "examples": last.examples if last else 0,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,19 @@ class Conditions:
     budget_seconds: float
     eval_period: float
     evaluate_every_steps: int | None = None
+    evaluate_at_steps: Sequence[int] | None = None
+    """Rising. With either of the two, evaluations go by steps instead of the clock."""
+
+    @property
+    def is_by_steps(self) -> bool:
+        """Whether evaluations go by steps instead of the clock."""
+        return self.evaluate_every_steps is not None or self.evaluate_at_steps is not None
+
+    def evaluation_after(self, step: int) -> float:
+        """Where evaluations go by steps, at which the next one is due that comes after `step`; infinite: at none."""
+        if self.evaluate_at_steps is not None:
+            return next((float(due) for due in self.evaluate_at_steps if due > step), math.inf)
+        return step + self.evaluate_every_steps if self.evaluate_every_steps is not None else math.inf
 
 
 @dataclass

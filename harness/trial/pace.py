@@ -100,7 +100,7 @@ class Pace:
         self._seconds_of_first = 0.0
         self._went_at = time.perf_counter()
         self._next_evaluation_at = 0.0
-        self._next_evaluation_step = 0
+        self._next_evaluation_step = 0.0
         self._budget_ends_at = 0.0
         self._look_at_budget_at = 0.0
         self._hand_over_seconds = 0.0
@@ -141,8 +141,7 @@ class Pace:
 
     def go(self, word: Go) -> None:
         """Start, or go on after an evaluation, from the referee's word."""
-        if self._conditions.evaluate_every_steps is not None:
-            self._next_evaluation_step = self.step + self._conditions.evaluate_every_steps
+        self._next_evaluation_step = self._conditions.evaluation_after(self.step)
         self._run_on(word)
 
     def _run_on(self, word: Go) -> None:
@@ -153,13 +152,13 @@ class Pace:
         self._look_at_budget_at = self._went_at
 
     def _is_due(self, now: float) -> bool:
-        if self._conditions.evaluate_every_steps is not None:
+        if self._conditions.is_by_steps:
             return self.step >= self._next_evaluation_step
         return now >= self._next_evaluation_at or self._is_last(now)
 
     def _is_last(self, now: float) -> bool:
         """Whether the weights are the last, since another step and its hand-over would end after the budget."""
-        if self._conditions.evaluate_every_steps is not None or now < self._look_at_budget_at:
+        if self._conditions.is_by_steps or now < self._look_at_budget_at:
             return False
         ends = self.step_ends[-_RECENT_STEPS - 1 :]
         slowest = max(map(operator.sub, ends[1:], ends), default=0.0)

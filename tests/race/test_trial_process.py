@@ -459,6 +459,16 @@ def test_two_trials_of_one_seed_have_bit_equal_curves_when_evaluated_by_steps(ra
     assert curve(first) != curve(race(SGD, evaluate_every_steps=100, options=options, seed=2))
 
 
+def test_a_trial_is_evaluated_at_the_steps_that_it_is_given_and_ends_at_the_last(race):
+    every = race(SGD, evaluate_every_steps=100)
+    given = race(SGD, evaluate_at_steps=(7, 200, 400))
+    assert [seen.step for seen in given.observations] == [7, 200, 400]
+    assert [seen.validation for seen in given.observations[1:]] == [
+        seen.validation for seen in every.observations[1::2]
+    ]
+    assert given.status == "out_of_budget"
+
+
 def test_test_is_evaluated_only_where_validation_is_at_its_best(race):
     outcome = race(SGD, evaluate_every_steps=20)
     best = math.inf

@@ -75,7 +75,7 @@ def test_a_damaged_file_is_one_line_and_not_the_end_of_the_board(tmp_path, conte
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise" / "0123456789abcdef.json").write_text(content)
     notes = make_board(Choice(results=str(tmp_path))).notes
-    assert [note for note in notes if "0123456789abcdef.json: not readable" in note] == notes != []
+    assert len([note for note in notes if "0123456789abcdef.json: not readable" in note]) == 1
 
 
 def test_the_reference_races_itself_and_leaves_no_row(tmp_path, capsys):

@@ -16,7 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.api import DataError, visible
-from harness.records.tables import EVALUATIONS, TRIALS, Records, Row, TrialKey, read_parquet, read_table
+from harness.records.checksum import checksum
+from harness.records.tables import (
+    EVALUATIONS,
+    TRIALS,
+    Records,
+    Row,
+    TrialKey,
+    has_its_checksum,
+    read_parquet,
+    read_rows,
+    read_table,
+)
 from tests.records.test_files import no_links
 
 KEY = TrialKey("digits_mlp", "adamw", "0123456789abcdef")
@@ -66,6 +77,38 @@ def test_a_row_is_never_overwritten(tmp_path):
     records.finish(KEY, trial_row(status="reached"), [])
     records.finish(KEY, trial_row(status="crashed"), [])
     assert records.trial(KEY)["status"] == "reached"
+
+
+def written(runs: Path) -> tuple[Row, list[Row]]:
+    (row,) = read_rows(runs, "trials")
+    return row, read_rows(runs, "evaluations")
+
+
+def test_rows_have_their_checksum_until_one_of_them_is_edited_goes_or_comes(tmp_path):
+    Records(tmp_path).finish(KEY, trial_row(time_to_target=math.inf), [evaluation_row(1), evaluation_row(2)])
+    row, evaluations = written(tmp_path)
+    assert has_its_checksum(row, evaluations)
+    assert has_its_checksum(row, evaluations[::-1])
+    for name in row.keys() - {"checksum"}:
+        assert not has_its_checksum({**row, name: None if row[name] is not None else 1}, evaluations), name
+    for name in EVALUATIONS.names:
+        assert not has_its_checksum(row, [{**evaluations[0], name: 7}, evaluations[1]]), name
+    assert not has_its_checksum(row, evaluations[:1])
+    assert not has_its_checksum(row, [*evaluations, {**evaluations[0], "evaluation": 3}])
+    assert not has_its_checksum({**row, "checksum": "none"}, evaluations)
+    assert has_its_checksum({**row, "checksum": None}, evaluations) is None
+
+
+def test_a_checksum_is_over_the_columns_of_its_own_schema_version(tmp_path):
+    Records(tmp_path).finish(KEY, trial_row(), [evaluation_row(1)])
+    row, evaluations = written(tmp_path)
+    later = {"cpu_seconds", "study_seed", "overrides", "reference", "reference_step_seconds"}
+    later |= {"identity", "workload_version"}
+    seen = [{name: each[name] for name in EVALUATIONS.names} for each in evaluations]
+    of_two = {**row, "checksum": checksum(row, seen, version=2, later=later)}
+    assert has_its_checksum(of_two, evaluations)
+    assert has_its_checksum({**of_two, "cpu_seconds": 1.0}, evaluations)
+    assert not has_its_checksum({**of_two, "resumes": 1 + row["resumes"]}, evaluations)
 
 
 def test_a_row_is_written_once_where_the_file_system_has_no_links(tmp_path):

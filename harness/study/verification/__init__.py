@@ -1,0 +1,1 @@
+"""Whether a recorded row can be true: by itself, against what is here now, and by running its trial again."""
