@@ -173,25 +173,29 @@ TRAINING: Mapping[str, tuple[Callable[[Candidate, str], str | None], str]] = {
 
 def check_training(candidate: Candidate) -> Iterator[Check]:
     """A check of each kind on each problem, as they come; then of the hyperparameters over all problems."""
-    has_trained = True
+    untrained = []
     for problem in PROBLEMS:
-        trained = True
         for name, (fault_of, looked_at) in TRAINING.items():
-            if not trained:
+            if problem in untrained:
                 yield Check(name, Outcome.NOT_RUN, looked_at, problem)
                 continue
-            try:
-                fault = fault_of(candidate, problem)
-            except Exception as error:  # of a second run, where the first had none
-                fault = what_was_raised(error, candidate.submission.folder)
-            trained = trained and not (name == "trains" and fault)
+            fault = _fault(candidate, lambda: fault_of(candidate, problem))  # noqa: B023 - called at once
+            if name == "trains" and fault is not None:
+                untrained.append(problem)
             yield judged(name, fault, looked_at, problem)
-        has_trained = has_trained and trained
     looked_at = "train reads every hyperparameter"
-    if has_trained:
-        yield judged("reads_hyperparameters", unread(candidate), looked_at)
-    else:
+    if untrained:
         yield Check("reads_hyperparameters", Outcome.NOT_RUN, looked_at)
+    else:
+        yield judged("reads_hyperparameters", _fault(candidate, lambda: unread(candidate)), looked_at)
+
+
+def _fault(candidate: Candidate, look: Callable[[], str | None]) -> str | None:
+    """What `look` tells, or what the submission raises there: a first run without a fault promises no second one."""
+    try:
+        return look()
+    except Exception as error:
+        return what_was_raised(error, candidate.submission.folder)
 
 
 def unread(candidate: Candidate) -> str | None:
@@ -224,6 +228,8 @@ def measured(candidate: Candidate) -> dict[str, float]:
                 if name == "submission"
                 else Rehearsal(PROBLEMS[_TIMED_ON]()).run(_train_adamw, Hyperparameters({}))
             )
+            if not rehearsal.step_seconds():  # it was done before there was anything to time
+                return {}
             seconds[name].append(statistics.median(rehearsal.step_seconds()))
             held[name] = _state_bytes(rehearsal) / sum(p.numel() for p in rehearsal.model.parameters())
     ratios = [ours / adamw for ours, adamw in zip(seconds["submission"], seconds["adamw"], strict=True)]
