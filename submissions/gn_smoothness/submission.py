@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -230,4 +231,4 @@ def _dot(some: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return _dot(tensors, tensors) ** 0.5
+    return sqrt(_dot(tensors, tensors))

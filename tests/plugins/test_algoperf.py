@@ -36,9 +36,9 @@ def run(folder: Path, point: dict[str, float], then: str = "") -> dict:
         from pathlib import Path
         from harness.api import Hyperparameters
         from harness.plugins.algoperf import train_with
-        from tests.submissions.test_submissions import Kept, Race
+        from harness.plugins.conformance.rehearsal import Checkpoints, Rehearsal
         train = train_with(Path({str(folder)!r}))
-        race = Race()
+        race = Rehearsal()
         race.run(train, Hyperparameters({point!r}))
         said = {{"losses": race.losses, "sum": float(race.weights[-1]["4.weight"].abs().sum())}}
         {then}
@@ -68,7 +68,7 @@ def plain(trial, hp):
         CosineAnnealingLR(optimizer, trial.step_hint - warmup)], [warmup])
     for batch in trial.batches():
         optimizer.zero_grad(); trial.loss(batch).backward(); optimizer.step(); schedule.step()
-other = Race().run(plain, Hyperparameters({}))
+other = Rehearsal().run(plain, Hyperparameters({}))
 said["other"] = float(other.weights[-1]["4.weight"].abs().sum())
 """
     said = run(SUBMISSIONS / "adamw_with_warmup", POINT["adamw_with_warmup"], plain.replace("\n", "\n        "))
@@ -215,9 +215,9 @@ def test_a_directory_that_is_no_submission_is_not_wrapped(tmp_path):
 
 
 def test_the_losses_of_units_are_what_the_loss_is_the_mean_of():
-    from tests.submissions.test_submissions import Race
+    from harness.plugins.conformance.rehearsal import Rehearsal
 
-    trial = Race().trial
+    trial = Rehearsal().trial
     batch = trial.next_batch(32)
     losses, weights = trial.unit_losses(batch)
     assert weights is None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import ConfigError, newton_schulz
+from harness.plugins.conformance.rehearsal import Rehearsal
 from submissions.amos.submission import Amos
 from submissions.caspr.submission import Caspr
 from submissions.distributed_shampoo.submission import Shampoo
@@ -20,7 +21,6 @@ from submissions.soap.submission import SOAP
 from submissions.soap_muon.submission import SoapMuon
 from submissions.sophia.submission import Sophia, gradient_of_sampled_labels
 from tests.submissions.test_optimizer_vectors import after_three_steps, assert_equal, gaussian
-from tests.submissions.test_submissions import Race
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 # Of the packages prodigyopt 1.1.2 and pytorch_optimizer 4.1.0, run on the same matrices; NAdamW from the sheet.
@@ -291,7 +291,7 @@ def test_sophia_takes_the_steps_of_its_formula():
 
 
 def test_sampled_labels_give_no_gradient_on_average_and_the_gauss_newton_diagonal_as_its_square():
-    trial = Race().trial
+    trial = Rehearsal().trial
     batch = trial.next_batch(32)
     bias = trial.model[6].bias  # type: ignore[index]
     draws = []

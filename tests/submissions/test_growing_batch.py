@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from harness import ConfigError, GrowingBatch, Hyperparameters, passing_size
+from harness.plugins.conformance.rehearsal import Rehearsal
 from submissions.adadagrad_norm.submission import AdaGradNorm
 from tests.submissions.test_optimizer_vectors import gaussian, gradient, start
-from tests.submissions.test_submissions import Race
 
 EXAMPLE = [[1.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0], [2.0, -1.0, 3.0]]
 
@@ -53,7 +53,7 @@ def sizes_of(*, tolerance: float, first: float = 8, largest: float = 64) -> tupl
             seen.append(batch.size)
             trial.end_step()
 
-    Race().run(train, Hyperparameters({}))
+    Rehearsal().run(train, Hyperparameters({}))
     return seen, batches[0]
 
 
@@ -87,13 +87,13 @@ def test_the_gradient_of_a_tested_batch_is_that_of_the_batch():
             pass
 
     for interval in (1, 100):
-        Race().run(train, Hyperparameters({"interval": interval}))
+        Rehearsal().run(train, Hyperparameters({"interval": interval}))
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
 
 
 def test_a_test_of_one_part_is_refused():
     with pytest.raises(ConfigError, match="the norm test got 1 parts"):
-        Race().run(
+        Rehearsal().run(
             lambda trial, hp: GrowingBatch(trial, first=8, largest=64, tolerance=1.0, parts=1, test_interval=1),  # noqa: ARG005
             Hyperparameters({}),
         )

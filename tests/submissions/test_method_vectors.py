@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ConfigError, Hyperparameters, LossKind
+from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.conversation import TrialOver
 from harness.trial.trial import Trial
 from submissions.any_loss.submission import binary_answers, confusion, metric_loss
@@ -25,7 +26,6 @@ from submissions.target_surrogate.submission import ArmijoDescent, searched, sur
 from submissions.target_surrogate.submission import train as train_by_surrogates
 from submissions.tp_sgd.submission import Projections, local_loss, separated
 from submissions.tract.submission import second_moment, trained_activations
-from tests.submissions.test_submissions import Race
 from tests.trial.test_trial import make_trial
 
 
@@ -410,7 +410,7 @@ def test_with_power_one_the_gradient_is_that_of_the_weights_and_exact_in_the_sca
 
 def test_what_reste_hands_over_is_binary_in_hidden_matrices_and_real_in_the_first_and_the_last():
     point = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup_fraction": 0.0}
-    race = Race().run(train_binary, Hyperparameters({**point, "label_smoothing": 0.0, "last_power": 3.0}))
+    race = Rehearsal().run(train_binary, Hyperparameters({**point, "label_smoothing": 0.0, "last_power": 3.0}))
     for weights in race.weights:
         assert len(weights["4.weight"].unique()) == 2
         assert len(weights["4.weight"].abs().unique()) == 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness import ConfigError, Hyperparameters, SimulatedCluster, Trial, edges, mixing_matrix
+from harness.plugins.conformance.rehearsal import STEPS, Rehearsal
 from harness.plugins.submission import load_submission, train_function
 from submissions.dadao.submission import Dadao, Graph, events
 from submissions.dfedsam.submission import sam_step
@@ -26,7 +27,6 @@ from submissions.sequential_gradient_coding.submission import (
     decoding,
     not_waited_for,
 )
-from tests.submissions.test_submissions import STEPS, Race
 
 # Two clients with f(x) = a (x - b)^2 / 2.
 CLIENTS = ((1.0, 1.0), (4.0, -1.0))
@@ -36,10 +36,10 @@ def vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def race_with(name: str, **changes: object) -> Race:
+def race_with(name: str, **changes: object) -> Rehearsal:
     submission = load_submission(name)
     hp = Hyperparameters({**submission.hyperparameters, **changes})
-    return Race().run(train_function(submission.folder, submission.entry), hp)
+    return Rehearsal().run(train_function(submission.folder, submission.entry), hp)
 
 
 # --- fedspeed ---
@@ -161,7 +161,7 @@ def test_dfedsam_without_a_radius_is_decentralised_averaging_bit_for_bit():
                 local = mixing @ local
 
     hp = Hyperparameters({**load_submission("dfedsam").hyperparameters, "radius": 0.0, "workers": 3})
-    found, expected = Race().run(train_dfedsam, hp), Race().run(averaging, hp)
+    found, expected = Rehearsal().run(train_dfedsam, hp), Rehearsal().run(averaging, hp)
     assert found.losses == expected.losses
     assert all(torch.equal(found.weights[-1][name], expected.weights[-1][name]) for name in found.weights[-1])
 
@@ -300,7 +300,7 @@ def test_machines_together_are_one_machine_that_measures_all_slopes_itself():
             for slope, drawn in moves:
                 weights.add_(drawn, alpha=-hp.learning_rate / math.sqrt(len(moves)) * slope)
 
-    together, one = race_with("one_byte"), Race().run(alone, load_submission("one_byte").hyperparameters)
+    together, one = race_with("one_byte"), Rehearsal().run(alone, load_submission("one_byte").hyperparameters)
     assert together.losses == one.losses
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from harness import AveragedWeights, MultiTensorOptimizer, corrections, hidden_matrices_and_rest, orthogonalised
 from harness.api import Hyperparameters, ParameterKind
+from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.optim.loop import train_loop
-from tests.submissions.test_submissions import Race
 
 
 class Rule(MultiTensorOptimizer):
@@ -63,7 +63,7 @@ def test_the_loop_is_the_plain_one_written_out():
         train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr), step="closure")
 
     hp = Hyperparameters({"lr": 0.05})
-    weights = [Race().run(train, hp).weights[-1] for train in (plain, short, with_closure)]
+    weights = [Rehearsal().run(train, hp).weights[-1] for train in (plain, short, with_closure)]
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
 
@@ -75,8 +75,10 @@ def test_averaged_weights_are_judged_and_training_goes_on_from_its_own():
         train_loop(trial, optimizer, after_step=average.move_to_mean)
 
     hp = Hyperparameters({"lr": 0.05})
-    plain = Race().run(lambda trial, hp: train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr)), hp)
-    averaged = Race().run(train, hp)
+    plain = Rehearsal().run(
+        lambda trial, hp: train_loop(trial, torch.optim.SGD(trial.model.parameters(), lr=hp.lr)), hp
+    )
+    averaged = Rehearsal().run(train, hp)
     name = "4.weight"
     steps_apart = (plain.weights[0][name] - averaged.weights[0][name]).abs().max()
     assert steps_apart > 1e-4
@@ -93,8 +95,8 @@ def test_an_average_may_be_a_share_of_what_is_judged():
                 for parameter in trial.model.parameters():
                     parameter.add_(1.0)
 
-    race = Race().run(train, Hyperparameters({}))
-    start, name = Race().trial.model.state_dict(), "4.weight"
+    race = Rehearsal().run(train, Hyperparameters({}))
+    start, name = Rehearsal().trial.model.state_dict(), "4.weight"
     # After thirty steps; the average stays where training began.
     torch.testing.assert_close(race.weights[0][name], start[name] + 0.75 * 30)
 
@@ -113,7 +115,7 @@ def test_an_average_goes_on_from_its_state():
         for _ in trial.batches():
             pass
 
-    Race().run(train, Hyperparameters({}))
+    Rehearsal().run(train, Hyperparameters({}))
 
 
 def test_matrices_of_every_shape_come_back_orthogonalised_in_their_order():

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from harness import ConfigError, ResumableTensors, SimulatedCluster, Trial
 from harness.api import Batch, Hyperparameters
+from harness.plugins.conformance.rehearsal import STEPS, Rehearsal
 from harness.trial.conversation import Go
 from tests.conftest import ROOT
-from tests.submissions.test_submissions import STEPS, Race
 from tests.trial.test_trial import make_trial
 
 STOP = None
@@ -189,7 +189,7 @@ def test_the_loop_in_the_documentation_learns_and_sends_both_ways():
     names: dict[str, Any] = {}
     exec(code, names)
     hp = {"workers": 4, "concentration": 0.6, "active": 2, "local_steps": 3, "learning_rate": 0.1}
-    race = Race().run(names["train"], Hyperparameters(hp))
+    race = Rehearsal().run(names["train"], Hyperparameters(hp))
     assert race.losses[-1] < 0.5 * race.losses[0]
     assert race.reported[-1]["gradient_calls"] == 2 * STEPS
     assert race.reported[-1]["bytes_sent"] == STEPS // 3 * 2 * 2 * 4 * sum(
