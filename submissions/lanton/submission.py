@@ -64,7 +64,7 @@ class Lanton(MultiTensorOptimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - beta1)
         seen = [number for number, state in enumerate(states) if state["step"] > 1]
         if seen:
-            changes = torch._foreach_sub([gradients[n] for n in seen], [before[n] for n in seen])
+            changes = list(torch._foreach_sub([gradients[n] for n in seen], [before[n] for n in seen]))
             squares = torch._foreach_pow(self._dual_norms(norm, changes), 2)
             torch._foreach_lerp_([noise[n] for n in seen], squares, 1 - beta2)
         torch._foreach_copy_(before, gradients)
