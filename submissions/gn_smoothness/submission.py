@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -230,4 +231,4 @@ def _dot(some: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return _dot(tensors, tensors) ** 0.5
+    return math.sqrt(_dot(tensors, tensors))

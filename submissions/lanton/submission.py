@@ -64,7 +64,7 @@ class Lanton(MultiTensorOptimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - beta1)
         seen = [number for number, state in enumerate(states) if state["step"] > 1]
         if seen:
-            changes = torch._foreach_sub([gradients[n] for n in seen], [before[n] for n in seen])
+            changes = list(torch._foreach_sub([gradients[n] for n in seen], [before[n] for n in seen]))
             squares = torch._foreach_pow(self._dual_norms(norm, changes), 2)
             torch._foreach_lerp_([noise[n] for n in seen], squares, 1 - beta2)
         torch._foreach_copy_(before, gradients)
@@ -91,7 +91,7 @@ class Lanton(MultiTensorOptimizer):
         torch._foreach_mul_(turned, [sqrt(matrix.shape[0] / matrix.shape[1]) for matrix in turned])
         return [matrix.view_as(momentum) for matrix, momentum in zip(turned, momenta, strict=True)]
 
-    def _dual_norms(self, norm: str, changes: Sequence[Tensor]) -> list[Tensor]:
+    def _dual_norms(self, norm: str, changes: list[Tensor]) -> list[Tensor]:
         if norm == "largest":
             return list(torch._foreach_norm(changes, 1))
         if norm == "rms":
@@ -109,7 +109,8 @@ def nuclear_norms(stack: Tensor) -> Tensor:
     that is less true, count little in the sum.
     """
     gram = stack.mT @ stack if stack.shape[1] > stack.shape[2] else stack @ stack.mT
-    return torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt().sum(dim=-1)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.clamp_min(0.0).sqrt().sum(dim=-1)
 
 
 def groups_of(trial: Trial, hp: Hyperparameters) -> list[dict[str, Any]]:
