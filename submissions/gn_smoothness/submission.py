@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -231,4 +231,4 @@ def _dot(some: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return sqrt(_dot(tensors, tensors))
+    return math.sqrt(_dot(tensors, tensors))

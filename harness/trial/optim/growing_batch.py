@@ -87,7 +87,7 @@ class GrowingBatch:
     def _rounded(self, size: float) -> int:
         """The next size whose parts divide by the ranks, into powers of two."""
         of_rank = max(1, ceil(size / (self._parts * self._trial.world_size)))
-        return (self._parts * self._trial.world_size) << (of_rank - 1).bit_length()
+        return self._parts * self._trial.world_size * (1 << (of_rank - 1).bit_length())
 
 
 def train_with_growing_batch(trial: Trial, hp: Hyperparameters, optimizer: Optimizer) -> None:

@@ -35,6 +35,22 @@ def test_a_parameter_without_a_gradient_is_skipped_and_keeps_a_step_count_of_its
     assert [optimizer.state[p]["step"] for p in (first, second)] == [2, 1]
 
 
+def test_states_are_loaded_in_the_type_that_they_were_saved_in():
+    class Keeps(Rule):
+        def initial_state(self, parameter: Tensor, group: dict) -> dict:  # noqa: ARG002
+            return {"seen": 0, "wide": torch.full((2,), 1 / 3), "codes": torch.tensor([255], dtype=torch.uint8)}
+
+    weights = [nn.Parameter(torch.zeros(2, dtype=torch.bfloat16)) for _ in range(2)]
+    first, second = (Keeps([weight], {"lr": 1.0}) for weight in weights)
+    weights[0].grad = torch.zeros(2, dtype=torch.bfloat16)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    for name in ("wide", "codes"):
+        saved, loaded = first.state[weights[0]][name], second.state[weights[1]][name]
+        assert loaded.dtype == saved.dtype
+        assert torch.equal(loaded, saved)
+
+
 def test_the_closure_is_called_with_gradients_and_its_loss_comes_back():
     weight = nn.Parameter(torch.ones(1))
     optimizer = Rule([weight], {"lr": 0.0})
