@@ -213,9 +213,9 @@ def _cut(table: str) -> Strike:
     return strike
 
 
-def _set_clock(jump: str) -> Strike:
+def _set_clock(seconds: int) -> Strike:
     def strike(one: Performance) -> None:
-        (one.folder / "clock").write_text(f"{jump}\n")
+        (one.folder / "clock").write_text(f"{seconds}\n")
 
     return strike
 
@@ -304,20 +304,21 @@ def _wandb(**deeds: str) -> str:
 _RAISE = "raise RuntimeError('W&B is down')"
 _HANG = "time.sleep(1000)"
 
-LIBFAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+_CLOCK = Path(__file__).with_name("clock.c")
+_DAYS = 86_400
+
+
+def wrong_clock(folder: Path) -> dict[str, str]:
+    """The environment of a program whose wall clock goes wrong by the seconds in the file `clock` of `folder`."""
+    library = folder / "clock.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(_CLOCK)], check=True)
+    (folder / "clock").write_text("0\n")
+    return {"LD_PRELOAD": str(library), "CLOCK_FILE": str(folder / "clock")}
 
 
 def play_with_clock(scene: stage.Scene) -> None:
-    """The bench with a clock that the file `clock` moves."""
-    (scene.folder / "clock").write_text("+0d\n")
-    fake = {
-        "LD_PRELOAD": str(LIBFAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(scene.folder / "clock"),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
-    os.environ.update(fake)
+    """The bench with a wall clock that goes wrong by what the file `clock` says."""
+    os.environ.update(wrong_clock(scene.folder))
     os.execv(sys.executable, [sys.executable, "-m", "tests.faults.stage", scene.written()])
 
 
@@ -371,9 +372,9 @@ def cells() -> list[Cell]:
             found.append(Cell(f"{fault} in {deed}", state, lambda _: None, says="W&B", set_up=set_up))
     absent = _with_wandb("raise ImportError('there is no W&B')")
     found.append(Cell("W&B is absent", BUILDING, lambda _: None, says="W&B", set_up=absent))
-    for jump in ("+10d", "-10d"):
+    for days in (10, -10):
         found += [
-            Cell(f"clock jumps by {jump}", state, _set_clock(jump), play=play_with_clock, needs="libfaketime")
+            Cell(f"clock jumps by {days:+} days", state, _set_clock(days * _DAYS), play=play_with_clock, needs="cc")
             for state in (SERVER, FIRST, JUDGING, WRITING)
         ]
     found += [

@@ -15,7 +15,7 @@ from benchmarks.interruptions import SAME_EVALUATIONS, SAME_TRIALS
 from harness.api import visible
 from harness.race.confinement import namespaces
 from harness.records.tables import Records, TrialKey, read_table
-from tests.faults.cells import LIBFAKETIME, Cell, cells
+from tests.faults.cells import Cell, cells
 from tests.faults.conductor import Performance, World
 
 
@@ -26,7 +26,7 @@ def lacking() -> frozenset[str]:
         "root": os.geteuid() == 0,
         "mount": os.geteuid() == 0 and shutil.which("mount") is not None and _mounts(),
         "sandbox": namespaces.missing() is None,
-        "libfaketime": LIBFAKETIME is not None,
+        "cc": shutil.which("cc") is not None,
     }
     return frozenset(name for name, is_there in have.items() if not is_there)
 

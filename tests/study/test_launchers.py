@@ -28,6 +28,7 @@ from harness.study.machine.calibration import Calibration, Measurement
 from harness.study.machine.hardware import this_machine
 from hydra_plugins.timetrial_launchers.engines import imported
 from tests import conftest
+from tests.faults.cells import wrong_clock
 from tests.study.machine.test_calibration import SUBJECT, measured
 
 YAML = "title: a test\nauthors: nobody\npaper: none\nhyperparameters: {learning_rate: 0.05}\n"
@@ -404,18 +405,10 @@ def test_a_full_disk_is_said_and_nothing_recorded_is_lost(tmp_path, small_disk, 
 
 @pytest.mark.slow
 def test_a_clock_that_jumps_by_days_changes_nothing(tmp_path):
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        pytest.skip("libfaketime is not installed: apt-get install libfaketime")
-    clock = tmp_path / "clock"
-    clock.write_text("+10d\n")
-    fake = {
-        "LD_PRELOAD": str(found[0]),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc) to make the clock with")
+    clock, fake = tmp_path / "clock", wrong_clock(tmp_path)
+    clock.write_text("864000\n")
     submission = write(tmp_path / "endless", ENDLESS)
     arguments = [
         sys.executable, "-m", "harness.commands.bench", "workload=digits_mlp", f"submission={submission}",
@@ -425,7 +418,7 @@ def test_a_clock_that_jumps_by_days_changes_nothing(tmp_path):
     results = tmp_path / "results"
     process = subprocess.Popen(arguments, cwd=tmp_path, env={**environment(), **fake}, stdout=subprocess.PIPE)
     while process.poll() is None:
-        for jump in ("+10d", "-10d"):
+        for jump in (864_000, -864_000):
             if visible(results, "runs/journal/*.jsonl"):
                 clock.write_text(f"{jump}\n")
             time.sleep(0.5)
