@@ -170,14 +170,15 @@ def test_codes_go_on_from_a_saved_state_bit_for_bit(name: str):
     assert torch.equal(first, second)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize(("name", "theirs"), [("adam_8bit", "AdamW8bit"), ("momentum_8bit", "SGD8bit")])
-def test_steps_are_those_of_bitsandbytes_on_cuda(name: str, theirs: str):
+def test_steps_are_those_of_bitsandbytes_where_it_is_installed(name: str, theirs: str):
     library = pytest.importorskip("bitsandbytes.optim")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"lr": 0.01, "weight_decay": 0.0} | ({"momentum": 0.9} if name == "momentum_8bit" else {})
-    weights = [gaussian(100, 100).float().cuda()]
-    slopes = [[gaussian(100, 100, seed=seed).float().cuda()] for seed in range(3)]
+    weights = [gaussian(100, 100).float().to(device)]
+    slopes = [[gaussian(100, 100, seed=seed).float().to(device)] for seed in range(1, 4)]
     own = Adam8bit if name == "adam_8bit" else Momentum8bit
     [found] = steps_of(lambda p: own(p, **options), weights, slopes)
     [expected] = steps_of(lambda p: getattr(library, theirs)(p, **options), weights, slopes)
-    assert (found - expected).norm() < 0.02 * (expected - weights[0]).norm()
+    # Theirs moves a code that rounding has taken across zero by one.
+    assert (found - expected).norm() < 0.005 * (expected - weights[0]).norm()
