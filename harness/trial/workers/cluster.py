@@ -18,7 +18,7 @@ from harness.trial.workers.shards import ShardBatches, shards
 
 
 class SimulatedCluster:
-    """`workers` simulated machines and a server, each with a shard of the training set and a clock in `ledger`.
+    """`workers` simulated machines with a shard each, and a server that holds all; each has a clock in `ledger`.
 
     Weights are vectors of all parameters in the model's order, tied ones once: keep as many as the method has replicas.
     Shards, participants and batches come from the trial's seed alone: all methods with as many workers have the same.
