@@ -91,7 +91,7 @@ overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 redteam: .venv/installed ## run dishonest submissions and see that each gets its end: ARGS=sandbox=off, 10 min
 	@$(PY) -m tests.redteam $(ARGS)
 
-faults: .venv/installed ## faults at every state of a trial, and what each leaves: ARGS=only=SIGTERM, 10 min
+faults: .venv/installed ## faults at every state of a trial, and what each leaves: ARGS=only=SIGTERM
 	@$(PY) -m tests.faults $(ARGS)
 
 interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min
