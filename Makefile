@@ -101,7 +101,7 @@ redteam: .venv/installed ## run dishonest submissions and see that each gets its
 audit: .venv/installed ## look for a submission that knows its workloads, in its source and on their twins: SUBMISSION=x SEEDS=6
 	@$(PY) -m harness.commands.trust.audit $(call override_if,SEEDS,seeds) $(call override_if,TWIN,twin) $(OVERRIDES)
 
-faults: .venv/installed ## faults at every state of a trial, and what each leaves: ARGS=only=SIGTERM, 10 min
+faults: .venv/installed ## faults at every state of a trial, and what each leaves: ARGS=only=SIGTERM
 	@$(PY) -m tests.faults $(ARGS)
 
 interruptions: .venv/installed ## kill a tuned bench ten times and compare its tables with those of an untouched run: 20 min
