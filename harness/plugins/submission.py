@@ -129,7 +129,7 @@ def listed(text: str) -> list[str]:
     parts, found = text.split(","), []
     while parts:
         joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
-        name = next((each for each in joined if path_of(each).is_dir()), parts[0].strip())
+        name = next((each for each in joined if _is_folder(path_of(each))), parts[0].strip())
         del parts[: name.count(",") + 1]
         found.append(name)
     return [name for name in dict.fromkeys(found) if name]
@@ -138,6 +138,11 @@ def listed(text: str) -> list[str]:
 def name_of(name_or_path: str) -> str:
     """What a submission that is given so is called; the directory need not be there."""
     return _in_full(path_of(name_or_path)).name
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether there is such a folder; not where the name is longer than any can be, as a list of fifty names is."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for such a name
 
 
 def _in_full(path: Path) -> Path:
@@ -176,9 +181,9 @@ def find_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Place:
     """Where the submission of that name in `root`, or of that path, lies. Raises ConfigError where there is none."""
     is_path = "/" in name_or_path or "\\" in name_or_path or name_or_path in (".", "..")
     folder = path_of(name_or_path) if is_path else root / name_or_path
-    if not is_path and not folder.is_dir() and Path(name_or_path).is_dir():
+    if not is_path and not _is_folder(folder) and _is_folder(Path(name_or_path)):
         folder = Path(name_or_path)
-    if folder.is_dir():
+    if _is_folder(folder):
         name = name_of(str(folder))
         full = _in_full(folder)
         if not _NAME.fullmatch(name):

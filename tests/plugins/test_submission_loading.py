@@ -12,7 +12,7 @@ import pytest
 from harness.api import ConfigError
 from harness.plugins.optimizer_entry import Entry
 from harness.plugins.search import draw, resolve_overrides
-from harness.plugins.submission import listed, load_submission, name_of, train_function
+from harness.plugins.submission import find_submission, listed, load_submission, name_of, train_function
 from harness.plugins.submission_files import library_versions
 
 YAML = """
@@ -84,6 +84,13 @@ def test_a_list_of_submissions_has_each_once_and_a_comma_in_a_path_is_no_separat
     folder = write(tmp_path / "a,b" / "mine")
     assert listed(f"adamw, {folder},muon,adamw,") == ["adamw", str(folder), "muon"]
     assert [name_of(name) for name in ("adamw", f"{folder}/", "~/x/rule")] == ["adamw", "mine", "rule"]
+
+
+def test_a_list_longer_than_any_path_is_a_list_and_a_name_that_long_is_unknown():
+    names = [f"submission_{number}" for number in range(60)]
+    assert listed(",".join(names)) == names
+    with pytest.raises(ConfigError, match="there is no submission"):
+        find_submission("x" * 5000)
 
 
 def test_an_unknown_name_is_answered_with_its_near_matches(tmp_path: Path):
