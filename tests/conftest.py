@@ -61,6 +61,8 @@ def pytest_configure() -> None:
     """
     for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
         os.environ.pop(name, None)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tensors are tiny here, and a second thread spins while it waits: on a busy machine that takes twenty times longer.
     torch.set_num_threads(1)
     if os.environ.get("TIMETRIAL_TEST_LISTING"):
