@@ -356,6 +356,7 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
             raise _error(fault)
         there = pa.schema([pa.field(each.name, each.type) for each in schema if each.name in table.column_names])
         table = table.select(there.names).cast(there)
+        table.validate(full=True)  # text that is none, which nothing finds before it is asked for
     except _DAMAGE as error:
         raise _error(_not_parquet(path, error)) from None
     for name in schema.names:
@@ -454,7 +455,9 @@ def _rows(dataset: Any, fragments: list[Any], columns: list[str], filter: Any, f
     """The rows of all fragments; those whose rows cannot be read are faults."""
 
     def read(some: list[Any]) -> pa.Table:
-        return pa.dataset.FileSystemDataset(some, dataset.schema, dataset.format).to_table(columns, filter=filter)
+        table = pa.dataset.FileSystemDataset(some, dataset.schema, dataset.format).to_table(columns, filter=filter)
+        table.validate(full=True)
+        return table
 
     try:
         return read(fragments)

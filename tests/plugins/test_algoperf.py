@@ -34,6 +34,8 @@ def run(folder: Path, point: dict[str, float], then: str = "") -> dict:
     code = f"""
         import json
         from pathlib import Path
+        import torch
+        torch.set_num_threads(1)
         from harness.api import Hyperparameters
         from harness.plugins.algoperf import train_with
         from harness.plugins.conformance.rehearsal import Checkpoints, Rehearsal
