@@ -201,6 +201,8 @@ def test_a_submission_goes_on_from_a_checkpoint_with_the_model_that_it_was_judge
     folder = import_submission(source, "theirs", tmp_path)
     code = f"""
         from pathlib import Path
+        import torch
+        torch.set_num_threads(1)
         from harness.plugins.conformance.training import Candidate, resumes, trains
         from harness.plugins.submission import load_submission
         candidate = Candidate(load_submission({str(folder)!r}), Path({str(tmp_path / "checkpoints")!r}))
