@@ -38,7 +38,7 @@ def main(suite: str) -> int:
     for row in wrong.itertuples():
         print(f"wrong: {row.submission} on {row.workload} is {row.status}: {row.reason}")
     expected = len(workloads) * len(submissions)
-    print(f"{statuses['refused']} of {expected} honest trials refused; " + _counted(statuses))
+    print(f"{statuses['refused']} of {len(trials)} honest trials refused; {_counted(statuses)}; {expected} asked for")
     return 1 if len(wrong) or len(trials) != expected else 0
 
 
