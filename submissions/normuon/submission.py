@@ -60,7 +60,9 @@ class NorMuon(MultiTensorOptimizer):
         )
         torch._foreach_div_(updates, torch._foreach_add(torch._foreach_sqrt(rows), 1e-8))
         sizes = [0.2 * update.numel() ** 0.5 * -group["lr"] for update in updates]
-        torch._foreach_mul_(updates, torch._foreach_div(sizes_of(sizes, updates), torch._foreach_norm(updates)))
+        # A layer that no gradient reaches yet, as behind a scale that starts at zero, has no direction: it stays.
+        norms = torch._foreach_clamp_min(torch._foreach_norm(updates), 1e-12)
+        torch._foreach_mul_(updates, torch._foreach_div(sizes_of(sizes, updates), norms))
 
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
