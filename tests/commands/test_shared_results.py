@@ -170,7 +170,9 @@ def test_files_and_folders_that_one_may_not_read_are_one_line(results, command):
     assert "trials/workload=digits/submission=muon and 1 more: cannot be read (Permission denied)" in said
 
 
-@pytest.mark.parametrize("folder", [".", "runs", "runs/trials"])
+@pytest.mark.parametrize(
+    "folder", [pytest.param(".", marks=pytest.mark.slow), "runs", pytest.param("runs/trials", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("command", ["leaderboard", "dashboard", "replay", "status"])
 def test_a_folder_that_one_may_not_look_into_is_named(results, command, folder):
     barred = (results / folder).resolve()
