@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ from tests.faults.conductor import World
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 1 where a cell left what it must not."""
+    # A shell that starts this in the background has it ignore Ctrl-C, and what it starts as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = command_line.options(arguments, ["only", "jobs"])
     pattern, jobs = options.get("only", ""), command_line.whole_number(options, "jobs", 3)
     began = time.monotonic()
