@@ -12,8 +12,6 @@ from tests.faults.cells import Cell, cells
 from tests.faults.checks import departures, lacking
 from tests.faults.conductor import World
 
-QUICK = {"kill -9 of the referee: taking a checkpoint over"}
-
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
@@ -22,10 +20,8 @@ def world() -> Iterator[World]:
         yield World(Path(folder).resolve())
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [pytest.param(one, id=one.name, marks=[] if one.name in QUICK else [pytest.mark.slow]) for one in cells()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [pytest.param(one, id=one.name) for one in cells()])
 def test_a_fault_costs_no_finished_row_and_leaves_nothing(world: World, cell: Cell):
     if cell.needs in lacking():
         pytest.skip(f"this machine lacks what the cell needs: {cell.needs}")
