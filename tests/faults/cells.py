@@ -340,9 +340,14 @@ def cells() -> list[Cell]:
             for state in (BUILDING, JUDGING, TAKING, KEPT, WRITING, LOADING)
         ]
     found += [Cell("kill -9 of the fork server", state, _server) for state in WITH_SERVER]
-    found += [Cell("kill -9 of the trainer", BUILDING, _trainer, (2,), "no trial could be started")]
+    before_ready = (BUILDING, BUILDING_AGAIN)
+    found += [
+        Cell("kill -9 of the trainer", each, _trainer, (2,), "no trial could be started") for each in before_ready
+    ]
     found += [Cell("kill -9 of the trainer", state, _trainer, crash=True) for state in [*TRAINING, *GOING_ON]]
-    found += [Cell("kill -9 of the trainer", state, _trainer) for state in [ENDED, *CATCHING_UP]]
+    found += [
+        Cell("kill -9 of the trainer", state, _trainer) for state in [ENDED, *CATCHING_UP] if state not in before_ready
+    ]
     found += [
         Cell("kill -9 of the namespaces' keepers", state, _helpers, (0, 2), crash=True, needs="sandbox")
         for state in (FIRST, JUDGING, KEPT)
