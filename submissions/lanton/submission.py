@@ -109,7 +109,8 @@ def nuclear_norms(stack: Tensor) -> Tensor:
     that is less true, count little in the sum.
     """
     gram = stack.mT @ stack if stack.shape[1] > stack.shape[2] else stack @ stack.mT
-    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    # In single precision the solver fails on tables of which few rows have a gradient.
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram.double()).to(gram.dtype)
     return eigenvalues.clamp_min(0.0).sqrt().sum(dim=-1)
 
 
