@@ -35,7 +35,14 @@ if TYPE_CHECKING:
         zero_factors,
     )
     from harness.trial.optim.loop import train_loop, train_matrices_and_rest
-    from harness.trial.optim.matrices import by_shape, newton_schulz, orthogonalised, positions_by_shape, stacked
+    from harness.trial.optim.matrices import (
+        MatrixMomentum,
+        by_shape,
+        newton_schulz,
+        orthogonalised,
+        positions_by_shape,
+        stacked,
+    )
     from harness.trial.optim.multi_tensor import (
         MultiTensorOptimizer,
         adam_scale,
@@ -64,6 +71,7 @@ __all__ = [
     "Hyperparameters",
     "Ledger",
     "LossKind",
+    "MatrixMomentum",
     "MultiTensorOptimizer",
     "ParameterKind",
     "ResumableTensors",
@@ -124,7 +132,7 @@ _HOMES = {
     "harness.trial.optim.cosines": "cosine_basis low_rank strongest_columns",
     "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
     "harness.trial.optim.growing_batch": "GrowingBatch passing_size train_with_growing_batch",
-    "harness.trial.optim.matrices": "by_shape newton_schulz orthogonalised positions_by_shape stacked",
+    "harness.trial.optim.matrices": "MatrixMomentum by_shape newton_schulz orthogonalised positions_by_shape stacked",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",

@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import sqrt
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness import (
     Hyperparameters,
-    MultiTensorOptimizer,
+    MatrixMomentum,
     Trial,
-    collected,
     train_matrices_and_rest,
-    zeros_like,
 )
 
 
-class AuON(MultiTensorOptimizer):
+class AuON(MatrixMomentum):
     """p <- p (1 - lr wd) - lr sqrt(max(1, rows / columns)) X / sqrt(mean cosh(X)^2), X = h / |h|, h the look-ahead.
 
     As |X| = 1, the last factor is 1 to a thousandth: this is normalised momentum. Source: Maity, arXiv 2509.24320 (v1).
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """The momentum."""
-        return {"momentum": zeros_like(parameter)}
-
-    def update(
-        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        """The formula above."""
-        momenta, mu = collected(states, "momentum"), group["momentum"]
-        torch._foreach_lerp_(momenta, gradients, 1 - mu)
-        ahead = [matrix.flatten(1) for matrix in torch._foreach_lerp(gradients, momenta, mu)]
-
-        norms = torch._foreach_norm(ahead)
-        updates = list(torch._foreach_div(ahead, torch._foreach_add(norms, 1e-7)))
+    def direction(self, matrices: list[Tensor]) -> list[Tensor]:
+        """X and its factor."""
+        norms = torch._foreach_norm(matrices)
+        updates = list(torch._foreach_div(matrices, torch._foreach_add(norms, 1e-7)))
         # The entries are so small that this is one plus half their mean square, up to rounding.
         spreads = [update.cosh().square().mean().sqrt() + 1e-8 for update in updates]
         torch._foreach_div_(updates, spreads)
-        torch._foreach_mul_(updates, [-group["lr"] * sqrt(max(1.0, u.shape[0] / u.shape[1])) for u in updates])
-
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, [u.view_as(p) for u, p in zip(updates, parameters, strict=True)])
+        return updates
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

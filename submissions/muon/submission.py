@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import sqrt
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness import (
     Hyperparameters,
-    MultiTensorOptimizer,
+    MatrixMomentum,
     Trial,
-    collected,
     orthogonalised,
     train_matrices_and_rest,
-    zeros_like,
 )
 
 
-class Muon(MultiTensorOptimizer):
+class Muon(MatrixMomentum):
     """Momentum, then the nearest semi-orthogonal matrix in its place, scaled by sqrt(max(1, rows / columns)).
 
     For a matrix or kernel p, seen as [out, the rest], with gradient g, decoupled decay, NS as `harness.newton_schulz`:
@@ -31,33 +24,9 @@ class Muon(MultiTensorOptimizer):
     last two dimensions, here from the flattened shape.
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """The momentum."""
-        return {"momentum": zeros_like(parameter)}
-
-    def update(
-        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        """The formula above."""
-        momenta = collected(states, "momentum")
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        # A joint projection is orthogonalised as one matrix.
-        updates = orthogonalised([matrix.flatten(1) for matrix in ahead])
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        rates = [-group["lr"] * sqrt(max(1.0, update.shape[0] / update.shape[1])) for update in updates]
-        torch._foreach_mul_(updates, rates)
-        torch._foreach_add_(parameters, [u.view_as(p) for u, p in zip(updates, parameters, strict=True)])
+    def direction(self, matrices: list[Tensor]) -> list[Tensor]:
+        """Each orthogonalised."""
+        return orthogonalised(matrices)
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -1,12 +1,16 @@
-"""Matrices for update rules: orthogonalisation, and one batched operation for all matrices of a shape."""
+"""Matrices for update rules: orthogonalisation, one batched operation for all of a shape, and a base of rules."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import sqrt
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from harness.trial.optim.multi_tensor import MultiTensorOptimizer, collected, zeros_like
 
 
 def newton_schulz(matrices: Tensor, *, steps: int = 5) -> Tensor:
@@ -77,3 +81,45 @@ def _is_faster_in_bfloat16(stack: Tensor) -> bool:
     if stack.dtype != torch.float32:
         return False
     return stack.is_cuda or (stack.numel() >= 2**14 and torch.cpu._is_amx_tile_supported())
+
+
+class MatrixMomentum(MultiTensorOptimizer):
+    """M <- mu M + (1 - mu) g;  p <- p (1 - lr wd) - lr sqrt(max(1, rows / columns)) D(h), h = (1 - mu) g + mu M.
+
+    Base of rules like Muon for matrices and kernels, seen as [out, the rest]: a rule is D, its `direction`.
+    """
+
+    looks_ahead = True
+    """False: h = M."""
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def direction(self, matrices: list[Tensor]) -> list[Tensor]:
+        """New tensors to step along, one for each. Shapes: [rows, columns] each -> the same."""
+        raise NotImplementedError
+
+    def initial_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """The momentum."""
+        return {"momentum": zeros_like(parameter)}
+
+    def update(
+        self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Any]]
+    ) -> None:
+        """The formula above."""
+        momenta, mu = collected(states, "momentum"), group["momentum"]
+        torch._foreach_lerp_(momenta, gradients, 1 - mu)
+        ahead = torch._foreach_lerp(gradients, momenta, mu) if self.looks_ahead else momenta
+        # A joint projection is one matrix.
+        updates = self.direction([matrix.flatten(1) for matrix in ahead])
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        rates = [-group["lr"] * sqrt(max(1.0, update.shape[0] / update.shape[1])) for update in updates]
+        torch._foreach_mul_(updates, rates)
+        torch._foreach_add_(parameters, [u.view_as(p) for u, p in zip(updates, parameters, strict=True)])
