@@ -119,9 +119,14 @@ def one_line(text: object) -> str:
     return api.one_line(text)[:_TEXT_AT_MOST]
 
 
+def is_failure(message: Message) -> bool:
+    """True where the trainer says that it has failed."""
+    return message.get("type") in ("crashed", "refused")
+
+
 def check_failure(message: Message, *, patience: float) -> None:
     """Raise TrialEnded where the trainer says that it has failed."""
-    if message.get("type") in ("crashed", "refused"):
+    if is_failure(message):
         raise TrialEnded(TrialStatus(message["type"]), one_line(message.get("reason", "")), patience=patience)
 
 

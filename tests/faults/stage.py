@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -241,7 +242,9 @@ class Scene:
         try:
             code = act(self.config)
         finally:
-            # As at the end of an interpreter, which this process does not come to.
+            # As at the end of an interpreter, which this process does not come to: threads first, as joblib's workers
+            # end with one of theirs.
+            threading._shutdown()  # type: ignore[attr-defined]
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
