@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import command_line
-from harness.api import ConfigError, DataError, path_of
+from harness.api import ConfigError, DataError, path_of, visible
 
 
 def sync(results: Path) -> int:
@@ -25,7 +25,9 @@ def sync(results: Path) -> int:
     if not waiting:
         command_line.PlainConsole().print(f"all {len(runs)} runs in {results / 'wandb'} have been uploaded before")
         return 0
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, waiting)]
+    # Of a folder W&B would take every file of its kind, also those that others put beside its own.
+    files = [file for run in waiting for file in visible(run, "*.wandb") or [run]]
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, files)]
     # Else its own log would go to a folder `wandb` wherever the command is called.
     done = subprocess.run(command, check=False, env={**os.environ, "WANDB_DIR": str(results)})
     left = [run for run in waiting if not _is_uploaded(run)]
@@ -54,7 +56,7 @@ def _runs(results: Path) -> list[Path]:
 
 def _is_uploaded(run: Path) -> bool:
     """Whether W&B has marked the run: it does once all of it has arrived."""
-    return any(run.glob("*.wandb.synced"))
+    return bool(visible(run, "*.wandb.synced"))
 
 
 def main(arguments: Sequence[str]) -> int:

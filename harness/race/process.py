@@ -98,31 +98,11 @@ class Trainer:
                 raise TimeoutError
             if now >= next_watch:
                 next_watch = now + _WATCH_PERIOD
-                self.watch()
+                self._watch()
                 if tick is not None:
                     tick()
             self._wait(min(deadline, next_watch) - now)
         return message
-
-    def watch(self) -> None:
-        """Raise TrainerGone where trainer and children together break a limit."""
-        is_crowded = _system_processes() > self._others + _PROCESSES_AT_MOST
-        if is_crowded:  # hundreds that run would keep the processor from this one, which counts them
-            _signal_group(self.pid, signal.SIGSTOP)
-        processes = self._processes()
-        if len(processes) > _PROCESSES_AT_MOST:
-            raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
-        if is_crowded:
-            _signal_group(self.pid, signal.SIGCONT)
-        self._watch_disk()
-        if self._resident_bytes(processes) <= self._memory_bytes:
-            return
-        used = _sum_over(processes, _proportional_bytes)
-        if used > self._memory_bytes:
-            raise TrainerGone(
-                f"the trainer used {used / 2**30:.1f} GiB of memory; "
-                f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
-            )
 
     def freeze(self) -> None:
         """Stop every thread and child of the trainer, those too that have left its process group."""
@@ -249,6 +229,26 @@ class Trainer:
         if self._is_server_gone:
             return ServerGone("the server of trainers was killed (the system may have been out of memory)")
         return TrainerGone(f"the trainer {exit_text(self._exit)}")
+
+    def _watch(self) -> None:
+        """Raise TrainerGone where trainer and children together break a limit."""
+        is_crowded = _system_processes() > self._others + _PROCESSES_AT_MOST
+        if is_crowded:  # hundreds that run would keep the processor from this one, which counts them
+            _signal_group(self.pid, signal.SIGSTOP)
+        processes = self._processes()
+        if len(processes) > _PROCESSES_AT_MOST:
+            raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
+        if is_crowded:
+            _signal_group(self.pid, signal.SIGCONT)
+        self._watch_disk()
+        if self._resident_bytes(processes) <= self._memory_bytes:
+            return
+        used = _sum_over(processes, _proportional_bytes)
+        if used > self._memory_bytes:
+            raise TrainerGone(
+                f"the trainer used {used / 2**30:.1f} GiB of memory; "
+                f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
+            )
 
     def _watch_disk(self) -> None:
         files, total = _stored(self._scratch) if self._scratch is not None else (0, 0)

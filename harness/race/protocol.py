@@ -119,14 +119,9 @@ def one_line(text: object) -> str:
     return api.one_line(text)[:_TEXT_AT_MOST]
 
 
-def is_failure(message: Message) -> bool:
-    """True where the trainer says that it has failed."""
-    return message.get("type") in ("crashed", "refused")
-
-
 def check_failure(message: Message, *, patience: float) -> None:
     """Raise TrialEnded where the trainer says that it has failed."""
-    if is_failure(message):
+    if message.get("type") in ("crashed", "refused"):
         raise TrialEnded(TrialStatus(message["type"]), one_line(message.get("reason", "")), patience=patience)
 
 

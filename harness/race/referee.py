@@ -373,8 +373,6 @@ class _Trial:
         """The next message; None at the deadline. Raises TrialEnded for every other end."""
         try:
             message = self._trainer.receive(deadline, self._tick)
-            if protocol.is_failure(message):  # which a limit that it has broken since the last look explains
-                self._trainer.watch()
         except TimeoutError:
             return None
         except ServerGone as error:

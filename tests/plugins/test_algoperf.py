@@ -218,6 +218,26 @@ def test_a_directory_that_is_no_submission_is_not_wrapped(tmp_path):
     assert not (tmp_path / "theirs").exists()
 
 
+def test_a_link_comes_along_as_its_file_and_one_to_nowhere_does_not(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "submission.py").symlink_to(SUBMISSIONS / "averaged_weights" / "submission.py")
+    (source / "notes.txt").symlink_to("nowhere")
+    folder = import_submission(source, "theirs", tmp_path)
+    assert not (folder / "submission.py").is_symlink()
+    assert not (folder / "notes.txt").is_symlink()
+
+
+def test_a_directory_that_cannot_be_loaded_leaves_nothing(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(SUBMISSIONS / "averaged_weights" / "submission.py", source)
+    (source / "weights.bin").write_bytes(bytes(8 << 20))
+    with pytest.raises(ConfigError, match="are allowed"):
+        import_submission(source, "theirs", tmp_path)
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_the_losses_of_units_are_what_the_loss_is_the_mean_of():
     from harness.plugins.conformance.rehearsal import Rehearsal
 

@@ -227,25 +227,12 @@ def test_a_fork_bomb_is_a_crash(race, sandbox):
 
         def train(trial, hp):
             for _ in range(400):
-                if os.fork() == 0:
-                    time.sleep(1000)
+                try:
+                    if os.fork() == 0:
+                        time.sleep(1000)
+                except OSError:  # the system may refuse more before the referee has counted
+                    break
             time.sleep(1000)
-    """
-    outcome = race(source, max_runtime=30.0)
-    assert outcome.status == "crashed"
-    assert "256 are allowed" in outcome.reason
-    assert children_of(sandbox) == []
-
-
-def test_a_trainer_that_fails_over_its_limit_of_processes_fails_for_that(race, sandbox):
-    source = """
-        import os, time
-
-        def train(trial, hp):
-            for _ in range(300):
-                if os.fork() == 0:
-                    time.sleep(1000)
-            raise BlockingIOError("the system gives no more")
     """
     outcome = race(source, max_runtime=30.0)
     assert outcome.status == "crashed"

@@ -41,7 +41,7 @@ def test_an_edited_a_moved_and_a_copied_directory_keep_their_name(tmp_path):
     keep_folders([one], runs)
     write(Path(one), f"# edited\n{SGD}")
     check_folders([one], runs)
-    copied = shutil.copytree(one, tmp_path / "copied" / "mine")
+    copied = shutil.copytree(one, tmp_path / "copied" / "mine", symlinks=True)
     check_folders([str(copied)], runs)
     moved = shutil.move(one, tmp_path / "mine")
     write(moved, f"# edited again\n{SGD}")

@@ -54,16 +54,19 @@ def import_submission(source: Path, name: str, root: Path) -> Path:
     }
     if space:
         written["search_space"] = space
-    with disk_errors(folder):
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
-        (folder / "submission.yaml").write_text(
-            f"# AlgoPerf's files beside this one are as they were; defaults are from their search space.\n{text}",
-            encoding="utf-8",
-        )
     try:
+        with disk_errors(folder):
+            # Files that links point to come along; a link to nowhere is no part of an algorithm.
+            shutil.copytree(
+                source, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"), ignore_dangling_symlinks=True
+            )
+            text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+            (folder / "submission.yaml").write_text(
+                f"# AlgoPerf's files beside this one are as they were; defaults are from their search space.\n{text}",
+                encoding="utf-8",
+            )
         load_submission(str(folder))
-    except ConfigError:
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder

@@ -33,7 +33,7 @@ def raced(tmp_path_factory) -> Path:
 @pytest.fixture
 def results(raced, tmp_path) -> Path:
     """A copy of the results that a test may edit."""
-    shutil.copytree(raced / "results", tmp_path / "results")
+    shutil.copytree(raced / "results", tmp_path / "results", symlinks=True)
     return tmp_path / "results"
 
 
