@@ -143,7 +143,7 @@ sync: .venv/installed ## upload W&B runs that were recorded offline: CLEAN=1 rem
 	@$(PY) -m harness.commands.sync $(call override_if,RESULTS,results) $(call override_if,CLEAN,clean)
 
 test: .venv/installed ## the default tests: offline, minutes on two cores
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-all: .venv/installed ## the slow tests too
 	@$(PY) -m pytest -m 'not gpu' $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -57,9 +58,10 @@ def pytest_configure() -> None:
     """List folders as $TIMETRIAL_TEST_LISTING says, here and in every process that a test starts.
 
     Where `make` started the tests, what it tells a `make` below itself is taken away: such a one says which folder it
-    enters, and keeps variables of the command line.
+    enters, and keeps variables of the command line, which stand in the environment as well.
     """
-    for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
+    given = re.findall(r"(?:^|(?<!\\)\s)(\w+)=", os.environ.get("MAKEFLAGS", "").partition("-- ")[2])
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", *given):
         os.environ.pop(name, None)
     # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
