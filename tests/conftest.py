@@ -63,6 +63,8 @@ def pytest_configure() -> None:
     given = re.findall(r"(?:^|(?<!\\)\s)(\w+)=", os.environ.get("MAKEFLAGS", "").partition("-- ")[2])
     for name in ("MAKELEVEL", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", *given):
         os.environ.pop(name, None)
+    # How wide somebody's terminal is decides where lines of tables break.
+    os.environ.pop("COLUMNS", None)
     # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tensors are tiny here, and a second thread spins while it waits: on a busy machine that takes twenty times longer.
