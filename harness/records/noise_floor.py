@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from harness.api import DataError
 from harness.scoring.selection import Selection
@@ -49,7 +49,7 @@ def noise_floor(workload: str, submission: str, seconds: list[float], date: str)
     # variance around their own mean is that of 1.5 - 0.5 / rounds runs, that of their mean of (2 - 0.5 / rounds) /
     # rounds. Taken for independent, they would give an interval that holds the truth in 92 to 94 % of cases.
     run = float(ratios.var(ddof=1)) / (1.5 - 0.5 / rounds)
-    quantile = float(stats.t.ppf(0.975, rounds - 1))
+    quantile = float(stdtrit(rounds - 1, 0.975))
     reach = quantile * math.sqrt(run * (2.0 - 0.5 / rounds) / rounds)
     single = quantile * math.sqrt(2.0 * run)
     centre = float(ratios.mean())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from harness.scoring.comparison import DIFFERENCE_ALPHA, holm
 from harness.scoring.misses import median_misses
@@ -65,7 +65,7 @@ class _Statistic:
         variance = np.diag(self.covariance)
         freedom = self._freedom(self.loads, variance)
         error = np.sqrt(variance)
-        reach = stats.t.ppf(0.5 + level / 2.0, freedom) * error
+        reach = stdtrit(freedom, 0.5 + level / 2.0) * error
         return self.value - reach, self.value + reach, error, freedom
 
     def p_values(self, one: int) -> Floats:
@@ -76,7 +76,7 @@ class _Statistic:
         gap = np.abs(self.value - self.value[one])
         with np.errstate(divide="ignore", invalid="ignore"):
             quotient = np.where(gap > 1e-12, gap / np.sqrt(variance), 0.0)
-        values: Floats = 2.0 * stats.t.sf(quotient, freedom)
+        values: Floats = 2.0 * stdtr(freedom, -quotient)
         return values
 
     def _freedom(self, loads: Floats, variance: Floats) -> Floats:
@@ -278,7 +278,7 @@ def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> 
     within = _hit_spread(drawn.logs, cells)[1].reshape(shape)
     seen = np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float))
     is_hit = np.isfinite(seen)
-    reach = stats.t.ppf(0.5 + level / 2.0, np.maximum(cells.counts - 1, 1)) * np.sqrt(within)
+    reach = stdtrit(np.maximum(cells.counts - 1, 1), 0.5 + level / 2.0) * np.sqrt(within)
     tail = 0.5 - level / 2.0
     few, many = (median_misses(cells.misses.quantile(share), cells.counts) for share in (tail, 1.0 - tail))
     centre = np.where(is_hit, seen, cells.mean)
