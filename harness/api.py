@@ -25,6 +25,9 @@ Batch = dict[str, Tensor]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
+Division = Literal["closed", "open"]
+"""`closed`: the workload's own network is trained. `open`: a submission brings its own; the two are ranked apart."""
+
 
 class HarnessError(Exception):
     """What can go wrong here, as one of three classes. The message says what is wrong, what was found, what to do."""
@@ -376,6 +379,12 @@ class Workload(ABC):
     """
 
     loss_kind: ClassVar[LossKind]
+    has_open_division: ClassVar[bool] = False
+    """True where `inputs` of a batch are all that a prediction needs, and tell nothing of the targets.
+
+    Only there may a submission bring a network of its own, whose predictor gets the held-out `inputs`: those of a
+    language model, to name one that must not, are its targets a place further on.
+    """
 
     @abstractmethod
     def sources(self) -> list[DataSource]:

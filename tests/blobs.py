@@ -37,6 +37,7 @@ class Blobs(Workload):
     """
 
     loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
+    has_open_division = True
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from harness.command_line import PlainConsole
 from harness.commands.import_algoperf import Import, run_import
 from harness.plugins.entries import create_workload
 from harness.race.judge import Judge
-from harness.race.outcome import Outcome, TrialSpec
+from harness.race.outcome import Continuation, Outcome, TrialSpec
 from harness.race.referee import Referee
 from harness.race.sandbox import Sandbox
 
@@ -132,6 +132,7 @@ def race_on(
     *,
     on_evaluation: Callable[..., object] = lambda _: None,
     on_checkpoint: Callable[..., object] | None = None,
+    continuation: Continuation | None = None,
     **changes: Any,
 ) -> Outcome:
     """One trial of a submission with this source in `sandbox`; `changes` are of the trial's specification."""
@@ -143,7 +144,13 @@ def race_on(
     validation, test = (workload.load(split, folder / "data") for split in ("validation", "test"))
     judge = Judge(workload, sandbox.device, validation, test, batch_size=256)
     referee = Referee(judge, sandbox)
-    return referee.run(spec, folder / "scratch", on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
+    return referee.run(
+        spec,
+        folder / "scratch",
+        on_evaluation=on_evaluation,
+        on_checkpoint=on_checkpoint,
+        continuation=continuation,
+    )
 
 
 def spec_for(folder: Path, **changes: Any) -> tuple[TrialSpec, dict[str, Any]]:

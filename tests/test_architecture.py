@@ -95,6 +95,12 @@ def test_referee_and_trainer_never_import_each_other():
     assert "harness.trial" not in {".".join(name.split(".")[:2]) for name in imported(race / "referee.py")}
 
 
+def test_a_predictor_imports_nothing_that_holds_a_target():
+    found = imported(ROOT / "harness" / "race" / "prediction" / "predictor.py")
+    holders = {"referee", "sandbox", "judge", "evaluation", "trainer", "prediction.judge"}
+    assert not {f"harness.race.{name}" for name in holders} & found
+
+
 def test_what_the_processes_of_a_trial_share_imports_none_of_them():
     for shared in ("processes", "channel", "clock", "protocol"):
         found = imported(ROOT / "harness" / "race" / f"{shared}.py")

@@ -32,6 +32,8 @@ class BurgersDeepOnet(Regression):
     The trunk sees t, and sines and cosines of the first `harmonics` waves around the ring.
     """
 
+    has_open_division = True
+
     def __init__(self, *, harmonics: int, branch: Sequence[int], trunk: Sequence[int], basis: int) -> None:
         self.harmonics = harmonics
         self.branch = tuple(branch)

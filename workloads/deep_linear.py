@@ -42,6 +42,8 @@ class DeepLinear(Regression):
     than powers of two.
     """
 
+    has_open_division = True
+
     def __init__(
         self,
         *,

@@ -44,6 +44,7 @@ class MriUnet(Workload):
     """Mean absolute error of standardised images; metric `ssim`, of images in their own units. See UNet for sizes."""
 
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
+    has_open_division = True
 
     def __init__(
         self,

@@ -40,10 +40,17 @@ class DashboardBoard:
         """What tells this board from the others, in a few words."""
         combination, rules = self.selection.combination, self.scoring.rules
         words = [f"{combination['ruleset']} v{combination['ruleset_version']}"]
+        if self.is_open:
+            words.append("open division")
         if rules.reading:
             words.append(rules.reading.replace("_", " "))
         words.append(self.selection.hardware)
         return " · ".join(words)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it ranks submissions that bring their own network."""
+        return self.selection.combination["division"] == "open"
 
     @cached_property
     def near_misses(self) -> pd.DataFrame:
@@ -124,7 +131,7 @@ def frozen_reference(recorded: pd.DataFrame, selection: Selection, scoring: Scor
 
 
 def combinations(trials: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """The rows of each ruleset and hardware, the one that was used last first; rows evaluated by steps are no part."""
+    """The rows of each ruleset, division and hardware, the one used last first; rows evaluated by steps are no part."""
     ranked = trials[trials["evaluate_every_steps"].isna()]
     groups = ranked.groupby(COMBINATION, observed=True)
     for key in groups["started_at"].max().sort_values(ascending=False, kind="stable").index:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pandas as pd
+
 from harness.api import TrialStatus
 from harness.scoring.score import Scoring
 from harness.scoring.selection import Selection
 from harness.scoring.uncertainty import Uncertainty
 
 NOT_RUN = "not run"
+PREDICTOR_COLUMNS = ("predictor_parameters", "predictor_bytes")
+"""What a board of the open division reads of the trials table beside what scoring reads."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,29 @@ def score_table(board: Board) -> list[list[str]]:
     """The score table in words, header first, best submission first; interval and tier where studies allow them."""
     scoring, found = board.scoring, board.uncertainty
     header = ["rank", "submission", "score"] + (["95 % interval", "tier"] if found else [])
-    rows = [[*header, "by steps", "targets"]]
+    sizes = predictor_sizes(scoring) if board.selection.combination["division"] == "open" else None
+    rows = [[*header, "by steps", "targets", *(["parameters", "bytes"] if sizes is not None else [])]]
     for row in scoring.scores.reset_index().to_dict("records"):
         submission = str(row["submission"])
         cells = [str(row["rank"]), submission, f"{row['score']:.4f}"]
         if found:
             bounds = found.scores.loc[submission]
             cells += [f"{bounds['low']:.3f} to {bounds['high']:.3f}", f"{bounds['tier']:.0f}"]
-        rows.append([*cells, f"{row['steps_score']:.4f}", f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"])
+        cells += [f"{row['steps_score']:.4f}", f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"]
+        if sizes is not None:
+            cells += [count_text(float(sizes[column][submission])) for column in PREDICTOR_COLUMNS]
+        rows.append(cells)
     return rows
+
+
+def predictor_sizes(scoring: Scoring) -> pd.DataFrame:
+    """Parameters and bytes of each submission's own network, the largest of all trials; NaN where none was judged."""
+    return scoring.times.groupby("submission", observed=True)[list(PREDICTOR_COLUMNS)].max()
+
+
+def count_text(number: float | None) -> str:
+    """A count with its thousands grouped; a dash where it is not known."""
+    return "-" if number is None or math.isnan(number) else f"{number:,.0f}"
 
 
 def status_table(board: Board) -> list[list[str]]:
@@ -97,6 +115,8 @@ def headline(board: Board) -> str:
     """What is ranked here, in one line."""
     rules, combination = board.scoring.rules, board.selection.combination
     words = [f"ruleset {combination['ruleset']} v{combination['ruleset_version']}", f"scored by {rules.name}"]
+    if combination["division"] == "open":
+        words.insert(0, "open division")
     if rules.reading:
         words.append(rules.reading.replace("_", " "))
     words.append(f"hardware {board.selection.hardware}")

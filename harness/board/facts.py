@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.board.boards import DashboardBoard
-from harness.board.cells import NOT_RUN, seconds_text, status_text, steps_text
+from harness.board.cells import NOT_RUN, count_text, predictor_sizes, seconds_text, status_text, steps_text
 from harness.scoring.comparison import compare_all
 
 Row = dict[str, Any]
@@ -26,10 +26,13 @@ def leaderboard_rows(board: DashboardBoard) -> list[Row]:
     """One row per submission, best first, with the ends of its interval (None: not known)."""
     scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
     scores = scores.join(board.speed_and_reliability).join(board.uncertainty.frozen["frozen_score"])
+    sizes = predictor_sizes(board.scoring) if board.is_open else pd.DataFrame()
     rows: list[Row] = []
     for record in scores.reset_index().to_dict("records"):
         row: Row = {str(name): _known(value) for name, value in record.items()}
         row["workloads"] = board.scoring.ratios.shape[1]
+        if board.is_open:
+            row |= {str(name): count_text(size) for name, size in sizes.loc[record["submission"]].items()}
         row["speedup"] = _speedup(board, str(record["submission"]))
         row["starts_tier"] = bool(rows) and rows[-1]["tier"] != row["tier"]
         rows.append(row)

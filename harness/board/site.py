@@ -18,6 +18,7 @@ import plotly.offline
 
 from harness.board import facts, series, trial_table
 from harness.board.boards import DashboardBoard, file_names
+from harness.board.cells import predictor_sizes
 from harness.scoring.comparison import DIFFERENCE_ALPHA
 
 _OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "index.html")
@@ -175,9 +176,10 @@ class _BoardWriter:
         board, data = self.board, self.folder / "data"
         scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
         frozen = board.uncertainty.frozen.rename(columns={"low": "frozen_low", "high": "frozen_high"})
-        scores.join(board.speed_and_reliability).join(frozen[["frozen_score", "frozen_low", "frozen_high"]]).to_csv(
-            data / "leaderboard.csv"
-        )
+        scores = scores.join(board.speed_and_reliability).join(frozen[["frozen_score", "frozen_low", "frozen_high"]])
+        if board.is_open:
+            scores = scores.join(predictor_sizes(board.scoring))
+        scores.to_csv(data / "leaderboard.csv")
         board.scoring.ratios.to_csv(data / "profile.csv")
         board.scoring.cells.merge(board.near_misses, on=["workload", "submission"], how="left").merge(
             board.uncertainty.cells[["workload", "submission", "low", "high"]],

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, DataError, HarnessError, near_matches, path_of
+from harness.api import ConfigError, DataError, Division, HarnessError, near_matches, path_of
 from harness.command_line import PlainConsole, complain
 from harness.commands import leaderboard
 from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
@@ -136,14 +136,16 @@ def _report(studies: list[StudyConfig], reports: list[StudyReport | None], conso
     if first.evaluate_every_steps is not None:
         console.print("evaluated by steps: a development run, which is never ranked")
     elif recorded:
-        choice = leaderboard.Choice(
-            ruleset=first.ruleset.name,
-            workload=",".join(dict.fromkeys(config.workload.name for config in recorded)),
-            submission=",".join(dict.fromkeys(config.submission for config in recorded)),
-            results=str(first.results),
-        )
         asked_for = {trial_id for _, report in came for trial_id in report.trial_ids}
-        leaderboard.show(choice, console, trial_ids=asked_for)
+        for division, configs in _by_division(recorded).items():
+            choice = leaderboard.Choice(
+                ruleset=first.ruleset.name,
+                division=division,
+                workload=",".join(dict.fromkeys(config.workload.name for config in configs)),
+                submission=",".join(dict.fromkeys(config.submission for config in configs)),
+                results=str(first.results),
+            )
+            leaderboard.show(choice, console, trial_ids=asked_for)
     if lost := reports.count(None):
         raise DataError(
             f"{lost} of {len(reports)} studies were lost with their jobs; the lines above say why. "
@@ -156,6 +158,14 @@ def _report(studies: list[StudyConfig], reports: list[StudyReport | None], conso
     if "refused" in statuses:
         return 2
     return 1 if "crashed" in statuses else 0
+
+
+def _by_division(studies: list[StudyConfig]) -> dict[Division, list[StudyConfig]]:
+    """The studies of each division, the closed one first: each has a board of its own."""
+    found: dict[Division, list[StudyConfig]] = {}
+    for config in studies:
+        found.setdefault(load_submission(config.submission).division, []).append(config)
+    return {division: found[division] for division in sorted(found)}
 
 
 def _with_data(name: str, fallbacks: dict[str, str], console: Console) -> str:

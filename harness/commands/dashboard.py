@@ -27,12 +27,12 @@ from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.rules import load_rules, readings_of, rules_of
 from harness.scoring.selection import comparable, with_evaluations
 
-_CHOICES = ("suite", "workload", "submission", "ruleset", "hardware", "scoring", "reading", "results")
+_CHOICES = ("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "results")
 _PORT = 8000
 
 
 def build_boards(choice: Choice, *, reference: str | None = None) -> list[DashboardBoard]:
-    """Every board that the rows have: one per ruleset and hardware, and per reading; the one used last first.
+    """Every board that the rows have: one per ruleset, division and hardware, and per reading; the one used last first.
 
     Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
@@ -41,7 +41,7 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
-        comparable(trials, ruleset=choice.ruleset, hardware=choice.hardware, **named)
+        comparable(trials, ruleset=choice.ruleset, division=choice.division, hardware=choice.hardware, **named)
         boards = []
         for rows in combinations(_chosen(trials, choice)):
             selection = comparable(rows, hardware=choice.hardware)
@@ -84,6 +84,7 @@ def _chosen(trials: pd.DataFrame, choice: Choice) -> pd.DataFrame:
         ("workload", choice.workloads),
         ("submission", choice.submissions),
         ("ruleset", None if choice.ruleset is None else [choice.ruleset]),
+        ("division", None if choice.division is None else [choice.division]),
     ):
         if names is not None:
             keep &= trials[column].isin(names)

@@ -13,18 +13,18 @@ from collections.abc import Sequence
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from harness import command_line
-from harness.api import ConfigError, Hyperparameters, Workload
+from harness.api import Batch, ConfigError, Examples, Hyperparameters, Workload
 from harness.command_line import PlainConsole
 from harness.commands import bench
-from harness.config import StudyConfig
 from harness.plugins import data
 from harness.plugins.entries import create_workload
+from harness.plugins.own_network import predicted, rebuilt
 from harness.plugins.submission import train_function
 from harness.race import device as devices
-from harness.race.evaluation import evaluate
+from harness.race.evaluation import evaluate, score
 from harness.study.budget import seconds_per_step
 from harness.study.identity import Study, describe, trial_seed
 from harness.trial.conversation import Conditions, Evaluation, Go, HandOver, Progress, TrialOver
@@ -63,12 +63,13 @@ def debug(study: Study, console: Console) -> None:
         budget_seconds=budget.steps * seconds,
         eval_period=budget.steps * seconds / budget.evaluations,
         evaluate_every_steps=config.evaluate_every_steps or max(1, budget.steps // budget.evaluations),
+        division=study.submission.division,
     )
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()
     torch.manual_seed(stream_seed(conditions.seed, "dropout"))
     train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.data["train"])
-    trial = Trial(workload, model, train_set.to(device), conditions, _printer(config, workload, device, console))
+    trial = Trial(workload, model, train_set.to(device), conditions, _printer(study, workload, device, console))
     submission = study.submission
     trial.go(Go(0.0))
     with contextlib.suppress(TrialOver):
@@ -82,8 +83,9 @@ def debug(study: Study, console: Console) -> None:
             sys.exit(1)
 
 
-def _printer(config: StudyConfig, workload: Workload, device: torch.device, console: Console) -> HandOver:
+def _printer(study: Study, workload: Workload, device: torch.device, console: Console) -> HandOver:
     """Judges in this process, prints a line per evaluation, ends the trial at the target or the last step."""
+    config = study.config
     settings, target = config.workload, config.workload.target
     validation = data.load_verified(workload, "validation", data.data_folder(), settings.data["validation"]).to(device)
     with torch.random.fork_rng(devices=[]):
@@ -94,8 +96,12 @@ def _printer(config: StudyConfig, workload: Workload, device: torch.device, cons
         nonlocal charged, resumed
         devices.synchronize(device)
         charged += time.monotonic() - resumed
-        judge.load_state_dict(model.state_dict())
-        values = evaluate(workload, judge, validation, settings.eval_batch_size)
+        if progress.settings is None:
+            judge.load_state_dict(model.state_dict())
+            values = evaluate(workload, judge, validation, settings.eval_batch_size)
+        else:
+            own = rebuilt(study.submission.folder, progress.settings, model.state_dict()).to(device)
+            values = _evaluate_own(own, workload, judge, validation, settings.eval_batch_size)
         shown = "  ".join(f"{name} {value:.5g}" for name, value in {**values, **progress.reported}.items())
         console.print(f"step {progress.step:>7}  {charged:8.2f} s  {shown}")
         if target.is_reached_by(values[target.metric]):
@@ -112,6 +118,20 @@ def _printer(config: StudyConfig, workload: Workload, device: torch.device, cons
         return Go(charged, Evaluation(progress.step, charged, values))
 
     return hand_over
+
+
+def _evaluate_own(
+    own: nn.Module, workload: Workload, usual: nn.Module, examples: Examples, batch_size: int
+) -> dict[str, float]:
+    """Metrics and loss of what a submission's own network predicts, in the shape of the `usual` one's outputs."""
+    device = next(iter(usual.parameters())).device
+
+    def outputs_of(batch: Batch, _: slice) -> Tensor:
+        wanted = workload.outputs(usual.eval(), batch)
+        return predicted(own, batch["inputs"], shape=wanted.shape[1:], dtype=wanted.dtype)
+
+    with torch.no_grad():
+        return score(workload, outputs_of, examples, batch_size, device)
 
 
 if __name__ == "__main__":

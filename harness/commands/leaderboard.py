@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness import command_line
 from harness.api import DataError, path_of
-from harness.board.cells import Board
+from harness.board.cells import PREDICTOR_COLUMNS, Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
@@ -51,6 +51,7 @@ class Choice:
     workload: str | None = None
     submission: str | None = None
     ruleset: str | None = None
+    division: str | None = None
     hardware: str | None = None
     scoring: str | None = None
     reading: str | None = None
@@ -88,13 +89,15 @@ class Choice:
 def show(choice: Choice, console: Console | None = None, *, trial_ids: Collection[str] | None = None) -> None:
     """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
 
-    `trial_ids`: nothing but the rows of these trials; None: all. Raises DataError where there is nothing to rank or a
-    table is bad, ConfigError for a name that no row has.
+    That of the open division has a page of its own, `leaderboard_open.md`. `trial_ids`: nothing but the rows of these
+    trials; None: all. Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no
+    row has.
     """
     console = console or wide_console()
     board = make_board(choice, trial_ids=trial_ids)
     print_leaderboard(board, console)
-    page = choice.runs.parent / "board" / "leaderboard.md"
+    is_open = board.selection.combination["division"] == "open"
+    page = choice.runs.parent / "board" / f"leaderboard{'_open' if is_open else ''}.md"
     try:
         _write_whole(page, markdown_leaderboard(board))
         written = str(page)
@@ -120,11 +123,12 @@ def _write_whole(page: Path, text: str) -> None:
 def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
-    trials = read_trials(choice.runs, CHANGE_COLUMNS, left_out=notes.append)
+    trials = read_trials(choice.runs, [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS], left_out=notes.append)
     with bad_tables_named(choice.runs):
         selection = comparable(
             trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
             ruleset=choice.ruleset,
+            division=choice.division,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,

@@ -57,6 +57,7 @@ def read_recorded(choice: Choice) -> tuple[Recorded, list[str]]:
         selection = comparable(
             trials,
             ruleset=choice.ruleset,
+            division=choice.division,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,

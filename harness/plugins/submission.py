@@ -12,13 +12,20 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from harness.api import ConfigError, DataError, Hyperparameters, near_matches, path_of, visible
+from harness.api import ConfigError, DataError, Division, Hyperparameters, near_matches, path_of, visible
 from harness.plugins import optimizer_entry
 from harness.plugins.optimizer_entry import Entry
 from harness.plugins.search import SearchSpace, check_keys, parse_space
-from harness.plugins.submission_files import Files, check_helpers, check_requirements, check_train, read_files
+from harness.plugins.submission_files import (
+    PREDICTOR,
+    Files,
+    check_function,
+    check_helpers,
+    check_requirements,
+    read_files,
+)
 from harness.plugins.values import check_hyperparameters
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ TrainFunction = Callable[["Trial", Hyperparameters], object]
 APIS = ("algoperf",)
 """Other benchmarks' APIs that a submission.py may be written in."""
 
-_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", "api", *optimizer_entry.KEYS)
+_KEYS = ("title", "authors", "paper", "hyperparameters", "search_space", "division", "api", *optimizer_entry.KEYS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -60,6 +67,8 @@ class Submission(Place):
     """Optimizer classes of libraries; None where the directory has a submission.py."""
     api: str | None
     """One of APIS that its submission.py is written in; None: `train(trial, hp)`."""
+    division: Division
+    """Whose network it trains: `open` where that is its own, which its predictor.py rebuilds."""
     content_hash: str
     """SHA-256 over the directory's files, as `Files` has it."""
 
@@ -68,7 +77,8 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
     """The submission of that name in `root`, or in the directory of that path anywhere on disk.
 
     Raises ConfigError, with file and line where there is one, for an unknown name, a faulty submission.yaml, a
-    submission.py without `train(trial, hp)`, and requirements that are not installed.
+    submission.py without `train(trial, hp)`, an open one without `build(settings)` in a predictor.py, and requirements
+    that are not installed.
     """
     place = find_submission(name_or_path, root)
     folder = place.folder
@@ -92,6 +102,7 @@ def load_submission(name_or_path: str, root: Path = SUBMISSIONS) -> Submission:
         space=parse_space(written.get("search_space"), defaults=defaults, where=str(path)),
         entry=entry,
         api=written.get("api"),
+        division=_division(written, folder),
         content_hash=read_files(folder).sha256,
     )
     check_requirements(folder)
@@ -217,6 +228,25 @@ def _text(written: dict[str, Any], key: str, path: Path) -> str:
     return value
 
 
+def _division(written: dict[str, Any], folder: Path) -> Division:
+    """The division of a submission that has a road. Raises ConfigError where it lacks what that asks for."""
+    path, known = folder / "submission.yaml", get_args(Division)
+    division: Division = written.get("division", "closed")
+    if division not in known:
+        raise ConfigError(f"{path}: division is {division!r}. Use one of {', '.join(known)}.")
+    if division == "open":
+        if not (folder / "submission.py").is_file() or written.get("api") is not None:
+            raise ConfigError(f"{path}: division: open goes with a submission.py alone. Write train(trial, hp).")
+        code = folder / f"{PREDICTOR}.py"
+        if not code.is_file():
+            raise ConfigError(
+                f"{folder} is of the open division and has no {code.name}. Write one, with a build(settings) that "
+                "returns the network."
+            )
+        check_function(code, "build", ("settings",))
+    return division
+
+
 def _check_road(written: dict[str, Any], folder: Path) -> Entry | None:
     """The entry, or None where the directory has a submission.py with a fitting `train`."""
     code = folder / "submission.py"
@@ -229,7 +259,7 @@ def _check_road(written: dict[str, Any], folder: Path) -> Entry | None:
         if not code.is_file():
             raise ConfigError(f"{folder} has neither a submission.py nor an entry in its submission.yaml. Add one.")
         if api is None:
-            check_train(code)
+            check_function(code, "train", ("trial", "hp"))
         return None
     if api is not None:
         raise ConfigError(f"{path}: api goes with a submission.py, not with an entry. Remove one of them.")

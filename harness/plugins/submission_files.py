@@ -22,28 +22,33 @@ from harness.api import ConfigError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+PREDICTOR = "predictor"
+"""The module of an open submission that rebuilds its network."""
+
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("harness", "hydra_plugins", "submissions", "workloads")
 # Ten thousand lines of Python: enough for every algorithm, and too little for the weights of most networks.
 _BYTES_AT_MOST = 512 << 10
 _FILES_AT_MOST = 500
+_IN_WORDS = {1: "one", 2: "two"}
 
 
-def check_train(path: Path) -> None:
-    """Raises ConfigError, with the line, unless the top level of the file has a `train` that takes two arguments."""
+def check_function(path: Path, name: str, arguments: Sequence[str]) -> None:
+    """Raises ConfigError, with the line, unless the top level of the file has this function of so many arguments."""
+    call = f"{name}({', '.join(arguments)})"
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{path}:{line}: {getattr(error, 'msg', error)}. Correct the Python.") from None
     for node in reversed(tree.body):  # the last one counts
-        if isinstance(node, ast.FunctionDef) and node.name == "train":
-            return _check_parameters(node, path)
-        if isinstance(node, ast.AsyncFunctionDef | ast.ClassDef) and node.name == "train":
-            raise ConfigError(f"{path}:{node.lineno}: train is no plain function. Define train(trial, hp).")
-        if "train" in _names_bound_by(node):
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _check_parameters(node, path, call, len(arguments))
+        if isinstance(node, ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+            raise ConfigError(f"{path}:{node.lineno}: {name} is no plain function. Define {call}.")
+        if name in _names_bound_by(node):
             return None
-    raise ConfigError(f"{path}:1: there is no top-level function train(trial, hp). Define it.")
+    raise ConfigError(f"{path}:1: there is no top-level function {call}. Define it.")
 
 
 def check_helpers(folder: Path) -> None:
@@ -57,6 +62,12 @@ def check_helpers(folder: Path) -> None:
             raise ConfigError(
                 f"{helper}: {name} is also {what}, and an import finds only one of them. Give the helper another name."
             )
+
+
+def helper_names(folder: Path) -> list[str]:
+    """Names of the modules and packages beside submission.py."""
+    names = {_module_name(path) for path in folder.iterdir()} - {"", "submission"}
+    return sorted(names)
 
 
 def check_requirements(folder: Path) -> None:
@@ -216,16 +227,17 @@ def _other_module(name: str, folder: Path) -> str | None:
     return None if spec is None or spec.origin is None else f"an installed package ({spec.origin})"
 
 
-def _check_parameters(function: ast.FunctionDef, path: Path) -> None:
+def _check_parameters(function: ast.FunctionDef, path: Path, call: str, count: int) -> None:
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
     needed = positional - len(arguments.defaults)
     needs_keywords = any(default is None for default in arguments.kw_defaults)
-    takes_two = needed <= 2 <= positional or (needed <= 2 and arguments.vararg is not None)
-    if not takes_two or needs_keywords:
+    takes_them = needed <= count <= positional or (needed <= count and arguments.vararg is not None)
+    if not takes_them or needs_keywords:
+        many = f"{_IN_WORDS[count]} argument{'s' if count > 1 else ''}"
         raise ConfigError(
-            f"{path}:{function.lineno}: train({ast.unparse(arguments)}) cannot be called with two arguments. "
-            "Define train(trial, hp)."
+            f"{path}:{function.lineno}: {function.name}({ast.unparse(arguments)}) cannot be called with {many}. "
+            f"Define {call}."
         )
 
 

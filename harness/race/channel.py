@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import mmap
 import os
 import select
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,14 +108,47 @@ class Slot:
     shape: list[int]
     offset: int
 
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """How many it takes."""
+        return self.numbers * torch.empty(0, dtype=getattr(torch, self.dtype)).element_size()
+
 
 def layout_of(state: Mapping[str, Tensor]) -> list[Slot]:
     """Slots for the tensors of a `state_dict`, in its order, each aligned to a cache line."""
+    return placed((name, name_of_dtype(tensor), list(tensor.shape)) for name, tensor in state.items())
+
+
+def placed(tensors: Iterable[tuple[str, str, list[int]]]) -> list[Slot]:
+    """The same for tensors of these names, dtypes and shapes."""
     slots, offset = [], 0
-    for name, tensor in state.items():
-        slots.append(Slot(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), offset))
-        offset += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+    for name, dtype, shape in tensors:
+        slots.append(Slot(name, dtype, shape, offset))
+        offset += -(-slots[-1].bytes // _ALIGNMENT) * _ALIGNMENT
     return slots
+
+
+def name_of_dtype(tensor: Tensor) -> str:
+    """What torch calls its dtype, such as `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def view_of(memory: mmap.mmap, slot: Slot) -> Tensor:
+    """The tensor of a slot, as it lies in the memory."""
+    dtype = getattr(torch, slot.dtype)
+    if slot.numbers == 0:
+        return torch.empty(slot.shape, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype, count=slot.numbers, offset=slot.offset).reshape(slot.shape)
+
+
+def size_of(slots: Sequence[Slot]) -> int:
+    """Bytes of memory that hold these slots; a page at least."""
+    return max(mmap.PAGESIZE, slots[-1].offset + slots[-1].bytes) if slots else mmap.PAGESIZE
 
 
 class SharedWeights:
@@ -127,15 +161,15 @@ class SharedWeights:
     def __init__(self, slots: list[Slot], descriptor: int) -> None:
         self.slots = slots
         self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, _size_of(slots))
-        self._views = {slot.name: self._view(slot) for slot in slots}
+        memory = mmap.mmap(descriptor, size_of(slots))
+        self._views = {slot.name: view_of(memory, slot) for slot in slots}
 
     @classmethod
     def create(cls, state: Mapping[str, Tensor]) -> SharedWeights:
         """Shared memory for the tensors of `state`."""
         slots = layout_of(state)
         descriptor = anonymous_file("timetrial-weights")
-        os.ftruncate(descriptor, _size_of(slots))
+        os.ftruncate(descriptor, size_of(slots))
         # A trainer that cut it short would take down whoever reads it.
         seal(descriptor)
         return cls(slots, descriptor)
@@ -160,7 +194,7 @@ class SharedWeights:
             )
         for slot in self.slots:
             tensor = state[slot.name]
-            found = str(tensor.dtype).removeprefix("torch.")
+            found = name_of_dtype(tensor)
             if found != slot.dtype or list(tensor.shape) != slot.shape:
                 raise SnapshotError(
                     f"{slot.name} is {found} {list(tensor.shape)}, the judge expects {slot.dtype} {slot.shape}. "
@@ -174,30 +208,10 @@ class SharedWeights:
         """Views of the shared memory by name; copy them before the trainer runs on."""
         return self._views
 
-    def _view(self, slot: Slot) -> Tensor:
-        dtype = getattr(torch, slot.dtype)
-        count = 1
-        for length in slot.shape:
-            count *= length
-        if count == 0:
-            return torch.empty(slot.shape, dtype=dtype)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=slot.offset).reshape(slot.shape)
-
     def close(self) -> None:
         """Give the memory back. The views must not be used any more."""
         self._views.clear()
         os.close(self.descriptor)
-
-
-def _size_of(slots: list[Slot]) -> int:
-    if not slots:
-        return mmap.PAGESIZE
-    last = slots[-1]
-    count = 1
-    for length in last.shape:
-        count *= length
-    itemsize = torch.empty(0, dtype=getattr(torch, last.dtype)).element_size()
-    return max(mmap.PAGESIZE, last.offset + count * itemsize)
 
 
 def seal(descriptor: int, *, writing: bool = False) -> None:

@@ -1,6 +1,8 @@
-"""What the referee computes from a model and a held-out split: loss and metrics. It keeps no clock and no record."""
+"""What the referee computes from outputs and a held-out split: loss and metrics. It keeps no clock and no record."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +18,31 @@ def evaluate(workload: Workload, model: nn.Module, examples: Examples, batch_siz
     """
     device = next(iter(model.parameters())).device
     model.eval()
+    with torch.inference_mode():
+        scores = score(workload, lambda batch, _: workload.outputs(model, batch), examples, batch_size, device)
+        return scores | workload.decoded_metrics(model, examples)
+
+
+def score(
+    workload: Workload,
+    outputs_of: Callable[[Batch, slice], Tensor],
+    examples: Examples,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """`loss` and the workload's metrics of any outputs. `outputs_of`: those of a batch, which is that of the slice."""
     rows: dict[str, list[Tensor]] = {}
     totals = torch.zeros(2, dtype=torch.float64, device=device)
-    with torch.inference_mode():
-        for start in range(0, len(examples), batch_size):
-            batch = examples.gather(torch.arange(start, min(start + batch_size, len(examples)), device=device))
-            outputs = workload.outputs(model, batch)
-            totals += _loss_and_count(workload, outputs, batch)
-            for name, values in workload.statistics(outputs, batch).items():
-                rows.setdefault(name, []).append(values)
-        statistics = {name: torch.cat(parts) for name, parts in rows.items()}
-        total, count = totals.tolist()
-        metrics = {**workload.metrics(statistics), **workload.decoded_metrics(model, examples)}
-        return {"loss": total / count if count else float("nan"), **metrics}
+    for start in range(0, len(examples), batch_size):
+        part = slice(start, min(start + batch_size, len(examples)))
+        batch = examples.gather(torch.arange(part.start, part.stop, device=device))
+        outputs = outputs_of(batch, part)
+        totals += _loss_and_count(workload, outputs, batch)
+        for name, values in workload.statistics(outputs, batch).items():
+            rows.setdefault(name, []).append(values)
+    statistics = {name: torch.cat(parts) for name, parts in rows.items()}
+    total, count = totals.tolist()
+    return {"loss": total / count if count else float("nan"), **workload.metrics(statistics)}
 
 
 def _loss_and_count(workload: Workload, outputs: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,8 @@
 """A small process that starts trainers, reaps them, and takes all of them down when the referee goes away.
 
 Run as `python -m harness.race.forkserver FD WARM`, by `sandbox.py` alone. With WARM=1 it holds torch and the training
-split of the workload ready, and forks trainers from itself; otherwise each trainer is a fresh interpreter.
+split of the workload ready, and forks trainers from itself; otherwise each trainer is a fresh interpreter. The server
+of predictors is another process, which reads no data.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from harness.race.confinement.training_split import TrainingSplit
 
 _SHARED_BYTES = 4 << 30
+_DESCRIPTORS_AT_MOST = 5  # channel, three memories, log
 
 
 @dataclass
 class _Running:
-    """A trainer by its number, and what it is kept in (None: nothing)."""
+    """A trainer or predictor by its number, and what it is kept in (None: nothing)."""
 
     pid: int
     enclosure: namespaces.Enclosure | None
@@ -73,7 +75,7 @@ def main(descriptor: int, *, warm: bool) -> None:
                 prepared.prepare(request)
                 running = _start(request, descriptors, prepared, builder)
             except Exception as error:  # no memory, no processes, no namespaces: the server serves on
-                _reply(control, {"error": f"cannot start a trainer: {error}"})
+                _reply(control, {"error": f"cannot start a {request['role']}: {error}"})
             else:
                 trainers[running.pid] = running
                 keeper = running.enclosure.keeper if running.enclosure else None
@@ -108,6 +110,9 @@ class _Prepared:
 
         Later it cannot: its children are then born into the enclosure of the last trainer.
         """
+        if request["role"] == "predictor":
+            self.is_ready = True
+            return
         if self.split is not None:
             return
         from harness.race.confinement import training_split
@@ -129,11 +134,11 @@ class _Prepared:
 def _start(
     request: dict[str, Any], descriptors: list[int], prepared: _Prepared, builder: namespaces.Builder | None
 ) -> _Running:
-    """Start a trainer. Raises OSError where the system gives no process or no namespaces."""
+    """Start what was asked for. Raises OSError where the system gives no process or no namespaces."""
     if builder is None:
         child = os.fork()
         if child == 0:
-            _become_trainer(request, descriptors, prepared)
+            _become(request, descriptors, prepared)
         return _Running(child, None)
     view = _view(request, prepared)
     enclosure = builder.build(view, shared_bytes=min(_SHARED_BYTES, request["memory_bytes"] // 4))
@@ -149,12 +154,12 @@ def _start(
             limits.restrict_processes(namespaces.PROCESSES_AND_THREADS)
         except OSError as error:
             _say_last(descriptors[0], f"cannot be isolated: {error.filename or 'a system call'}: {error.strerror}")
-        _become_trainer(request, descriptors, prepared)
+        _become(request, descriptors, prepared)
     return _Running(child, enclosure)
 
 
 def _say_last(channel: int, reason: str) -> NoReturn:
-    """Tell the referee why there is no trainer."""
+    """Tell the referee why nothing was started."""
     os.write(channel, json.dumps({"type": "crashed", "reason": reason}).encode() + b"\n")
     os._exit(1)
 
@@ -162,17 +167,23 @@ def _say_last(channel: int, reason: str) -> NoReturn:
 def _view(request: dict[str, Any], prepared: _Prepared) -> Any:
     from harness.race.confinement import view
 
-    assert prepared.split is not None
+    if request["role"] == "predictor":  # it needs nothing of the workload
+        readable, data_folder, masked = [], request["data_folder"], request["masked"]
+    else:
+        assert prepared.split is not None
+        workload = request["workload"]
+        readable, data_folder = view.packages_of(workload["entry"]), workload["data_folder"]
+        masked = prepared.split.masked
     return view.view_of(
-        readable=[*view.packages_of(request["workload"]["entry"]), *request["readable"]],
-        private=[request["workload"]["data_folder"]],
-        masked=prepared.split.masked,
+        readable=[*readable, *request["readable"]],
+        private=[data_folder],
+        masked=masked,
         scratch=request["scratch"],
         gpus=request["gpus"],
     )
 
 
-def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: _Prepared) -> None:
+def _become(request: dict[str, Any], descriptors: list[int], prepared: _Prepared) -> None:
     """In the child: never returns."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -180,8 +191,10 @@ def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: _
     os.setpgid(0, 0)
     die_with_parent()
     limits.restrict(memory_bytes=request["memory_bytes"] if request["limit_memory"] else None)
-    channel, weights, log = descriptors
-    split = _split_descriptor(prepared)
+    *passed, log = descriptors
+    is_predictor = request["role"] == "predictor"
+    if not is_predictor:
+        passed += _split_descriptor(prepared)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -189,24 +202,32 @@ def _become_trainer(request: dict[str, Any], descriptors: list[int], prepared: _
     # Where the trainer is kept in, /tmp is its own; elsewhere it is told of a folder with a short name.
     home, temporary = (request["scratch"], request["temporary"]) if request["is_open"] else ("/tmp", "/tmp")
     os.environ.update({"HOME": home, "TMPDIR": temporary})
+    _close_all_but(*passed)
     if not prepared.is_warm:
-        _close_all_but(channel, weights, *split)
-        for passed in (channel, weights, *split):
-            os.set_inheritable(passed, True)
-        numbers = [str(number) for number in (channel, weights, *split)]
-        os.execv(sys.executable, [sys.executable, "-m", "harness.race.trainer", *numbers])
-    _close_all_but(channel, weights, *split)
+        for number in passed:
+            os.set_inheritable(number, True)
+        module = "harness.race.prediction.predictor" if is_predictor else "harness.race.trainer"
+        os.execv(sys.executable, [sys.executable, "-m", module, *map(str, passed)])
     tempfile.tempdir = None  # it remembers the server's
-    from harness.race import trainer
-
     code = 1
     try:
-        code = trainer.main(channel, weights, prepared.for_trainer)
+        code = _run(passed, prepared, is_predictor=is_predictor)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         # Never back into the server's loop, nor through its exit handlers.
         os._exit(code)
+
+
+def _run(passed: list[int], prepared: _Prepared, *, is_predictor: bool) -> int:
+    """The whole work of a forked process; returns its exit code."""
+    if is_predictor:
+        from harness.race.prediction import predictor
+
+        return predictor.main(*passed)
+    from harness.race import trainer
+
+    return trainer.main(passed[0], passed[1], prepared.for_trainer)
 
 
 def _split_descriptor(prepared: _Prepared) -> list[int]:
@@ -226,7 +247,7 @@ def _close_all_but(*kept: int) -> None:
 
 def _request(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     try:
-        data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
+        data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, _DESCRIPTORS_AT_MOST)
     except OSError:
         return None, []
     if not data:

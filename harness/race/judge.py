@@ -1,60 +1,90 @@
-"""The model that snapshots are loaded into, and the held-out splits that no trainer sees."""
+"""The held-out splits that no trainer sees, and the model that snapshots are loaded into.
+
+Judges of the open division, where the model is the submission's, are in `prediction`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from harness.api import DataError, Examples, Workload
-from harness.race.channel import SharedWeights
+from harness.api import DataError, Examples, SplitName, Workload
+from harness.race.channel import Message, SharedWeights
 from harness.race.evaluation import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from harness.race.protocol import Snapshot
 
 # What torch says on the CPU, where it has no class of its own for it.
 _NO_MEMORY = "can't allocate memory"
 
 
+class Weights(Protocol):
+    """Shared memory that a trainer writes its weights into."""
+
+    descriptor: int
+
+    def describe(self) -> list[Message] | None:
+        """The layout that the trainer must keep to; None: it may write what it likes."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
 class Judge:
-    """The model that snapshots are loaded into, and the splits that no trainer sees."""
+    """The splits that no trainer sees, and the model that snapshots are loaded into."""
 
     def __init__(
         self, workload: Workload, device: torch.device, validation: Examples, test: Examples, batch_size: int
     ) -> None:
-        self._workload = workload
-        self._batch_size = batch_size
-        self._validation = validation.to(device)
-        self._test = test.to(device)
+        self.workload = workload
+        self.device = device
+        self.batch_size = batch_size
+        self.splits: dict[SplitName, Examples] = {"validation": validation.to(device), "test": test.to(device)}
         # Its weights are overwritten by every snapshot; drawing them must not disturb anyone's random stream.
         with torch.random.fork_rng(devices=[]):
-            self._model = workload.build_model().to(device).eval()
+            self.model = workload.build_model().to(device).eval()
 
     def shared_weights(self) -> SharedWeights:
         """New shared memory in the layout of the judge model."""
-        return SharedWeights.create({name: value.cpu() for name, value in self._model.state_dict().items()})
+        return SharedWeights.create({name: value.cpu() for name, value in self.model.state_dict().items()})
 
-    def load(self, weights: SharedWeights) -> str | None:
+    def load(self, weights: SharedWeights, snapshot: Snapshot) -> str | None:  # noqa: ARG002 - others read it
         """Copy a snapshot into the model; returns the name of a tensor with a non-finite value, if there is one."""
-        with _enough_memory(self._batch_size):
-            self._model.load_state_dict(weights.read())
-            for name, value in self._model.state_dict().items():
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    return name
-        return None
+        with enough_memory(self.batch_size):
+            self.model.load_state_dict(weights.read())
+            return not_finite(self.model.state_dict())
 
     def validation(self) -> dict[str, float]:
         """Metrics and loss on the validation split."""
-        with _enough_memory(self._batch_size):
-            return evaluate(self._workload, self._model, self._validation, self._batch_size)
+        return self._metrics("validation")
 
     def test(self) -> dict[str, float]:
         """Metrics and loss on the test split."""
-        with _enough_memory(self._batch_size):
-            return evaluate(self._workload, self._model, self._test, self._batch_size)
+        return self._metrics("test")
+
+    def _metrics(self, split: SplitName) -> dict[str, float]:
+        with enough_memory(self.batch_size):
+            return evaluate(self.workload, self.model, self.splits[split], self.batch_size)
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with a value that is not finite, if there is one."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
 
 
 @contextlib.contextmanager
-def _enough_memory(batch_size: int) -> Iterator[None]:
+def enough_memory(batch_size: int) -> Iterator[None]:
     """Raise DataError where an evaluation does not get the memory that it needs: no fault of the submission."""
     try:
         yield

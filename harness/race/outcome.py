@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.api import DataError, Target, TrialStatus
+from harness.api import DataError, Division, Target, TrialStatus
 from harness.race.channel import Message
 
 
@@ -17,7 +17,7 @@ class TrialSpec:
     workload: Message
     """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these."""
     submission: Message
-    """Where `train` comes from: folder, entry."""
+    """Where `train` comes from: folder, entry; `api` and `division` where they are not the usual ones."""
     hyperparameters: dict[str, Any]
     seed: int
     target: Target
@@ -33,6 +33,12 @@ class TrialSpec:
     """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None
     pruned_by: str | None = None
+
+    @property
+    def division(self) -> Division:
+        """Whose network is trained."""
+        division: Division = self.submission.get("division", "closed")
+        return division
 
     @property
     def is_by_steps(self) -> bool:
@@ -65,6 +71,8 @@ class Checkpoint:
     total_seconds: float
     energy_joules: float | None
     cpu_seconds: float | None = None
+    predictor_size: tuple[int, int] | None = None
+    """Numbers and bytes of the module that was judged last, where it is the submission's own."""
 
 
 @dataclass(frozen=True)
@@ -112,4 +120,6 @@ class Outcome:
     sandboxed: bool = False
     cpu_seconds: float | None = None
     """From the first *go* to the last moment that was charged, of all processes of the trainer; None: not measured."""
+    predictor_size: tuple[int, int] | None = None
+    """Numbers and bytes of the module that was judged last, where it is the submission's own."""
     log: str = ""

@@ -1,4 +1,4 @@
-"""One trainer process with all its children, as the referee handles it: heard, stopped, continued, limited, killed."""
+"""An untrusted process with all its children, as the referee handles it: heard, stopped, continued, limited, killed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _LOG_HEAD_BYTES = 1 << 18
 _LOG_TAIL_BYTES = 1 << 16
 
 
-class TrainerGone(Exception):  # noqa: N818 - the referee turns it into a status
-    """The trainer has ended or was ended, for the reason given."""
+class ProcessGone(Exception):  # noqa: N818 - the referee turns it into a status
+    """The process has ended or was ended, for the reason given."""
 
 
-class ServerGone(TrainerGone):
-    """The trainer has ended because the server of trainers has, which no submission can reach from its sandbox."""
+class ServerGone(ProcessGone):
+    """It has ended because the server that it came from has, which no submission can reach from its sandbox."""
 
 
-class Trainer:
-    """One trainer process with all its children, as the referee handles it."""
+class Untrusted:
+    """One untrusted process with all its children, as the referee handles it. `role`: what it is called in reasons."""
 
     def __init__(
         self,
@@ -53,10 +53,12 @@ class Trainer:
         keeper: int | None = None,
         scratch: Path | None = None,
         disk_bytes: int = 1 << 40,
+        role: str = "trainer",
     ) -> None:
         self.pid = pid
         self.is_over = False
         """Whether `end` has come to its end: no process and no file is left."""
+        self._role = role
         self._keeper = keeper
         self._helpers = (builder, keeper)
         self._peak_of_one: int | None = None
@@ -79,15 +81,15 @@ class Trainer:
         self._tail = bytearray()
 
     def send(self, message: Message) -> None:
-        """Send one message; a trainer that has gone is noticed at the next receive."""
+        """Send one message; a process that has gone is noticed at the next receive."""
         with contextlib.suppress(ChannelClosed):
             self._channel.send(message)
 
     def receive(self, deadline: float, tick: Callable[[], object] | None = None) -> Message:
-        """The trainer's next message. `deadline` is on the monotonic clock; `tick` is called about twice a second.
+        """Its next message. `deadline` is on the monotonic clock; `tick` is called about twice a second.
 
-        Raises TimeoutError at the deadline, TrainerGone where it ended or broke a limit (ServerGone where all trainers
-        did), SnapshotError for nonsense.
+        Raises TimeoutError at the deadline, ProcessGone where it ended or broke a limit (ServerGone where its
+        server did), SnapshotError for nonsense.
         """
         next_watch = time.monotonic() + _WATCH_PERIOD
         while (message := self._channel.take()) is None:
@@ -105,7 +107,7 @@ class Trainer:
         return message
 
     def freeze(self) -> None:
-        """Stop every thread and child of the trainer, those too that have left its process group."""
+        """Stop every thread and child of the process, those too that have left its process group."""
         _signal_group(self.pid, signal.SIGSTOP)
         self._escaped = []
         deadline = time.monotonic() + _STOP_SECONDS
@@ -116,7 +118,7 @@ class Trainer:
             _signal_each(escaped, signal.SIGSTOP)
             self._escaped += escaped
             if time.monotonic() > deadline:
-                raise TrainerGone(f"{len(running)} of the trainer's processes could not be stopped")
+                raise ProcessGone(f"{len(running)} of the {self._role}'s processes could not be stopped")
             time.sleep(0.0005)
             processes = self._processes()
         if self._has_ranks:
@@ -128,12 +130,12 @@ class Trainer:
         _signal_each(self._escaped, signal.SIGCONT)
 
     def end(self, *, patience: float) -> None:
-        """Wait `patience` seconds for the trainer to end by itself, then kill it and all its children; reap. Once."""
+        """Wait `patience` seconds for the process to end by itself, then kill it and all its children; reap. Once."""
         if self.is_over:
             return
         deadline = time.monotonic() + patience
         while self._exit is None and time.monotonic() < deadline:
-            with contextlib.suppress(TrainerGone):
+            with contextlib.suppress(ProcessGone):
                 self._wait(deadline - time.monotonic())
         _signal_group(self.pid, signal.SIGKILL)
         if self._keeper is not None:  # with it everything in its namespace ends, however fast that starts more
@@ -143,7 +145,7 @@ class Trainer:
             _signal_each(self._processes(), signal.SIGKILL)
         reaped_by = time.monotonic() + 10.0
         while self._exit is None and time.monotonic() < reaped_by:
-            with contextlib.suppress(TrainerGone):
+            with contextlib.suppress(ProcessGone):
                 self._wait(0.2)
         self._drain_log()
         shutil.rmtree(self._temporary, ignore_errors=True)
@@ -154,7 +156,7 @@ class Trainer:
         self.is_over = True
 
     def cpu_seconds(self) -> float:
-        """What the trainer's processes have used up to now, those that have ended included."""
+        """What it and its children have used up to now, those that have ended included."""
         kept = [process for process in descendants(self._server) if process.pid in self._helpers]
         return sum(map(_cpu_seconds, self._processes())) + sum(map(_cpu_seconds_of_children, kept))
 
@@ -165,14 +167,14 @@ class Trainer:
 
     @property
     def peak_host_bytes(self) -> int | None:
-        """Most memory that the trainer held at once; with ranks, all processes together, as often as was looked."""
+        """Most memory that it held at once; with ranks, all processes together, as often as was looked."""
         if self._peak_of_one is None or not self._has_ranks:
             return self._peak_of_one
         return max(self._peak_of_one, self._peak_of_all)
 
     @property
     def log(self) -> str:
-        """What the trainer printed: the beginning and the end of it where it is long."""
+        """What it printed: the beginning and the end of it where it is long."""
         head = self._head.decode(errors="replace")
         if not self._tail:
             return head
@@ -223,21 +225,21 @@ class Trainer:
                 self._peak_of_one = message["peak_host_bytes"]
                 self._cpu_in_all = message["cpu_seconds"]
 
-    def _gone(self) -> TrainerGone:
+    def _gone(self) -> ProcessGone:
         if self._exit is None:
-            return TrainerGone("the trainer closed its channel")
+            return ProcessGone(f"the {self._role} closed its channel")
         if self._is_server_gone:
-            return ServerGone("the server of trainers was killed (the system may have been out of memory)")
-        return TrainerGone(f"the trainer {exit_text(self._exit)}")
+            return ServerGone(f"the server of {self._role}s was killed (the system may have been out of memory)")
+        return ProcessGone(f"the {self._role} {exit_text(self._exit)}")
 
     def _watch(self) -> None:
-        """Raise TrainerGone where trainer and children together break a limit."""
+        """Raise ProcessGone where process and children together break a limit."""
         is_crowded = _system_processes() > self._others + _PROCESSES_AT_MOST
         if is_crowded:  # hundreds that run would keep the processor from this one, which counts them
             _signal_group(self.pid, signal.SIGSTOP)
         processes = self._processes()
         if len(processes) > _PROCESSES_AT_MOST:
-            raise TrainerGone(f"the trainer started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
+            raise ProcessGone(f"the {self._role} started {len(processes)} processes; {_PROCESSES_AT_MOST} are allowed")
         if is_crowded:
             _signal_group(self.pid, signal.SIGCONT)
         self._watch_disk()
@@ -245,17 +247,18 @@ class Trainer:
             return
         used = _sum_over(processes, _proportional_bytes)
         if used > self._memory_bytes:
-            raise TrainerGone(
-                f"the trainer used {used / 2**30:.1f} GiB of memory; "
+            raise ProcessGone(
+                f"the {self._role} used {used / 2**30:.1f} GiB of memory; "
                 f"{self._memory_bytes / 2**30:.1f} GiB are allowed (hardware.memory_gib)"
             )
 
     def _watch_disk(self) -> None:
         files, total = _stored(self._scratch) if self._scratch is not None else (0, 0)
         if files > _FILES_AT_MOST:
-            raise TrainerGone(f"the trainer wrote more than {_FILES_AT_MOST} files")
+            raise ProcessGone(f"the {self._role} wrote more than {_FILES_AT_MOST} files")
         if total > self._disk_bytes:
-            raise TrainerGone(f"the trainer wrote {total / 2**30:.1f} GiB; {self._disk_bytes / 2**30:.1f} are allowed")
+            allowed = f"{self._disk_bytes / 2**30:.1f} are allowed"
+            raise ProcessGone(f"the {self._role} wrote {total / 2**30:.1f} GiB; {allowed}")
 
     def _resident_bytes(self, processes: list[psutil.Process]) -> int:
         """Resident sizes, which count shared pages once per process: cheap, and never too low."""
@@ -264,7 +267,7 @@ class Trainer:
         return resident
 
     def _processes(self) -> list[psutil.Process]:
-        # The server runs one trainer at a time, so all that is below it belongs to this one, orphans included.
+        # The server runs one process at a time, so all that is below it belongs to this one, orphans included.
         return [process for process in descendants(self._server) if process.pid not in self._helpers]
 
     def _read_log(self) -> None:

@@ -11,11 +11,13 @@ the trainer may say `crashed` or `refused`, which ends the trial, and nothing el
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import api
-from harness.api import TrialStatus
+from harness.api import HarnessError, TrialStatus
 from harness.race.channel import Message
 from harness.race.outcome import Observation, TrialSpec
 
@@ -51,6 +53,8 @@ class Snapshot:
     median_step_seconds: float | None
     p90_step_seconds: float | None
     peak_device_bytes: int | None
+    predictor: object = None
+    """What it says of a network of its own, unchecked; None in the closed division."""
 
 
 # --- what the referee says ---
@@ -58,7 +62,7 @@ class Snapshot:
 
 def task(
     spec: TrialSpec,
-    layout: list[Message],
+    layout: list[Message] | None,
     *,
     device: str,
     devices: int,
@@ -66,7 +70,10 @@ def task(
     checkpoint: str,
     past: str | None,
 ) -> Message:
-    """Everything that the trainer is told. `checkpoint`, `past`: folders to write its state to, and to go on from."""
+    """Everything that the trainer is told. `checkpoint`, `past`: folders to write its state to, and to go on from.
+
+    `layout`: where its weights go; None: its network is its own.
+    """
     return {
         "layout": layout,
         "workload": spec.workload,
@@ -91,6 +98,7 @@ def task(
             "eval_period": spec.eval_period,
             "evaluate_every_steps": spec.evaluate_every_steps,
             "evaluate_at_steps": spec.evaluate_at_steps,
+            "division": spec.division,
         },
     }
 
@@ -117,6 +125,20 @@ def stop() -> Message:
 def one_line(text: object) -> str:
     """A text of the trainer's as one line that a row can hold."""
     return api.one_line(text)[:_TEXT_AT_MOST]
+
+
+def raised(error: BaseException) -> str:
+    """What was raised, in one line, with the innermost place outside this package and the libraries."""
+    text = api.one_line(error)
+    text = text if len(text) <= 300 else text[:297] + "..."
+    if isinstance(error, HarnessError):
+        return text
+    place = ""
+    ours, libraries = str(Path(__file__).parents[1]), "site-packages"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith((ours, "<")) and libraries not in frame.filename:
+            place = f" ({Path(frame.filename).name}:{frame.lineno})"
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
 
 
 def check_failure(message: Message, *, patience: float) -> None:
@@ -188,7 +210,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["is_finished"],
         message["is_last"],
         {one_line(name): float(value) for name, value in from_json(message["reported"]).items()},
-        *(message.get(name) for name in _MEASURED),
+        *(message.get(name) for name in (*_MEASURED, "predictor")),
     )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from harness.api import DataError, SnapshotError, TrialStatus, visible
 from harness.race import device as devices
 from harness.race import protocol
-from harness.race.channel import Message, SharedWeights
+from harness.race.channel import Message
 from harness.race.clock import ChargedClock, evaluation_due, is_early
-from harness.race.judge import Judge
+from harness.race.judge import Judge, Weights
 from harness.race.outcome import (
     Checkpoint,
     Continuation,
@@ -25,7 +25,8 @@ from harness.race.outcome import (
     StallError,
     TrialSpec,
 )
-from harness.race.process import ServerGone, Trainer, TrainerGone
+from harness.race.prediction.judge import PredictorJudge
+from harness.race.process import ProcessGone, ServerGone, Untrusted
 from harness.race.protocol import Snapshot, TrialEnded
 from harness.race.sandbox import Sandbox
 
@@ -73,14 +74,15 @@ class Referee:
         DisturbedError where the machine has spoilt the trial, NotContinued where the trainer cannot go on from the
         checkpoint, and whatever the callbacks raise; no process is left then.
         """
-        weights = self._judge.shared_weights()
+        judge = self._judge_of(spec, scratch, continuation)
+        weights = judge.shared_weights()
         began = time.monotonic()
         try:
             readable = [Path(spec.submission["folder"]), *([continuation.folder] if continuation else [])]
             trainer = self._sandbox.start(spec.workload, weights, scratch, readable=readable)
             callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
-            trial = _Trial(spec, self._judge, trainer, weights, self._sandbox, written, continuation, callbacks)
+            trial = _Trial(spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks)
             return trial.run(began)
         except BaseException:
             if not self._sandbox.is_idle:  # an interrupt comes anywhere, in the middle of the trainer's end too
@@ -88,6 +90,14 @@ class Referee:
             raise
         finally:
             weights.close()
+            if isinstance(judge, PredictorJudge):
+                judge.close()
+
+    def _judge_of(self, spec: TrialSpec, scratch: Path, past: Continuation | None) -> Judge | PredictorJudge:
+        if spec.division == "closed":
+            return self._judge
+        size = past.checkpoint.predictor_size if past is not None else None
+        return PredictorJudge(self._judge, self._sandbox.predictors, spec, scratch, size)
 
 
 def undisturbed(run: Callable[[], Outcome], say: Callable[[str], object] = lambda _: None) -> Outcome:
@@ -119,9 +129,9 @@ class _Trial:
     def __init__(
         self,
         spec: TrialSpec,
-        judge: Judge,
-        trainer: Trainer,
-        weights: SharedWeights,
+        judge: Judge | PredictorJudge,
+        trainer: Untrusted,
+        weights: Weights,
         sandbox: Sandbox,
         checkpoint_folder: Path,
         continuation: Continuation | None,
@@ -192,6 +202,9 @@ class _Trial:
         outcome.sandboxed = self._sandboxed
         outcome.cpu_seconds = self._cpu_seconds()
         outcome.log = self._trainer.log
+        if isinstance(self._judge, PredictorJudge):
+            outcome.predictor_size = self._judge.size
+            outcome.log += self._judge.log
         return outcome
 
     def _start(self) -> None:
@@ -292,7 +305,7 @@ class _Trial:
         """Stop the trainer, and see what it has used of the processor."""
         try:
             self._trainer.freeze()
-        except TrainerGone as error:
+        except ProcessGone as error:
             raise TrialEnded(TrialStatus.REFUSED, str(error)) from None
         self._cpu = self._trainer.cpu_seconds()
 
@@ -339,6 +352,7 @@ class _Trial:
             total_seconds=self._total_seconds(),
             energy_joules=self._joules(),
             cpu_seconds=self._cpu_seconds(),
+            predictor_size=self._judge.size if isinstance(self._judge, PredictorJudge) else None,
         )
         self._callbacks.checkpoint(checkpoint, self._checkpoint_folder)
         self._run_on(protocol.go())
@@ -377,7 +391,7 @@ class _Trial:
             return None
         except ServerGone as error:
             raise DisturbedError(f"{error}. Close other programs and run the same command again.") from None
-        except TrainerGone as error:
+        except ProcessGone as error:
             raise TrialEnded(TrialStatus.CRASHED, str(error)) from None
         except SnapshotError as error:
             raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {error}") from None
@@ -405,7 +419,7 @@ class _Trial:
                 raise TrialEnded(TrialStatus.REFUSED, f"{early}; the evaluation period is {spec.eval_period:.3f} s")
         self._note(snapshot)
         began = time.monotonic()
-        broken = self._judge.load(self._weights)
+        broken = self._loaded(snapshot)
         if broken is not None:
             raise TrialEnded(TrialStatus.DIVERGED, f"{broken} holds a value that is not finite at step {snapshot.step}")
         validation = self._judge.validation()
@@ -433,6 +447,13 @@ class _Trial:
         outcome.observations.append(observation)
         self._callbacks.evaluation(observation)
         self._after(observation, snapshot, reached=reached)
+
+    def _loaded(self, snapshot: Snapshot) -> str | None:
+        """Take the weights over; returns the name of one that is not finite. Raises TrialEnded where they are none."""
+        try:
+            return self._judge.load(self._weights, snapshot)  # type: ignore[arg-type]
+        except SnapshotError as error:
+            raise TrialEnded(TrialStatus.REFUSED, f"the trainer sent {error}") from None
 
     def _note(self, snapshot: Snapshot) -> None:
         outcome = self._outcome

@@ -1,4 +1,4 @@
-"""Where trainers live: started without the referee's environment, in a group of their own, stopped, killed, reaped."""
+"""Where trainers and predictors live: without the referee's environment, in a group of their own, stopped, reaped."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ import psutil
 import torch
 
 from harness.api import DataError
-from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights, channel_pair
+from harness.race.channel import Channel, ChannelClosed, Message, channel_pair
 from harness.race.device import forks as forks_on
+from harness.race.judge import Weights
 from harness.race.outcome import DisturbedError
-from harness.race.process import Trainer, descendants
+from harness.race.process import Untrusted, descendants
 
 # What a trainer may know of the referee's environment: how to find programs and devices, and the language of messages.
 _PASSED_ON = (
@@ -39,6 +40,8 @@ _TEMPORARY_BYTES = 50
 
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
+
+    Or predictors, of any workload, from a server that has never held an example: those of `predictors`.
 
     `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may
     write; `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm
@@ -67,7 +70,8 @@ class Sandbox:
         self._workload: Message = {}
         self._control: socket.socket | None = None
         self._notices: Channel | None = None
-        self._trainer: Trainer | None = None
+        self._process: Untrusted | None = None
+        self._predictors: Sandbox | None = None
         self._builder: int | None = None
         self._is_noticed = False
         self.missing: str | None = "a server of trainers"
@@ -80,56 +84,92 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(
-        self, workload: Message, weights: SharedWeights, scratch: Path, *, readable: Sequence[Path] = ()
-    ) -> Trainer:
+    def start(self, workload: Message, weights: Weights, scratch: Path, *, readable: Sequence[Path] = ()) -> Untrusted:
         """A new trainer, which waits for its task.
 
         `workload`: what it prepares; `scratch`: the folder that it may write; `readable`: what it sees beside system,
         packages, harness and workload. Its temporary files are elsewhere, since RESULTS may have a long name, and go
         with it.
         """
+        # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
+        content = {name: value for name, value in workload.items() if name != "data_folder"}
+        return self._started("trainer", {"workload": workload}, content, [weights.descriptor], scratch, readable)
+
+    def start_predictor(
+        self,
+        descriptors: Sequence[int],
+        scratch: Path,
+        *,
+        readable: Sequence[Path],
+        private: Path,
+        masked: Sequence[Path],
+    ) -> Untrusted:
+        """A new predictor, which waits for its task, with these open files; it sees no workload and no split.
+
+        `private`: the data folder, which stays out of sight; `masked`: what of the packages holds examples.
+        """
+        hidden = {"masked": [str(path) for path in masked], "data_folder": str(private)}
+        return self._started("predictor", hidden, {}, descriptors, scratch, readable)
+
+    @property
+    def predictors(self) -> Sandbox:
+        """A sandbox like this one whose server has read no data; it ends with this one."""
+        if self._predictors is None:
+            self._predictors = Sandbox(self.device, self.threads, forks=self._forks)
+        self._predictors.memory_bytes, self._predictors.disk_bytes = self.memory_bytes, self.disk_bytes
+        return self._predictors
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every process that was started has been ended."""
+        return self._process is None or self._process.is_over
+
+    def _started(
+        self,
+        role: str,
+        known: Message,
+        content: Message,
+        descriptors: Sequence[int],
+        scratch: Path,
+        readable: Sequence[Path],
+    ) -> Untrusted:
+        """A new process. `known`: what the server is told for it; `content`: of this it takes another server."""
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir(parents=True)
             temporary = _temporary_folder()
         except OSError as error:
             raise DataError(
-                f"{error.filename or scratch}: cannot make a folder for the trainer ({error.strerror}). Check the disk."
+                f"{error.filename or scratch}: cannot make a folder for the {role} ({error.strerror}). Check the disk."
             ) from None
         try:
-            self._trainer = self._start(workload, weights, scratch, temporary, readable)
+            if self._server is None or self._server.poll() is not None or content != self._workload:
+                self._start_server()
+                self._workload = content
+            request = {
+                "role": role,
+                **known,
+                "scratch": str(scratch.resolve()),
+                "temporary": str(temporary),
+                "readable": [str(path) for path in readable],
+            }
+            self._process = self._start(request, descriptors, scratch, temporary)
         except BaseException:
             # An interrupt, too: an answer that nobody has read would be taken for that of the next trial.
             self.close()
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        return self._trainer
+        return self._process
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether every trainer that was started has been ended."""
-        return self._trainer is None or self._trainer.is_over
-
-    def _start(
-        self, workload: Message, weights: SharedWeights, scratch: Path, temporary: Path, readable: Sequence[Path]
-    ) -> Trainer:
-        # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
-        content = {name: value for name, value in workload.items() if name != "data_folder"}
-        is_used = content != self._workload
-        if self._server is None or self._server.poll() is not None or is_used:
-            self._start_server()
-            self._workload = content
+    def _start(self, request: Message, descriptors: Sequence[int], scratch: Path, temporary: Path) -> Untrusted:
+        role = request["role"]
         assert self._server is not None
         assert self._control is not None
         assert self._notices is not None
         channel, theirs = channel_pair()
         log_read, log_write = os.pipe()
         request = {
-            "workload": workload,
-            "scratch": str(scratch.resolve()),
-            "temporary": str(temporary),
-            "readable": [str(path) for path in readable],
+            **request,
             "is_open": self.missing is not None,
             "gpus": self.device.type == "cuda",
             "memory_bytes": self.memory_bytes,
@@ -137,7 +177,7 @@ class Sandbox:
             "limit_memory": self.device.type == "cpu",
         }
         try:
-            passed = [theirs.fileno(), weights.descriptor, log_write]
+            passed = [theirs.fileno(), *descriptors, log_write]
             socket.send_fds(self._control, [json.dumps(request).encode()], passed)
         except OSError as error:
             raise DisturbedError(f"{_GONE} ({error.strerror}). Run the same command again.") from None
@@ -146,19 +186,19 @@ class Sandbox:
             os.close(log_write)
         try:
             answer = self._notices.receive(time.monotonic() + _START_SECONDS)
-            while "exited" in answer:  # a trainer before this one, whose end was not waited for
+            while "exited" in answer:  # a process before this one, whose end was not waited for
                 answer = self._notices.receive(time.monotonic() + _START_SECONDS)
         except ChannelClosed:
             raise DisturbedError(f"{_GONE}. Run the same command again.") from None
         except TimeoutError:
-            answer = {"error": "the trainers' server does not answer"}
+            answer = {"error": f"the server of {role}s does not answer"}
         if "pid" not in answer:
             self.close()  # whatever it lacks, a new server may have
             raise DataError(f"{answer['error']}. Close other programs and run the same command again.")
         if not answer["is_ready"]:
             self._workload = {}  # what was wrong with the data may have been mended by the next trial
         has_ranks = self.devices > 1
-        return Trainer(
+        return Untrusted(
             answer["pid"],
             self._server.pid,
             channel,
@@ -171,6 +211,7 @@ class Sandbox:
             keeper=answer["keeper"],
             scratch=scratch,
             disk_bytes=self.disk_bytes,
+            role=role,
         )
 
     def notice(self) -> str | None:
@@ -184,8 +225,13 @@ class Sandbox:
         )
 
     def close(self) -> None:
-        """End the server and everything below it."""
-        self._trainer = None
+        """End the servers and everything below them."""
+        self._end_server()
+        if self._predictors is not None:
+            self._predictors.close()
+
+    def _end_server(self) -> None:
+        self._process = None
         if self._server is None:
             return
         server, control = self._server, self._control
@@ -202,7 +248,7 @@ class Sandbox:
             server.wait()
 
     def _start_server(self) -> None:
-        self.close()
+        self._end_server()
         self._control, theirs = socket.socketpair()
         self._notices = Channel(self._control)
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

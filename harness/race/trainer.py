@@ -21,8 +21,7 @@ import numpy.ma  # np.percentile imports it when it is first called, which would
 import torch
 from torch import nn
 
-from harness import api
-from harness.api import Examples, HarnessError, Hyperparameters, SnapshotError, Target, Workload
+from harness.api import Examples, Hyperparameters, SnapshotError, Target, Workload
 from harness.plugins.entries import create_workload
 from harness.plugins.optimizer_entry import Entry
 from harness.plugins.submission import train_function
@@ -30,7 +29,8 @@ from harness.race import device as devices
 from harness.race import torchrun
 from harness.race.channel import Channel, ChannelClosed, Message, SharedWeights
 from harness.race.confinement.training_split import TrainingSplit
-from harness.race.protocol import as_json
+from harness.race.prediction.memory import OwnWeights
+from harness.race.protocol import as_json, raised
 from harness.trial.checkpoint import CannotContinue, State, read_state, write_state
 from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
 from harness.trial.order import stream_seed
@@ -145,7 +145,11 @@ class _HandOver:
         # A fork of the submission must not speak in its name.
         os.register_at_fork(after_in_child=channel.close)
         self._channel = channel
-        self._weights = SharedWeights.attach(task["layout"], weights_descriptor)
+        self._weights: SharedWeights | OwnWeights = (
+            OwnWeights(weights_descriptor)
+            if task["layout"] is None
+            else SharedWeights.attach(task["layout"], weights_descriptor)
+        )
         self._device = device
         self._stage = devices.HandOverStage(device)
         self._process = os.getpid()
@@ -169,10 +173,16 @@ class _HandOver:
         """The same, with the memory of all devices."""
         if os.getpid() != self._process:  # a fork of the submission must not write over its parent's weights
             raise ChannelClosed
-        self._weights.write(self._stage.bring(model.state_dict()))
+        state = self._stage.bring(model.state_dict())
+        own = {}
+        if isinstance(self._weights, OwnWeights):
+            own = {"predictor": {"layout": self._weights.write(state), "settings": progress.settings}}
+        else:
+            self._weights.write(state)
         self._channel.send(
             {
                 "type": "snapshot",
+                **own,
                 "step": progress.step,
                 "examples": progress.examples,
                 "is_finished": progress.is_finished,
@@ -218,7 +228,7 @@ class _Checkpoints:
         except Exception as error:
             # A state_dict that raises, a state that cannot be pickled, a full disk: a checkpoint is no result, so the
             # trial goes on without.
-            print(f"no checkpoint here; a kill takes the trial back to an earlier one, or its start: {one_line(error)}")
+            print(f"no checkpoint here; a kill takes the trial back to an earlier one, or its start: {raised(error)}")
             failed = 1
         if self._ranks is not None:
             failed = self._ranks.total(failed) or 0
@@ -281,21 +291,7 @@ def _failure(error: BaseException) -> Message:
         kind = "refused"
     elif isinstance(error, CannotContinue):
         kind = "not_continued"
-    return {"type": kind, "reason": one_line(error)}
-
-
-def one_line(error: BaseException) -> str:
-    """What was raised, in one line, with the innermost place outside this package and the libraries."""
-    text = api.one_line(error)
-    text = text if len(text) <= 300 else text[:297] + "..."
-    if isinstance(error, HarnessError):
-        return text
-    place = ""
-    ours, libraries = str(Path(__file__).parents[1]), "site-packages"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith((ours, "<")) and libraries not in frame.filename:
-            place = f" ({Path(frame.filename).name}:{frame.lineno})"
-    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
+    return {"type": kind, "reason": raised(error)}
 
 
 if __name__ == "__main__":

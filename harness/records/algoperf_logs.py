@@ -193,6 +193,7 @@ def _rows(logged: LoggedTrial, target: Target, rules: ScoringRules) -> tuple[Row
         "threads": meta.whole("cpu_count", 0, most=_LARGEST_INT32),
         "frozen": False,
         "sandboxed": False,
+        "division": "closed",
         "versions": json.dumps(versions),
         "git_revision": meta.text("git_commit_hash"),
         "submission_hash": SOURCE,

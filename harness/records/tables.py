@@ -28,7 +28,7 @@ from harness.api import DataError
 from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _VERSION_KEY = b"timetrial_schema_version"
 _FILE_KEY = b"timetrial_file"
 _LEVELS = ("workload=", "submission=")
@@ -45,6 +45,7 @@ TRIALS = pa.schema(
         pa.field("study_seed", pa.int64(), nullable=False),  # what `seed=` of make bench was; -1: not known
         pa.field("hyperparameters", pa.string(), nullable=False),  # JSON
         pa.field("overrides", pa.string(), nullable=False),  # JSON: what `hp.` of make bench set; empty: not known
+        pa.field("division", pa.string(), nullable=False),  # whose network was trained: closed, the workload's; or open
         # how it ended
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
@@ -77,6 +78,9 @@ TRIALS = pa.schema(
         pa.field("peak_host_bytes", pa.int64()),
         pa.field("peak_device_bytes", pa.int64()),
         pa.field("energy_joules", pa.float64()),
+        # of the network that was judged last, where it is the submission's own: buffers, and for bytes settings, count
+        pa.field("predictor_parameters", pa.int64()),
+        pa.field("predictor_bytes", pa.int64()),
         pa.field("resumes", pa.int32(), nullable=False),  # how often a killed trial went on from a checkpoint
         # where and with what
         pa.field("hardware", pa.string(), nullable=False),
@@ -131,6 +135,9 @@ _ADDED = {
     "workload_version": (4, None),
     "identity": (4, None),
     "checksum": (4, None),
+    "division": (5, "closed"),
+    "predictor_parameters": (5, None),
+    "predictor_bytes": (5, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

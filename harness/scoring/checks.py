@@ -27,7 +27,10 @@ TRIAL_COLUMNS = [
 EVALUATION_COLUMNS = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "validation"]
 """What scoring reads of the evaluations table."""
 
-COMBINATION = ["ruleset", "ruleset_version", "hardware", "hardware_fingerprint", "unofficial", "sandboxed"]
+COMBINATION = [
+    *("ruleset", "ruleset_version", "division"),
+    *("hardware", "hardware_fingerprint", "unofficial", "sandboxed"),
+]
 """Rows that differ in one of these are never ranked together."""
 
 _MAY_HAVE_NO_VALUE = ("diverged", "crashed")

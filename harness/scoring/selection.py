@@ -1,4 +1,4 @@
-"""Which rows may be ranked together: one ruleset, one hardware, one content of each workload and submission.
+"""Which rows may be ranked together: one ruleset, division, hardware, and content of each workload and submission.
 
 Of a submission on a workload one run counts, whole: the trials of one seed and one set of overrides.
 """
@@ -54,6 +54,7 @@ def comparable(
     trials: pd.DataFrame,
     *,
     ruleset: str | None = None,
+    division: str | None = None,
     hardware: str | None = None,
     workloads: list[str] | None = None,
     submissions: list[str] | None = None,
@@ -72,6 +73,7 @@ def comparable(
     rows = _named(trials, "workload", workloads)
     rows = _named(rows, "submission", submissions)
     rows = _named(rows, "ruleset", None if ruleset is None else [ruleset])
+    rows = _named(rows, "division", None if division is None else [division])
     rows = rows if hardware is None else _of_hardware(rows, hardware)
     rows = _left_out(rows, rows["evaluate_every_steps"].isna(), notes, "evaluated by steps, a development switch")
     if rows.empty:
@@ -134,12 +136,14 @@ def _one_combination(rows: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame
     last_use = rows.groupby(COMBINATION, observed=True)["started_at"].max().sort_values(kind="stable")
     newest = dict(zip(COMBINATION, last_use.index[-1], strict=True))
     others = [
-        f"ruleset={ruleset} v{version} hardware={hardware} ({fingerprint[:8]}{', unofficial' if unofficial else ''}"
-        f"{', sandboxed' if sandboxed else ', not sandboxed'})"
-        for ruleset, version, hardware, fingerprint, unofficial, sandboxed in last_use.index[:-1]
+        f"ruleset={ruleset} v{version} division={division} hardware={hardware} ({fingerprint[:8]}"
+        f"{', unofficial' if unofficial else ''}{', sandboxed' if sandboxed else ', not sandboxed'})"
+        for ruleset, version, division, hardware, fingerprint, unofficial, sandboxed in last_use.index[:-1]
     ]
     if others:
-        notes.append(f"not ranked with these, choose by ruleset= or hardware=: {'; '.join(reversed(others))}")
+        notes.append(
+            f"not ranked with these, choose by ruleset=, division= or hardware=: {'; '.join(reversed(others))}"
+        )
     keep = pd.Series(True, rows.index)
     for column, value in newest.items():
         keep &= rows[column] == value

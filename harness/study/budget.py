@@ -17,6 +17,7 @@ from harness.plugins.submission import Submission, copy_of, files_of
 from harness.race.channel import SharedWeights
 from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
+from harness.race.protocol import Snapshot
 from harness.race.referee import Referee, undisturbed
 from harness.race.sandbox import shared_sandbox
 from harness.study.identity import Study, workload_hash
@@ -52,6 +53,7 @@ def trial_spec(
             "folder": str(submission.folder),
             "entry": submission.entry.message() if submission.entry is not None else None,
             "api": submission.api,
+            "division": submission.division,
         },
         hyperparameters=hyperparameters,
         seed=seed,
@@ -181,10 +183,10 @@ class _Timekeeper(Judge):
     """Judges nothing: takes snapshots, so that hand-over costs what it costs, and lets the clock run on."""
 
     def __init__(self, workload: Workload, metric: str) -> None:
-        self._model = workload.build_model()
+        self.model = workload.build_model()
         self._metric = metric
 
-    def load(self, weights: SharedWeights) -> str | None:  # noqa: ARG002 - the judge's signature
+    def load(self, weights: SharedWeights, snapshot: Snapshot) -> str | None:  # noqa: ARG002 - the judge's signature
         """Look away."""
         return None
 

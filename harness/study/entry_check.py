@@ -1,4 +1,4 @@
-"""Says before any trial which submissions name an optimizer class that cannot run, and the YAML that would."""
+"""Says before any trial which submissions cannot run: where, or with which optimizer class, and the YAML that would."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from harness.plugins.optimizer_check import check, in_one_line
 from harness.plugins.optimizer_entry import is_own
 from harness.plugins.submission import load_submission
 from harness.records.tables import Records
+from harness.study.division import check_division
 from harness.study.identity import Study, describe, trial_key
 
 
 def check_entries(studies: Sequence[StudyConfig]) -> None:
-    """Raise ConfigError where a class of a library that has trials to run fails on a tiny problem.
+    """Raise ConfigError where a class of a library that has trials to run fails on a tiny problem, or no division fits.
 
     Classes in files of a submission are left to its trials: what is the submission's own runs nowhere else.
     """
     waiting: dict[str, Study] = {}
     for config in studies:
         submission = load_submission(config.submission)
+        check_division(config, submission, config.hardware.devices)
         if submission.entry is None or config.submission in waiting:
             continue
         if any(is_own(part.entry, submission.folder) for part in submission.entry.parts):

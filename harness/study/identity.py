@@ -15,6 +15,7 @@ from harness.plugins.search import deal
 from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
 from harness.records.tables import Records, TrialKey
+from harness.study.division import check_division, check_reference
 from harness.study.machine.hardware import Machine, departures, this_machine
 
 
@@ -40,8 +41,10 @@ def describe(config: StudyConfig) -> Study:
     """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
     submission = load_submission(config.submission)
     hardware = config.hardware
+    check_division(config, submission, hardware.devices)
     machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
     reference = load_submission(config.ruleset.reference)
+    check_reference(reference)
     frozen, why_not = _frozen_seconds(hardware, config.workload, reference)
     unofficial = []
     if hardware.machine is not None:

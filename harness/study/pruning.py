@@ -65,6 +65,7 @@ def board_limit_of(study: Study, records: Records) -> Limit:
         "workload": config.workload.name,
         "ruleset": config.ruleset.name,
         "ruleset_version": config.ruleset.version,
+        "division": study.submission.division,
         "hardware": machine.hardware,
         "hardware_fingerprint": machine.fingerprint,
         "workload_hash": workload_hash(config.workload),

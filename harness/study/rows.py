@@ -66,6 +66,7 @@ def trial_row(
     """One row of the trials table."""
     config, machine = study.config, study.machine
     target = config.workload.target
+    parameters, size = outcome.predictor_size or (None, None)
     return {
         "trial_id": key.trial_id,
         "ruleset": config.ruleset.name,
@@ -76,6 +77,7 @@ def trial_row(
         "study_seed": config.seed,
         "overrides": json.dumps(_overrides(study), sort_keys=True),
         "hyperparameters": json.dumps(study.points[trial], sort_keys=True),
+        "division": study.submission.division,
         "status": str(outcome.status),
         "reason": outcome.reason,
         "pruned_by": outcome.pruned_by,
@@ -99,6 +101,8 @@ def trial_row(
         "peak_host_bytes": outcome.peak_host_bytes,
         "peak_device_bytes": outcome.peak_device_bytes,
         "energy_joules": outcome.energy_joules,
+        "predictor_parameters": parameters,
+        "predictor_bytes": size,
         "resumes": outcome.resumes,
         "hardware": machine.hardware,
         "hardware_fingerprint": machine.fingerprint,

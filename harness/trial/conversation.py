@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from harness.api import Target
+from harness.api import Division, Target
 from harness.trial.checkpoint import State
 
 
@@ -41,6 +41,7 @@ class Conditions:
     evaluate_every_steps: int | None = None
     evaluate_at_steps: Sequence[int] | None = None
     """Rising. With either of the two, evaluations go by steps instead of the clock."""
+    division: Division = "closed"
 
     @property
     def is_by_steps(self) -> bool:
@@ -77,6 +78,8 @@ class Progress:
     is_last: bool
     """Whether the budget has no room for another step and its hand-over."""
     reported: dict[str, float]
+    settings: Mapping[str, Any] | None = None
+    """What the source of a network of its own rebuilds it from; None in the closed division."""
 
 
 class HandOver(Protocol):

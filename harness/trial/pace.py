@@ -6,13 +6,16 @@ The submission's side of it is `trial.py`.
 from __future__ import annotations
 
 import array
+import json
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from harness.api import ConfigError
 from harness.trial.checkpoint import (
     CannotContinue,
     Named,
@@ -90,6 +93,7 @@ class Pace:
         self.step_ends: array.array[float] = array.array("d")
         """Charged seconds at the end of each step, on the trainer's clock, for the record."""
         self._model = model
+        self._own: tuple[nn.Module, Mapping[str, Any]] | None = None
         self._streams = streams
         self._conditions = conditions
         self._hand_over = hand_over
@@ -104,6 +108,21 @@ class Pace:
         self._budget_ends_at = 0.0
         self._look_at_budget_at = 0.0
         self._hand_over_seconds = 0.0
+
+    def judge_own(self, module: nn.Module, settings: Mapping[str, Any]) -> None:
+        """Have this module judged. Raises ConfigError in the closed division, or for settings that are no JSON."""
+        if self._conditions.division == "closed":
+            raise ConfigError(
+                "trial.hand_over(module, settings) is of the open division: the closed one judges trial.model. Write "
+                "division: open into submission.yaml, and put a predictor.py beside it."
+            )
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"trial.hand_over got a {type(module).__name__}. Give a torch.nn.Module.")
+        try:
+            written = json.loads(json.dumps(dict(settings)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"trial.hand_over: settings are no JSON ({error}). Use numbers and texts.") from None
+        self._own = module, written
 
     # --- steps and the clock ---
 
@@ -192,8 +211,9 @@ class Pace:
         began = self._own_seconds()
         for function in self.before:
             function()
-        progress = Progress(self.step, self.examples, is_finished, is_last, self.reported.take())
-        word = self._hand_over(self._model, progress)
+        model, settings = self._judged()
+        progress = Progress(self.step, self.examples, is_finished, is_last, self.reported.take(), settings)
+        word = self._hand_over(model, progress)
         if word is None:
             self.is_over = True
             raise TrialOver
@@ -208,6 +228,17 @@ class Pace:
             kept = self._checkpoints.write(self._state)
             if kept is not None:
                 self._run_on(kept)
+
+    def _judged(self) -> tuple[nn.Module, Mapping[str, Any] | None]:
+        """What is handed over, and the settings that its source rebuilds it from."""
+        if self._conditions.division == "closed":
+            return self._model, None
+        if self._own is None:
+            raise ConfigError(
+                "an evaluation is due and there is no network to judge. A submission of the open division calls "
+                "trial.hand_over(module, settings) before its first step ends."
+            )
+        return self._own
 
     # --- going on after a kill ---
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import array
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from harness.trial.pace import Pace, Streams
 from harness.trial.parameter_kinds import kinds_of
 from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
+from harness.trial.passes.modes import in_eval_mode
 from harness.trial.passes.pinned import pinned
 from harness.trial.ranks import Ranks
 
@@ -197,6 +199,17 @@ class Trial:
         batch = self.train_set.gather(torch.arange(min(2, len(self.train_set)), device=self.device))
         return input_layers(self.model, lambda: self.outputs(batch))
 
+    def example_shapes(self) -> tuple[torch.Size, torch.Size]:
+        """Shapes of the inputs and of the outputs of one example, for networks of your own.
+
+        Makes one forward pass of the model on two examples. Raises ConfigError where batches have no `inputs`.
+        """
+        batch = self.train_set.gather(torch.arange(min(2, len(self.train_set)), device=self.device))
+        if "inputs" not in batch:
+            raise ConfigError(f"batches have no 'inputs' here, but {', '.join(batch)}. Take the shapes of these.")
+        with in_eval_mode(self.model), torch.no_grad():
+            return batch["inputs"].shape[1:], self.outputs(batch).shape[1:]
+
     # --- the clock ---
 
     @property
@@ -296,6 +309,15 @@ class Trial:
         as such. What is no number is said once in the trial's log and left out: a diagnostic never ends a trial.
         """
         self._pace.reported.add(scalars)
+
+    def hand_over(self, module: nn.Module, settings: Mapping[str, Any]) -> None:
+        """Have `module` judged in place of the model, from the next evaluation on: the open division alone.
+
+        At each evaluation its `state_dict` goes to the referee. In another process, which trains nothing, predictor.py
+        makes it anew by `build(settings)`, loads that state, and says `predict(inputs)` of held-out inputs.
+        `settings`: what JSON can hold. Raises ConfigError where it cannot, and in the closed division.
+        """
+        self._pace.judge_own(module, settings)
 
     def finish(self) -> None:
         """Say that nothing is left to do: the weights as they are now are judged. Raises TrialOver, the normal end."""

@@ -68,6 +68,26 @@ def test_every_ruleset_and_hardware_is_a_board_the_one_used_last_first(boards):
     assert [board.selection.combination["hardware"] for board in boards] == ["desk", "cluster"]
 
 
+def test_the_open_division_has_a_board_of_its_own_with_the_size_of_each_network(tmp_path):
+    sizes = {"predictor_parameters": 1_234_567, "predictor_bytes": 4_938_300}
+    rows = [trial_rows("digits", "adamw", 60.0), trial_rows("digits", "own", 20.0, division="open", **sizes)]
+    write(tmp_path / "runs", rows)
+    boards = build_boards(Choice(results=str(tmp_path)))
+    assert [(board.is_open, board.submissions) for board in boards] in (
+        [(False, ["adamw"]), (True, ["own"])],
+        [(True, ["own"]), (False, ["adamw"])],
+    )
+    assert ["open division" in board.label for board in boards] == [board.is_open for board in boards]
+    (opened,) = build_boards(Choice(results=str(tmp_path), division="open"))
+    page = write_site([opened], tmp_path / "board").read_text(encoding="utf-8")
+    assert '<td class="n">1,234,567</td><td class="n">4,938,300</td>' in page
+    assert "Bytes" in page
+    table = pd.read_csv(tmp_path / "board" / "data" / "leaderboard.csv")
+    assert table["predictor_parameters"].tolist() == [1_234_567]
+    closed = build_boards(Choice(results=str(tmp_path), division="closed"))
+    assert "Bytes" not in write_site(closed, tmp_path / "board").read_text(encoding="utf-8")
+
+
 def test_rules_with_two_readings_give_two_boards_that_name_them(tmp_path):
     write(tmp_path / "runs", [trial_rows("ogbg", "a", 10.0, ruleset="algoperf_v0_5")])
     boards = build_boards(Choice(results=str(tmp_path)))

@@ -72,13 +72,29 @@ def test_rows_that_were_evaluated_by_steps_are_never_ranked(runs):
     assert "left out: 1 trial evaluated by steps" in text
 
 
-@pytest.mark.parametrize("change", [{"hardware": "cluster"}, {"hardware_fingerprint": "ffff"}, {"ruleset": "external"}])
-def test_rows_of_other_hardware_or_rulesets_are_named_and_not_ranked_together(runs, change):
+@pytest.mark.parametrize(
+    "change",
+    [{"hardware": "cluster"}, {"hardware_fingerprint": "ffff"}, {"ruleset": "external"}, {"division": "open"}],
+)
+def test_rows_of_other_hardware_rulesets_or_divisions_are_named_and_not_ranked_together(runs, change):
     write(runs, [trial_rows("digits", "sgd", 1.0, trial_id="other", started_at=LATER, **change)])
     text = printed(runs)
     assert re.search(r"1 +│ sgd +│ 1\.0000", text), "the combination used last is ranked"
     assert "adamw" not in text
     assert "not ranked with these" in text
+
+
+def test_a_board_of_the_open_division_says_so_and_how_large_the_networks_are(runs):
+    sizes = {"predictor_parameters": 1_234_567, "predictor_bytes": 4_938_300}
+    opened = trial_rows("digits", "boosted", 1.0, trial_id="other", started_at=LATER, division="open", **sizes)
+    write(runs, [opened])
+    text = printed(runs)
+    assert text.startswith("open division, ruleset quick")
+    assert re.search(r"boosted +│ 1\.0000 .*│ +1,234,567 │ +4,938,300 │", text)
+    closed = printed(runs, division="closed")
+    assert "adamw" in closed
+    assert "boosted" not in closed
+    assert "bytes" not in closed
 
 
 def test_another_combination_is_chosen_by_its_name(runs):

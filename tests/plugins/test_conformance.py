@@ -35,6 +35,7 @@ FAULTS = {
     "needs_a_matrix": ("trains", r"one_dimensional: ValueError: optimizer got an empty parameter list \(submission"),
     "returns_early": ("trains", r"train returned after 50 steps, before its trial was over"),
     "replaces_the_model": ("trains", r"trial\.model was replaced, but the model that it was is judged"),
+    "rebuilds_another": ("trains", r"batch_norm: what build\(settings\) returned does not take the weights: .* size"),
     "steps_on_a_copy": ("moves", r"after 120 steps the judged weights are those of the start"),
     "unseeded": ("repeats", r"the same seed gave another 0\.weight when it ran again\. Draw from trial\.generator"),
     "not_resumable": ("resumes", r"there are no checkpoints\. Name by trial\.resumable"),
@@ -78,6 +79,20 @@ def changed(tmp_path: Path, name: str, **texts: tuple[str, str]) -> Path:
 
 def failures(checks: Iterator[Check]) -> list[tuple[str, str]]:
     return [(check.name, check.said) for check in checks if check.outcome is Outcome.FAILED]
+
+
+def test_an_open_submission_that_trains_another_network_than_it_hands_over_is_found(tmp_path: Path):
+    folder = tmp_path / "untrained"
+    shutil.copytree(WRONG / "rebuilds_another", folder)
+    for name, old, new in (
+        ("predictor.py", 'settings["width"] + 1', 'settings["width"]'),
+        ("submission.py", "trial.hand_over(network,", "trial.hand_over(Network(**settings),"),
+    ):
+        path = folder / name
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    failed = next(check for check in checks_of(folder, tmp_path / "scratch") if check.outcome is Outcome.FAILED)
+    assert (failed.name, failed.problem) == ("moves", "batch_norm")
+    assert failed.said.startswith("the network that was handed over first and last is the same")
 
 
 def test_comments_and_docstrings_may_say_where_a_method_was_tuned(tmp_path: Path):

@@ -335,6 +335,31 @@ def test_the_hash_follows_names_and_bytes_of_the_files_and_nothing_else(tmp_path
     assert load_submission(str(copy)).content_hash not in (first, renamed)
 
 
+@pytest.mark.parametrize(
+    ("yaml", "predictor", "complaint"),
+    [
+        ("division: shut", "def build(settings): ...", "submission.yaml: division is 'shut'. Use one of closed, open."),
+        ("division: open", None, "is of the open division and has no predictor.py. Write one, with a build(settings)"),
+        ("division: open", "x = 1", "predictor.py:1: there is no top-level function build(settings). Define it."),
+        ("division: open", "\ndef build(): ...", "predictor.py:2: build() cannot be called with one argument. Define"),
+        ("division: open\napi: algoperf", "def build(settings): ...", "division: open goes with a submission.py alone"),
+    ],
+)
+def test_an_open_submission_needs_a_predictor_that_builds(tmp_path: Path, yaml, predictor, complaint):
+    folder = write(tmp_path / "mine", yaml=f"{YAML}{yaml}\n")
+    if predictor is not None:
+        (folder / "predictor.py").write_text(predictor)
+    assert complaint in complaint_about(folder)
+
+
+def test_a_submission_is_of_the_closed_division_unless_it_says_otherwise(tmp_path: Path):
+    folder = write(tmp_path / "mine")
+    assert load_submission(str(folder)).division == "closed"
+    (folder / "predictor.py").write_text("def build(settings): ...")
+    write(folder, yaml=f"{YAML}division: open\n")
+    assert load_submission(str(folder)).division == "open"
+
+
 def test_a_submission_travels_to_another_process(tmp_path: Path):
     submission = load_submission(str(write(tmp_path / "mine")))
     assert pickle.loads(pickle.dumps(submission)) == submission

@@ -18,7 +18,7 @@ FIRST_DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 _TRIAL: Row = {
     "ruleset": "quick", "ruleset_version": 1, "study": 0, "trial": 0, "seed": 1, "hyperparameters": "{}",
-    "study_seed": 0, "overrides": "{}",
+    "study_seed": 0, "overrides": "{}", "division": "closed",
     "status": "reached", "reason": "", "pruned_by": None,
     "target_metric": "error", "target_goal": "min", "target_validation": TARGET, "target_test": None,
     "max_runtime": MAX_RUNTIME, "eval_period": EVAL_PERIOD, "evaluate_every_steps": None,

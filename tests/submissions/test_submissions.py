@@ -51,14 +51,17 @@ def test_the_training_of_a_submission_keeps_the_contract(
     problem: str,
     candidate_of: Callable[[str], Candidate],
 ):
-    assert fault_of(candidate_of(name), problem) is None
+    candidate = candidate_of(name)
+    if problem not in candidate.problems:
+        pytest.skip(f"{problem} has no open division")
+    assert fault_of(candidate, problem) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_submission_reads_all_of_its_hyperparameters(name: str, candidate_of: Callable[[str], Candidate]):
     candidate = candidate_of(name)
-    for problem in PROBLEMS:
+    for problem in candidate.problems:
         candidate.whole(problem)
     assert unread(candidate) is None
 

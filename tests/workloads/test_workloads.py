@@ -86,6 +86,19 @@ def test_every_parameter_has_a_kind_and_one_weight_is_the_output_layer(name: str
 
 
 @each_workload
+def test_where_there_is_an_open_division_inputs_alone_make_the_outputs(name: str):
+    if not made(name).has_open_division:
+        pytest.skip("a prediction needs more than its inputs, or they tell its targets")
+    model = model_of(name).eval()
+    batch = batch_of(name, 2, "validation")
+    with torch.no_grad():
+        alone = made(name).outputs(model, {"inputs": batch["inputs"]})
+        assert torch.equal(alone, made(name).outputs(model, batch))
+        assert made(name).decoded_metrics(model, split_of(name, "validation")) == {}
+    assert batch["inputs"].shape[1:] == batch_of(name, 3, "test")["inputs"].shape[1:]
+
+
+@each_workload
 def test_each_split_is_the_one_that_its_yaml_names(name: str):
     assert {split: split_of(name, split).digest() for split in SPLITS} == config(name).data
 

@@ -15,6 +15,7 @@ class Classification(Workload):
     """Softmax cross-entropy over classes; metric `error`, the share of examples whose largest output is wrong."""
 
     loss_kind: ClassVar[LossKind] = LossKind.SOFTMAX_CROSS_ENTROPY
+    has_open_division = True
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
         """Cross-entropy of each example in nats.

@@ -32,7 +32,7 @@ from harness.study.verification.rerun import Recorded
 from harness.study.verification.verify import Verification, verify
 
 _SAMPLE = 10
-_OF_ROWS = ("suite", "workload", "submission", "ruleset", "hardware")
+_OF_ROWS = ("suite", "workload", "submission", "ruleset", "division", "hardware")
 _OWN = ("trial", "board", "sample", "draw", "results", *_OF_ROWS)
 
 
@@ -74,6 +74,7 @@ def _verify_board(choice: Choice, given: Mapping[str, str], rest: Sequence[str],
         selection = comparable(
             trials,
             ruleset=choice.ruleset,
+            division=choice.division,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,

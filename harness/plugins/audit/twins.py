@@ -72,6 +72,11 @@ class Twin(Workload):
         """That of the original: what a submission may branch on."""
         return self._original.loss_kind
 
+    @property
+    def has_open_division(self) -> bool:  # type: ignore[override]
+        """That of the original, of whose `inputs` its own are made."""
+        return self._original.has_open_division
+
     def sources(self) -> list[DataSource]:
         """Those of the original."""
         return self._original.sources()

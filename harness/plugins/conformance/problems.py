@@ -56,6 +56,8 @@ class TinyClassification(Workload):
 class Stripes(TinyClassification):
     """Tells 8x8 images with horizontal stripes from vertical ones: a convolution with batch norm, two linear layers."""
 
+    has_open_division = True
+
     def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Stripes under noise of one and a half times their height."""
         targets = torch.arange(count) % 2
@@ -143,6 +145,8 @@ class _TiedAttention(nn.Module):
 
 class Vectors(TinyClassification):
     """Three classes from twelve numbers, each scaled and shifted: a model of one-dimensional parameters alone."""
+
+    has_open_division = True
 
     def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Four numbers of each class are higher where it is the one."""

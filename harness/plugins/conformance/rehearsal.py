@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.api import Hyperparameters, Target, Workload
 from harness.plugins.conformance.problems import Stripes
+from harness.plugins.own_network import predicted, rebuilt
 from harness.plugins.submission import TrainFunction
 from harness.trial.checkpoint import State, read_state, write_state
 from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
@@ -61,19 +63,28 @@ class Rehearsal:
     """One trial of STEPS steps: validation losses (the first before any step), and what was handed over and named."""
 
     def __init__(
-        self, workload: Workload | None = None, *, seed: int = 1, checkpoints: Checkpoints | None = None
+        self,
+        workload: Workload | None = None,
+        *,
+        seed: int = 1,
+        checkpoints: Checkpoints | None = None,
+        rebuilt_from: Path | None = None,
     ) -> None:
+        """`rebuilt_from`: the directory of a submission of the open division, whose own network is judged."""
         self.losses: list[float] = []
         self.weights: list[dict[str, Tensor]] = []
         self.reported: list[dict[str, float]] = []
         self.resumable: dict[str, object] = {}
+        self._rebuilt_from = rebuilt_from
         self._workload = workload if workload is not None else Stripes()
-        self._validation = self._workload.load("validation", Path())
+        validation = self._workload.load("validation", Path())
+        self._batch = validation.gather(torch.arange(len(validation)))
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
         self.model = self._workload.build_model()
-        """The one that is judged."""
+        """The workload's own, which is judged in the closed division."""
+        self.judged: nn.Module = self.model
         self.trial = _NamingTrial(
             self._workload,
             self.model,
@@ -87,6 +98,7 @@ class Rehearsal:
                 budget_seconds=60.0,
                 eval_period=60.0,
                 evaluate_every_steps=STEPS // EVALUATIONS,
+                division="closed" if rebuilt_from is None else "open",
             ),
             self._judge,
             None,
@@ -97,7 +109,7 @@ class Rehearsal:
 
     def run(self, train: TrainFunction, hp: Hyperparameters) -> Rehearsal:
         """Train to the end; returns itself. Raises what the submission raises."""
-        self.losses.append(self._validation_loss(self.model))
+        self.losses.append(self._loss(self.model))
         self.trial.go(Go(0.0))
         with contextlib.suppress(TrialOver):
             train(self.trial, hp)
@@ -110,23 +122,34 @@ class Rehearsal:
         return [after - before for before, after in pairwise(ends) if after > before]
 
     def _judge(self, model: nn.Module, progress: Progress) -> Go | None:
+        self.judged = model
         self.weights.append(_copied(model))
-        self.losses.append(self._validation_loss(model))
+        self.losses.append(self._loss(model) if progress.settings is None else self._loss_rebuilt(progress.settings))
         self.reported.append(progress.reported)
         if progress.step >= STEPS:
             return None
         return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
 
-    def _validation_loss(self, model: nn.Module) -> float:
-        batch = self._validation.gather(torch.arange(len(self._validation)))
+    def _loss(self, model: nn.Module) -> float:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         with torch.no_grad():
-            outputs = self._workload.outputs(model, batch)
-            loss = self._workload.metrics(self._workload.statistics(outputs, batch))["loss"]
+            loss = self._loss_of(self._workload.outputs(model, self._batch))
         for module, was_training in modes:
             module.training = was_training
         return loss
+
+    def _loss_rebuilt(self, settings: Mapping[str, Any]) -> float:
+        """That of the network as another process would have it."""
+        assert self._rebuilt_from is not None
+        with torch.no_grad(), torch.random.fork_rng():
+            wanted = self._workload.outputs(self.model, self._batch)
+            network = rebuilt(self._rebuilt_from, settings, self.weights[-1])
+            outputs = predicted(network, self._batch["inputs"], shape=wanted.shape[1:], dtype=wanted.dtype)
+        return self._loss_of(outputs)
+
+    def _loss_of(self, outputs: Tensor) -> float:
+        return self._workload.metrics(self._workload.statistics(outputs, self._batch))["loss"]
 
 
 class _NamingTrial(Trial):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from harness.plugins.conformance.check import Check, Outcome, judged, line_of, w
 from harness.plugins.conformance.problems import PROBLEMS
 from harness.plugins.conformance.rehearsal import EVALUATIONS, STEPS, Checkpoints, Rehearsal
 from harness.plugins.conformance.watched import Watched, names_read
+from harness.plugins.own_network import forget_helpers
 from harness.plugins.submission import Submission, train_function
 from harness.plugins.values import with_value
 from harness.trial.checkpoint import CannotContinue
@@ -49,10 +51,16 @@ class Candidate:
         """A new rehearsal, with the submission imported anew. Raises what the submission raises."""
         submission = self.submission
         watched = Watched(submission.hyperparameters if hp is None else hp)
+        own = submission.folder if submission.division == "open" else None
+        places = list(sys.path)
         try:
+            # Another submission of this process may have had helpers of the same names.
+            forget_helpers(submission.folder)
             train = train_function(submission.folder, submission.entry, submission.api)
-            return Rehearsal(PROBLEMS[problem](), seed=seed, checkpoints=checkpoints).run(train, watched)
+            rehearsal = Rehearsal(PROBLEMS[problem](), seed=seed, checkpoints=checkpoints, rebuilt_from=own)
+            return rehearsal.run(train, watched)
         finally:
+            sys.path[:] = places
             self.read |= names_read(watched)
 
     @functools.cache  # noqa: B019 - a candidate lives as long as its process, or the tests of a session
@@ -68,6 +76,12 @@ class Candidate:
         """Those that `whole` writes."""
         self.folder_of(problem).mkdir(parents=True)
         return Checkpoints(self.folder_of(problem))
+
+    @property
+    def problems(self) -> list[str]:
+        """Those of its division, by their names."""
+        closed = self.submission.division == "closed"
+        return [name for name, problem in PROBLEMS.items() if closed or problem.has_open_division]
 
     def folder_of(self, problem: str) -> Path:
         """Where they lie."""
@@ -95,6 +109,11 @@ def trains(candidate: Candidate, problem: str) -> str | None:
 def moves(candidate: Candidate, problem: str) -> str | None:
     """The fault, where the weights that are judged are those of the start."""
     rehearsal = _trained(candidate, problem)
+    if candidate.submission.division == "open":
+        first, *_, last = rehearsal.weights
+        if _difference(first, last) is None:
+            return "the network that was handed over first and last is the same. Train the one that is handed over."
+        return None
     trained = [name for name, _ in rehearsal.model.named_parameters()]
     if all(torch.equal(rehearsal.weights[-1][name], rehearsal.initial_weights[name]) for name in trained):
         return (
@@ -174,7 +193,7 @@ TRAINING: Mapping[str, tuple[Callable[[Candidate, str], str | None], str]] = {
 def check_training(candidate: Candidate) -> Iterator[Check]:
     """A check of each kind on each problem, as they come; then of the hyperparameters over all problems."""
     untrained = []
-    for problem in PROBLEMS:
+    for problem in candidate.problems:
         for name, (fault_of, looked_at) in TRAINING.items():
             if problem in untrained:
                 yield Check(name, Outcome.NOT_RUN, looked_at, problem)
@@ -208,7 +227,7 @@ def unread(candidate: Candidate) -> str | None:
             point: Mapping[str, Any] = submission.hyperparameters
             for other, values in conditions.items():
                 point = with_value(point, other, values[0])
-            candidate.rehearse("batch_norm", hp=point)
+            candidate.rehearse(candidate.problems[0], hp=point)
     left = [name for name in left if name not in candidate.read]
     if not left:
         return None
@@ -221,17 +240,18 @@ def measured(candidate: Candidate) -> dict[str, float]:
     """State bytes for each parameter, and step time, both beside AdamW's: reported, never judged."""
     seconds: dict[str, list[float]] = {"submission": [], "adamw": []}
     held: dict[str, float] = {}
+    timed_on = _TIMED_ON if _TIMED_ON in candidate.problems else candidate.problems[0]
     for _ in range(_TIMED_ROUNDS):  # in turns, so that noise of the machine falls on both
         for name in seconds:
             rehearsal = (
-                candidate.rehearse(_TIMED_ON)
+                candidate.rehearse(timed_on)
                 if name == "submission"
-                else Rehearsal(PROBLEMS[_TIMED_ON]()).run(_train_adamw, Hyperparameters({}))
+                else Rehearsal(PROBLEMS[timed_on]()).run(_train_adamw, Hyperparameters({}))
             )
             if not rehearsal.step_seconds():  # it was done before there was anything to time
                 return {}
             seconds[name].append(statistics.median(rehearsal.step_seconds()))
-            held[name] = _state_bytes(rehearsal) / sum(p.numel() for p in rehearsal.model.parameters())
+            held[name] = _state_bytes(rehearsal) / sum(p.numel() for p in rehearsal.judged.parameters())
     ratios = [ours / adamw for ours, adamw in zip(seconds["submission"], seconds["adamw"], strict=True)]
     return {
         "state_bytes_per_parameter": held["submission"],
@@ -255,17 +275,22 @@ def _train_adamw(trial: Trial, hp: Hyperparameters) -> None:  # noqa: ARG001
 
 
 def _difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor that is not the same in both, bit for bit."""
-    return next((name for name, value in weights.items() if not torch.equal(value, others[name])), None)
+    """The name of a tensor that is not the same in both, bit for bit, or is in one of them alone."""
+    for name in dict.fromkeys([*weights, *others]):
+        if name not in weights or name not in others or not torch.equal(weights[name], others[name]):
+            return name
+    return None
 
 
 def _state_bytes(rehearsal: Rehearsal) -> int:
-    """Bytes of all tensors in what the submission names as resumable, each counted once."""
+    """Bytes of all tensors in what the submission names as resumable, each once, but those of the judged network."""
     tensors: dict[int, int] = {}
+    judged = {tensor.data_ptr() for tensor in rehearsal.judged.state_dict().values()}
 
     def look(state: object) -> None:
         if isinstance(state, Tensor):
-            tensors[state.data_ptr()] = state.numel() * state.element_size()
+            if state.data_ptr() not in judged:
+                tensors[state.data_ptr()] = state.numel() * state.element_size()
         elif isinstance(state, Mapping):
             for each in state.values():
                 look(each)

@@ -37,7 +37,7 @@ def contradictions(row: Row, evaluations: Sequence[Row]) -> list[str]:
     found = []
     if has_its_checksum(row, evaluations) is False:
         found.append("the checksum is of other rows: something in the row or its evaluations was edited")
-    for check in (_json, _identity, _seed, _summary, _order, _times, _status):
+    for check in (_json, _identity, _seed, _summary, _order, _times, _status, _division):
         try:
             found += check(row, ordered)
         except _UNREADABLE as error:
@@ -159,6 +159,15 @@ def _status(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
         yield f"status is {row['status']}, but evaluation {hits[0]} reaches the target"
     if hits and hits[0] != len(evaluations) - 1:
         yield f"its evaluations go on after evaluation {hits[0]}, which reaches the target and so ends the trial"
+
+
+def _division(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
+    """A network of its own has a size once it was judged, and the workload's has none."""
+    sizes = [row["predictor_parameters"], row["predictor_bytes"]]
+    if row["division"] == "closed" and any(size is not None for size in sizes):
+        yield "division is closed, but it has the size of a network of its own"
+    if row["division"] == "open" and evaluations and any(size is None for size in sizes):
+        yield "division is open, but the network that was judged has no size"
 
 
 _JUDGED = (TrialStatus.REACHED, TrialStatus.OUT_OF_BUDGET, TrialStatus.FINISHED)

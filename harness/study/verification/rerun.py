@@ -55,6 +55,8 @@ class Rerun:
     charged_seconds: float
     cpu_seconds: float | None
     max_runtime: float
+    predictor_size: tuple[int, int] | None = None
+    """Numbers and bytes of the network that was judged last, where it is the submission's own."""
 
 
 def is_its_machine(study: Study, recorded: Recorded) -> bool:
@@ -113,4 +115,12 @@ def _by_its_steps(spec: TrialSpec, recorded: Recorded) -> TrialSpec:
 def _rerun(key: TrialKey, outcome: Outcome, target: Target, max_runtime: float) -> Rerun:
     seen = enumerate(outcome.observations)
     rows = [evaluation_row(key, number, each, target.metric) for number, each in seen]
-    return Rerun(outcome.status, outcome.reason, rows, outcome.charged_seconds, outcome.cpu_seconds, max_runtime)
+    return Rerun(
+        outcome.status,
+        outcome.reason,
+        rows,
+        outcome.charged_seconds,
+        outcome.cpu_seconds,
+        max_runtime,
+        outcome.predictor_size,
+    )

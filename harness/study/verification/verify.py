@@ -68,7 +68,7 @@ def verify(study: Study, recorded: Recorded, changes: Sequence[str], console: Co
         return Verification(unlike, [f"{now} again, before any evaluation"])
     faults, said = _curve(study, recorded, first, changes, console)
     slow, seconds = compare_times(study, recorded, first)
-    return Verification([*faults, *slow], [*said, *seconds])
+    return Verification([*faults, *_other_size(recorded, first), *slow], [*said, *seconds])
 
 
 def _why_not(study: Study, recorded: Recorded) -> str | None:
@@ -90,6 +90,7 @@ def _unlike_what_was_asked(study: Study, row: Row) -> Iterator[str]:
     config = study.config
     target, budget = config.workload.target, config.budget
     said = {
+        "division": study.submission.division,
         "target_metric": target.metric,
         "target_goal": target.goal,
         "target_validation": target.validation,
@@ -98,7 +99,8 @@ def _unlike_what_was_asked(study: Study, row: Row) -> Iterator[str]:
     }
     for column, value in said.items():
         if row[column] != value:
-            yield f"{column} is {row[column]!r}, but that of {row['workload']} is {value!r}"
+            whose = row["submission"] if column == "division" else row["workload"]
+            yield f"{column} is {row[column]!r}, but that of {whose} is {value!r}"
     if not math.isclose(row["eval_period"] * budget.evaluations, row["max_runtime"], rel_tol=_SAME):
         yield f"eval_period is {row['eval_period']:.6g}, but a budget of {row['max_runtime']:.6g} s makes it another"
     per_step = row["reference_step_seconds"]
@@ -110,6 +112,15 @@ def _unlike_what_was_asked(study: Study, row: Row) -> Iterator[str]:
     point = json.loads(json.dumps(study.points[row["trial"]], sort_keys=True))
     if json.loads(row["hyperparameters"]) != point:
         yield f"hyperparameters are {row['hyperparameters']}, but the submission's point is {json.dumps(point)}"
+
+
+def _other_size(recorded: Recorded, again: Rerun) -> Iterator[str]:
+    """Where the network that was judged last, of a trial of the open division, has another size now."""
+    if len(again.evaluations) < len(recorded.evaluations) or again.predictor_size is None:
+        return
+    for column, size in zip(("predictor_parameters", "predictor_bytes"), again.predictor_size, strict=True):
+        if recorded.row[column] != size:
+            yield f"{column} is {recorded.row[column]}, but run again {size}"
 
 
 # --- the curve ---

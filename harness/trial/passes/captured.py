@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from harness.api import ConfigError, near_matches
+from harness.trial.passes.modes import in_eval_mode
 
 
 @contextlib.contextmanager
@@ -42,16 +43,7 @@ def captured(model: nn.Module, names: Collection[str] | None = None) -> Iterator
 
 
 def input_layers(model: nn.Module, forward: Callable[[], object]) -> list[str]:
-    """Paths of the linear layers and convolutions that `forward` calls with nothing trainable before them.
-
-    The pass is made in eval mode, so that no dropout mask is drawn and no statistic moves.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.enable_grad(), captured(model) as inputs:
-            forward()
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
+    """Paths of the linear layers and convolutions that `forward` calls with nothing trainable before them."""
+    with in_eval_mode(model), torch.enable_grad(), captured(model) as inputs:
+        forward()
     return [name for name, calls in inputs.items() if not any(each.requires_grad for each in calls)]

@@ -203,6 +203,15 @@ def test_a_trial_knows_which_layers_read_its_data_and_what_they_get(options, fou
     assert are_equal(seen.get("1", []), [batch["inputs"]] if found else [])
 
 
+def test_the_shapes_of_an_example_are_found_without_a_trace():
+    trial, _ = make_trial(dropout=0.5, batch_norm=True)
+    before, stream = statistics_of(trial), torch.get_rng_state()
+    assert trial.example_shapes() == ((8,), (2,))
+    assert are_equal(before, statistics_of(trial))
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(module.training for module in trial.model.modules())
+
+
 # --- labels ---
 
 
