@@ -101,6 +101,8 @@ class ParameterKind(StrEnum):
     ATTENTION_OUT = "attention_out"
     ATTENTION_BIAS = "attention_bias"
     RECURRENT = "recurrent"
+    ADAPTER_DOWN = "adapter_down"
+    ADAPTER_UP = "adapter_up"
     OUTPUT = "output"
 
 
