@@ -53,10 +53,12 @@ def _fetch_and_check(workload: Workload, sha256: Mapping[Any, str], say: Callabl
     if not workload.sources():
         say("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
     fetch(workload, folder, say)
-    check_weights(workload, sha256)
     for split in SPLITS:
         examples = load_verified(workload, split, folder, sha256[split])
         say(f"  {split}: {len(examples)} examples, content as expected")
+    check_weights(workload, sha256)
+    if workload.weights() is not None:
+        say("  weights that the model begins with: content as expected")
 
 
 if __name__ == "__main__":
