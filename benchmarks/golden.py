@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 def compute(settings: WorkloadConfig) -> Golden:
     """The values of a workload as it is now. Raises DataError where its data are not here, or others."""
     workload = create_workload(settings.entry, settings.options)
+    data.check_weights(workload, settings.data)
     train_set, validation = (
         data.load_verified(workload, split, data.data_folder(), settings.data[split])
         for split in ("train", "validation")

@@ -96,6 +96,7 @@ class Bench:
         self._settings = settings
         self._workload = create_workload(settings.entry, settings.options)
         data.fetch(self._workload, folder, lambda _: None)
+        data.check_weights(self._workload, settings.data)
         self._train, self._validation, self._test = (
             data.load_verified(self._workload, split, folder, settings.data[split])
             for split in ("train", "validation", "test")
@@ -136,7 +137,7 @@ class Bench:
         started = time.monotonic()
         trial.go(Go(0.0))
         with contextlib.suppress(TrialOver):
-            _train_of(plan.submission)(trial, plan.hyperparameters)
+            train_of(plan.submission)(trial, plan.hyperparameters)
         train_seconds = time.monotonic() - started - judging.seconds
         started = time.monotonic()
         test = math.nan
@@ -190,6 +191,7 @@ class _Judging:
 
 
 @functools.cache
-def _train_of(submission: str) -> TrainFunction:
+def train_of(submission: str) -> TrainFunction:
+    """The training function of a submission, imported once."""
     described = load_submission(submission)
     return train_function(described.folder, described.entry, described.api)

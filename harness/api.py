@@ -104,6 +104,8 @@ class ParameterKind(StrEnum):
     ATTENTION_OUT = "attention_out"
     ATTENTION_BIAS = "attention_bias"
     RECURRENT = "recurrent"
+    ADAPTER_DOWN = "adapter_down"
+    ADAPTER_UP = "adapter_up"
     OUTPUT = "output"
 
 
@@ -385,6 +387,8 @@ class Workload(ABC):
     Only there may a submission bring a network of its own, whose predictor gets the held-out `inputs`: those of a
     language model, to name one that must not, are its targets a place further on.
     """
+    not_promised: ClassVar[frozenset[str]] = frozenset()
+    """Promises of the contract of workloads, by their names in its tests, that this one cannot keep; it says why."""
 
     @abstractmethod
     def sources(self) -> list[DataSource]:
@@ -397,6 +401,14 @@ class Workload(ABC):
     def packaged_data(self) -> list[Path]:
         """Files of installed packages that hold examples: no trainer can read them. Default: none."""
         return []
+
+    def weights(self) -> Path | None:
+        """The file of trained weights that `build_model` begins with; its hash is in the YAML. Default: none.
+
+        What stays as it is there must be in non-persistent buffers: they are not in the state that a trainer hands
+        over, so nobody can hand over other values of them.
+        """
+        return None
 
     @abstractmethod
     def build_model(self) -> nn.Module:

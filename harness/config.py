@@ -27,6 +27,7 @@ class WorkloadConfig:
 
     `version`: another number for another behaviour, which a golden test sees; the text of modules identifies nothing.
     `variant_of`: the workload that this one differs from by an option or two; data are the same, the target is not.
+    `data`: hashes of the splits and, where the model begins with trained weights, of their file.
     Raises ConfigError where `version` or `checkpoint_evaluations` is below 1.
     """
 
@@ -41,7 +42,7 @@ class WorkloadConfig:
     eval_batch_size: int
     target: Target
     budget: Budget
-    data: dict[Literal["train", "validation", "test"], str]
+    data: dict[Literal["train", "validation", "test", "weights"], str]
     checkpoint_evaluations: int | None = None
     variant_of: str | None = None
 
@@ -54,7 +55,7 @@ class WorkloadConfig:
             )
 
     def data_hash(self) -> str:
-        """SHA-256 over the hashes of the three splits."""
+        """SHA-256 over the hashes of the three splits, and of the weights that the model begins with, if any."""
         return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from harness import command_line
-from harness.api import SPLITS, ConfigError, DataError, SplitName, Workload
+from harness.api import SPLITS, ConfigError, DataError, Workload
 from harness.command_line import PlainConsole
 from harness.config import WorkloadConfig, base_workloads, load
-from harness.plugins.data import data_folder, fetch, load_verified
+from harness.plugins.data import check_weights, data_folder, fetch, load_verified
 from harness.plugins.entries import create_workload
 
 
@@ -47,7 +48,7 @@ def _asked_for(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str], say: Callable[[str], object]) -> None:
+def _fetch_and_check(workload: Workload, sha256: Mapping[Any, str], say: Callable[[str], object]) -> None:
     folder = data_folder()
     if not workload.sources():
         say("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
@@ -55,6 +56,9 @@ def _fetch_and_check(workload: Workload, sha256: Mapping[SplitName, str], say: C
     for split in SPLITS:
         examples = load_verified(workload, split, folder, sha256[split])
         say(f"  {split}: {len(examples)} examples, content as expected")
+    check_weights(workload, sha256)
+    if workload.weights() is not None:
+        say("  weights that the model begins with: content as expected")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def debug(study: Study, console: Console) -> None:
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()
     torch.manual_seed(stream_seed(conditions.seed, "dropout"))
+    data.check_weights(workload, config.workload.data)
     train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.data["train"])
     trial = Trial(workload, model, train_set.to(device), conditions, _printer(study, workload, device, console))
     submission = study.submission

@@ -47,6 +47,8 @@ _PARAMETER_TYPES = {
     ParameterKind.WEIGHT: ParameterType.WEIGHT,
     ParameterKind.OUTPUT: ParameterType.WEIGHT,
     ParameterKind.RECURRENT: ParameterType.WEIGHT,
+    ParameterKind.ADAPTER_DOWN: ParameterType.WEIGHT,
+    ParameterKind.ADAPTER_UP: ParameterType.WEIGHT,
     ParameterKind.BIAS: ParameterType.BIAS,
     ParameterKind.CONV: ParameterType.CONV_WEIGHT,
     ParameterKind.EMBEDDING: ParameterType.EMBEDDING,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.api import DataError, Examples, SplitName, Workload, path_of
 
@@ -43,6 +45,25 @@ def load_verified(workload: Workload, split: SplitName, folder: Path, expected_s
     return examples
 
 
+def check_weights(workload: Workload, expected: Mapping[Any, str]) -> None:
+    """Raise DataError where the file of weights that the model begins with is not the one that the YAML names.
+
+    `expected`: the hashes of the YAML, under `weights` that of the file.
+    """
+    path = workload.weights()
+    if path is None:
+        return
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). It comes with the code: install it anew.") from None
+    if found != expected.get("weights"):
+        raise DataError(
+            f"{path}, which {type(workload).__name__} begins with, has the hash {found[:12]}..., its YAML says "
+            f"{str(expected.get('weights'))[:12]}.... It comes with the code: install it anew."
+        )
+
+
 class Watch:
     """Notices that splits are no longer what they were because a file has been written that they are mapped from.
 
@@ -50,7 +71,7 @@ class Watch:
     is mapped (macOS), nothing is noticed.
     """
 
-    def __init__(self, splits: Mapping[SplitName, Examples], expected: Mapping[SplitName, str], folder: Path) -> None:
+    def __init__(self, splits: Mapping[SplitName, Examples], expected: Mapping[Any, str], folder: Path) -> None:
         self._splits = splits
         self._expected = expected
         self._stamps = {path: _stamp(path) for path in _mapped(folder)}

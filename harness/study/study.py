@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness.api import DataError, SplitName, TrialStatus
 from harness.config import ROOT, StudyConfig, WorkloadConfig
-from harness.plugins.data import Watch, data_folder, load_verified
+from harness.plugins.data import Watch, check_weights, data_folder, load_verified
 from harness.plugins.entries import create_workload
 from harness.plugins.submission import copy_of, files_of
 from harness.plugins.submission_files import Files
@@ -283,6 +283,7 @@ def _judge(description: str, device: str) -> tuple[Judge, Watch]:
     workload = create_workload(config.entry, config.options)
     folder = data_folder()
     held_out: tuple[SplitName, ...] = ("validation", "test")
+    check_weights(workload, config.data)
     splits = {split: load_verified(workload, split, folder, config.data[split]) for split in held_out}
     judge = Judge(workload, torch.device(device), splits["validation"], splits["test"], config.eval_batch_size)
     return judge, Watch(splits, config.data, folder)

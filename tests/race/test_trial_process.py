@@ -98,6 +98,22 @@ def test_a_submission_may_finish_from_inside_its_loop(race):
     assert outcome.observations[-1].step == 3
 
 
+def test_frozen_weights_are_those_of_the_referee_whatever_a_trainer_makes_of_them(race):
+    change = """
+        import torch
+
+        def train(trial, hp):
+            with torch.no_grad():
+                for name, values in trial.model.named_buffers():
+                    values.mul_(HOW_OFTEN)
+            trial.finish()
+    """
+    adapted = {"entry": "harness.plugins.conformance.problems.AdaptedStripes", "target": Target("loss", "min", -1.0)}
+    untouched, changed = (race(change.replace("HOW_OFTEN", often), **adapted) for often in ("1.0", "0.0"))
+    assert (untouched.status, changed.status) == ("finished", "finished")
+    assert changed.observations[-1].validation == untouched.observations[-1].validation
+
+
 def test_an_exception_is_a_crash_with_its_place(race):
     outcome = race("def train(trial, hp):\n    raise ValueError('no such luck')\n")
     assert outcome.status == "crashed"

@@ -85,6 +85,10 @@ class Twin(Workload):
         """That of the original."""
         return self._original.packaged_data()
 
+    def weights(self) -> Path | None:
+        """Those of the original."""
+        return self._original.weights()
+
     def load(self, split: SplitName, folder: Path) -> Examples:
         """The split of the original, changed. Raises what reading it raises."""
         examples = self._original.load(split, folder)
@@ -167,7 +171,7 @@ def content_of_twin(original: str, number: int) -> str:
     return hashlib.sha256(f"{original} {number}".encode()).hexdigest()
 
 
-def contents_of_twin(originals: Mapping[Any, str], number: int) -> dict[SplitName, str]:
+def contents_of_twin(originals: Mapping[Any, str], number: int) -> dict[Any, str]:
     """The same for all splits."""
     return {split: content_of_twin(originals[split], number) for split in SPLITS}
 

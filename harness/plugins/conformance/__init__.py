@@ -1,1 +1,1 @@
-"""Whether a submission keeps the contract: its files, and what its training does on three tiny problems."""
+"""Whether a submission keeps the contract: its files, and what its training does on tiny problems."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import Batch, DataSource, Examples, LossKind, ParameterKind, SplitName, TensorExamples, Workload
 
 _EXAMPLES: Mapping[SplitName, tuple[int, int]] = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}
 """Number of examples and seed of each split."""
@@ -171,9 +171,40 @@ class _ScaledAndShifted(nn.Module):
         return outputs
 
 
+class AdaptedStripes(Stripes):
+    """The same stripes, in two domains of which one is small, for frozen layers with adapters and an output layer."""
+
+    def domains(self, examples: Examples) -> Tensor:
+        """One example of seven is of the second domain."""
+        return (torch.arange(len(examples)) % 7 == 0).long()
+
+    def build_model(self) -> nn.Module:
+        """About 500 parameters."""
+        return nn.Sequential(
+            nn.Flatten(), _Adapted(64, 16), nn.ReLU(), _Adapted(16, 16), nn.ReLU(), _Adapted(16, 16), nn.Linear(16, 2)
+        )
+
+
+class _Adapted(nn.Module):
+    def __init__(self, inputs: int, outputs: int, *, rank: int = 4) -> None:
+        super().__init__()
+        # What a trainer must not change is in no state, so it has to be the same wherever it is made.
+        frozen = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(inputs)) * inputs**-0.5
+        self.register_buffer("frozen", frozen, persistent=False)
+        self.down = nn.Parameter(torch.randn(rank, inputs) * inputs**-0.5)
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        self.parameter_kinds = {"down": ParameterKind.ADAPTER_DOWN, "up": ParameterKind.ADAPTER_UP}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.get_buffer("frozen").T + inputs @ self.down.T @ self.up.T
+
+
 PROBLEMS: Mapping[str, type[TinyClassification]] = {
     "batch_norm": ResidualStripes,
     "masked_and_tied": Successors,
     "one_dimensional": Vectors,
 }
 """By what a submission meets in them."""
+
+SOUGHT: Mapping[str, type[TinyClassification]] = {"adapters_and_domains": AdaptedStripes}
+"""By what some methods look for and few workloads have: for submissions with hyperparameters that say nothing else."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.api import Hyperparameters
 from harness.plugins.conformance.check import Check, Outcome, judged, line_of, what_was_raised
-from harness.plugins.conformance.problems import PROBLEMS
+from harness.plugins.conformance.problems import PROBLEMS, SOUGHT
 from harness.plugins.conformance.rehearsal import EVALUATIONS, STEPS, Checkpoints, Rehearsal
 from harness.plugins.conformance.watched import Watched, names_read
 from harness.plugins.own_network import forget_helpers
@@ -57,8 +57,8 @@ class Candidate:
             # Another submission of this process may have had helpers of the same names.
             forget_helpers(submission.folder)
             train = train_function(submission.folder, submission.entry, submission.api)
-            rehearsal = Rehearsal(PROBLEMS[problem](), seed=seed, checkpoints=checkpoints, rebuilt_from=own)
-            return rehearsal.run(train, watched)
+            tried_on = {**PROBLEMS, **SOUGHT}[problem]()
+            return Rehearsal(tried_on, seed=seed, checkpoints=checkpoints, rebuilt_from=own).run(train, watched)
         finally:
             sys.path[:] = places
             self.read |= names_read(watched)
@@ -193,7 +193,7 @@ TRAINING: Mapping[str, tuple[Callable[[Candidate, str], str | None], str]] = {
 def check_training(candidate: Candidate) -> Iterator[Check]:
     """A check of each kind on each problem, as they come; then of the hyperparameters over all problems."""
     untrained = []
-    for problem in candidate.problems:
+    for problem in problems_of(candidate):
         for name, (fault_of, looked_at) in TRAINING.items():
             if problem in untrained:
                 yield Check(name, Outcome.NOT_RUN, looked_at, problem)
@@ -207,6 +207,19 @@ def check_training(candidate: Candidate) -> Iterator[Check]:
         yield Check("reads_hyperparameters", Outcome.NOT_RUN, looked_at)
     else:
         yield judged("reads_hyperparameters", _fault(candidate, lambda: unread(candidate)), looked_at)
+
+
+def problems_of(candidate: Candidate) -> Iterator[str]:
+    """The problems that a submission is tried on; more where the first ones leave something unread.
+
+    What it reads only where it finds adapters or domains is no idle hyperparameter.
+    """
+    yield from candidate.problems
+    for problem in candidate.problems:
+        if isinstance(candidate.whole(problem), Exception):
+            return
+    if candidate.submission.division == "closed" and _fault(candidate, lambda: unread(candidate)) is not None:
+        yield from SOUGHT
 
 
 def _fault(candidate: Candidate, look: Callable[[], str | None]) -> str | None:
