@@ -97,9 +97,14 @@ class Prodigy(MultiTensorOptimizer):
         rate: float,
     ) -> float:
         """The new estimate, from how far the gradients agree with the way that the weights have gone."""
-        gone = torch._foreach_sub(collected(states, "start"), parameters)
-        along = torch.stack([gradient.sum() for gradient in torch._foreach_mul(gone, gradients)]).sum()
-        size = torch.stack(torch._foreach_norm(collected(states, "gradients"), 1)).sum()
+        # One by one, so that what is made on the way stays in the cache; a norm of order 1 is six times slower.
+        along = torch.stack(
+            [
+                _inner(state["start"] - parameter, gradient)
+                for parameter, gradient, state in zip(parameters, gradients, states, strict=True)
+            ]
+        ).sum()
+        size = torch.stack([state["gradients"].abs().sum() for state in states]).sum()
         # One wait for the device.
         agreement, gradient_size = torch.stack([along, size]).tolist()
         group["numerator"] *= sqrt(group["betas"][1])
@@ -112,6 +117,10 @@ class Prodigy(MultiTensorOptimizer):
             d = max(d, estimate)
         group["d_max"] = max(group["d_max"], estimate)
         return float(min(group["d_max"], d * group["growth_rate"]))
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    return torch.dot(one.flatten(), other.to(one.dtype).flatten())
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -97,7 +97,10 @@ class GraftedOptimizer(MultiTensorOptimizer):
         second, (_, beta2) = collected(states, "exp_avg_sq"), group["betas"]
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        return list(torch._foreach_div(filtered, adam_scale(second, states, beta2, group["eps"])))
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        directions = list(torch._foreach_div(filtered, scale))
+        torch._foreach_mul_(directions, roots)
+        return directions
 
     def _turn(
         self,

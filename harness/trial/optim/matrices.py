@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from math import sqrt
 from typing import Any
 
@@ -77,10 +78,16 @@ def _is_faster_in_bfloat16(stack: Tensor) -> bool:
     """The reference's type, where the device multiplies it natively.
 
     On a CPU with AMX: 3.3 ms instead of 12.6 ms for [8, 128, 512], but 0.31 ms instead of 0.07 ms for [1, 16, 144].
+    With AVX-512's bfloat16 a product takes 0.7 ms instead of 1.5 ms for [8, 128, 512], twice as long for [1, 64, 128].
     """
     if stack.dtype != torch.float32:
         return False
-    return stack.is_cuda or (stack.numel() >= 2**14 and torch.cpu._is_amx_tile_supported())
+    return stack.is_cuda or (stack.numel() >= 2**14 and _multiplies_bfloat16())
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 class MatrixMomentum(MultiTensorOptimizer):

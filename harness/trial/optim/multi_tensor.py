@@ -75,12 +75,17 @@ def corrections(states: Sequence[dict[str, Any]], beta: float) -> list[float]:
     return [1 - beta ** state["step"] for state in states]
 
 
-def adam_scale(second: list[Tensor], states: Sequence[dict[str, Any]], beta2: float, eps: float) -> list[Tensor]:
-    """sqrt(v / (1 - beta2^t)) + eps of each parameter: what Adam's direction is divided by, as new tensors."""
+def adam_scale(
+    second: list[Tensor], states: Sequence[dict[str, Any]], beta2: float, eps: float
+) -> tuple[list[Tensor], list[float]]:
+    """sqrt(v) + eps r of each parameter, as new tensors, and r = sqrt(1 - beta2^t).
+
+    r over the first is 1 / (sqrt(v / (1 - beta2^t)) + eps), Adam's, and r goes into a rate: a pass over v fewer.
+    """
+    roots = [sqrt(correction) for correction in corrections(states, beta2)]
     scale = list(torch._foreach_sqrt(second))
-    torch._foreach_div_(scale, [sqrt(correction) for correction in corrections(states, beta2)])
-    torch._foreach_add_(scale, eps)
-    return scale
+    torch._foreach_add_(scale, [eps * root for root in roots])
+    return scale, roots
 
 
 def zeros_like(parameter: Tensor) -> Tensor:
