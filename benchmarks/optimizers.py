@@ -44,13 +44,17 @@ class Runner:
     parameters: list[nn.Parameter]
 
     def seconds(self, steps: int) -> float:
-        """Of one step, as the mean over so many."""
-        _wait_for(self.parameters[0].device)
-        began = time.perf_counter()
+        """Of one step, as the mean over so many; on a CPU of its time, so that what others take does not count."""
+        is_cuda = self.parameters[0].device.type == "cuda"
+        clock = time.perf_counter if is_cuda else time.process_time
+        if is_cuda:
+            torch.cuda.synchronize()
+        began = clock()
         for _ in range(steps):
             self.optimizer.step()
-        _wait_for(self.parameters[0].device)
-        return (time.perf_counter() - began) / steps
+        if is_cuda:
+            torch.cuda.synchronize()
+        return (clock() - began) / steps
 
     @property
     def state_bytes(self) -> float:
@@ -177,6 +181,7 @@ def compared(
 
     Raises what `kind` raises on the matrices.
     """
+    _let_freed_memory_stay()
     tensors, make = "all", functools.partial(kind, **OUR_ARGUMENTS.get(kind.__name__, {}))
     try:
         ours = _started(name, make, shapes, device)
@@ -248,6 +253,15 @@ def _started(name: str, make: Make, shapes: Sequence[tuple[int, ...]], device: t
     return runner
 
 
+def _let_freed_memory_stay() -> None:
+    """What a training step has done to the allocator before an optimizer steps, with its activations.
+
+    glibc gives memory back to the system, and gets it page by page again, by the size of the largest block that was
+    ever freed. Otherwise classes that make large tensors on the way are timed by what ran before them.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
 def _in_turns(runners: Sequence[Runner], rounds: int, turn_seconds: float) -> dict[str, list[float]]:
     """Seconds of a step of each, by round."""
     steps = {runner.name: CYCLE * max(1, round(turn_seconds / (CYCLE * runner.seconds(3)))) for runner in runners}
@@ -277,11 +291,6 @@ def _bytes(state: object) -> int:
     if isinstance(state, Mapping):
         return sum(map(_bytes, state.values()))
     return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":
