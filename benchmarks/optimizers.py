@@ -184,17 +184,17 @@ def compared(
     _let_freed_memory_stay()
     tensors, make = "all", functools.partial(kind, **OUR_ARGUMENTS.get(kind.__name__, {}))
     try:
-        ours = _started(name, make, shapes, device)
+        ours = started(name, make, shapes, device)
     except (RuntimeError, ValueError, IndexError, AssertionError):
         tensors, shapes = "matrices", [shape for shape in shapes if len(shape) == 2]
-        ours = _started(name, make, shapes, device)
-    fused = _started("fused", functools.partial(torch.optim.AdamW, fused=True), shapes, device)
-    foreach = _started("foreach", functools.partial(torch.optim.AdamW, foreach=True), shapes, device)
+        ours = started(name, make, shapes, device)
+    fused = started("fused", functools.partial(torch.optim.AdamW, fused=True), shapes, device)
+    foreach = started("foreach", functools.partial(torch.optim.AdamW, foreach=True), shapes, device)
     public, differences = [], {}
     for peer in peers_of(kind.__name__):
         for label, way in peer.ways():
             try:
-                public.append(_started(label, way, shapes, device))
+                public.append(started(label, way, shapes, device))
             except Exception:  # a class that takes other tensors is no peer on these
                 continue
             differences[label] = peer.differs
@@ -220,22 +220,7 @@ def compared(
     )
 
 
-def table(rows: Sequence[Comparison], title: str) -> Table:
-    """A line for each class of ours, and below it one for each public class of the method."""
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("class", "tensors", "ms/step", "/ AdamW fused", "/ foreach", "state B", "ours / it"):
-        shown.add_column(column, justify="left" if column in ("class", "tensors") else "right", no_wrap=True)
-    shown.add_column("what differs", justify="left", overflow="fold")
-    for row in rows:
-        ours = (f"{row.seconds * 1e3:.3f}", f"{row.to_fused:.2f}", f"{row.to_foreach:.2f}", f"{row.state_bytes:.2f}")
-        shown.add_row(row.name, row.tensors, *ours, "", "" if row.public else "no public class")
-        for each in row.public:
-            numbers = (f"{each.seconds * 1e3:.3f}", "", "", f"{each.state_bytes:.2f}", f"{each.ratio:.2f}")
-            shown.add_row(f"  {each.name}", "", *numbers, each.differs)
-    return shown
-
-
-def _started(name: str, make: Make, shapes: Sequence[tuple[int, ...]], device: torch.device) -> Runner:
+def started(name: str, make: Make, shapes: Sequence[tuple[int, ...]], device: torch.device) -> Runner:
     """An optimizer that has made its first steps, on parameters and gradients that are the same for all.
 
     Raises ValueError for one that takes its gradients away: its further steps would do nothing, at great speed.
@@ -251,6 +236,21 @@ def _started(name: str, make: Make, shapes: Sequence[tuple[int, ...]], device: t
     if any(parameter.grad is None for parameter in parameters):
         raise ValueError("it takes gradients away when it steps")
     return runner
+
+
+def table(rows: Sequence[Comparison], title: str) -> Table:
+    """A line for each class of ours, and below it one for each public class of the method."""
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("class", "tensors", "ms/step", "/ AdamW fused", "/ foreach", "state B", "ours / it"):
+        shown.add_column(column, justify="left" if column in ("class", "tensors") else "right", no_wrap=True)
+    shown.add_column("what differs", justify="left", overflow="fold")
+    for row in rows:
+        ours = (f"{row.seconds * 1e3:.3f}", f"{row.to_fused:.2f}", f"{row.to_foreach:.2f}", f"{row.state_bytes:.2f}")
+        shown.add_row(row.name, row.tensors, *ours, "", "" if row.public else "no public class")
+        for each in row.public:
+            numbers = (f"{each.seconds * 1e3:.3f}", "", "", f"{each.state_bytes:.2f}", f"{each.ratio:.2f}")
+            shown.add_row(f"  {each.name}", "", *numbers, each.differs)
+    return shown
 
 
 def _let_freed_memory_stay() -> None:
