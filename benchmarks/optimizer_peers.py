@@ -7,6 +7,7 @@ CPU than the eager classes here (NAdam 2.2, SOAP 2.6, Muon 1.5 times as slow as 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -105,6 +106,11 @@ OUR_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "Caspr": {"frequency": 10, "start": 10},
     "Shampoo": {"frequency": 10, "start": 10},
 }
+
+
+def missing_libraries() -> list[str]:
+    """Those that are not installed."""
+    return [library for library in LIBRARIES if importlib.util.find_spec(library) is None]
 
 
 def peers_of(name: str) -> list[Peer]:

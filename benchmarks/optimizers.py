@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.optimizer_peers import OUR_ARGUMENTS, Make, peers_of
+from benchmarks.optimizer_peers import OUR_ARGUMENTS, Make, missing_libraries, peers_of
 from harness import command_line
 from harness.api import ConfigError, one_line, visible
 from harness.command_line import PlainConsole
@@ -127,6 +127,11 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"tensors is {unknown!r}. On {device.type} use {', '.join(sets)}.")
     classes = classes_of(command_line.names(given.get("submission", "")))
     console = PlainConsole(width=max(120, Console().width))
+    for library in missing_libraries():
+        console.print(
+            f"{library} is not installed: its classes are not compared. "
+            "`.venv/bin/pip install -c constraints.txt '.[optimizers]'` brings it."
+        )
     has_failed = False
     for size in chosen:
         rows, left_out = [], []
