@@ -24,6 +24,8 @@ class Adafactor(MultiTensorOptimizer):
     in AlgoPerf (Dahl et al., arXiv 2306.07179).
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

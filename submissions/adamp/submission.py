@@ -30,6 +30,8 @@ class AdamP(MultiTensorOptimizer):
     Source: Heo et al., arXiv 2006.08217, algorithm 2.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -30,6 +30,8 @@ class AdEMAMix(MultiTensorOptimizer):
     Source: Pagliardini et al., arXiv 2409.03137, algorithm 1.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -28,6 +28,8 @@ class CautiousNAdamW(MultiTensorOptimizer):
     Source: Liang et al., arXiv 2411.16085, algorithm 1, on AlgoPerf's NAdamW (Dahl et al., arXiv 2306.07179).
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -16,6 +16,7 @@ from harness import (
     collected,
     corrections,
     cosine_basis,
+    divided,
     low_rank,
     move_moments,
     positions_by_shape,
@@ -110,7 +111,7 @@ class DctAdamW(MultiTensorOptimizer):
         first, second, (beta1, beta2) = collected(states, "exp_avg"), collected(states, "exp_avg_sq"), group["betas"]
         move_moments(first, second, seen, beta1, beta2)
         scale, roots = adam_scale(second, states, beta2, group["eps"])
-        directions = list(torch._foreach_div(first, scale))
+        directions = divided(first, scale)
         corrected = corrections(states, beta1)
         torch._foreach_mul_(directions, [group["lr"] * root / c for root, c in zip(roots, corrected, strict=True)])
         return directions

@@ -29,6 +29,8 @@ class DiffGrad(MultiTensorOptimizer):
     authors' diffGrad_v2.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

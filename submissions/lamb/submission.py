@@ -15,6 +15,7 @@ from harness import (
     adam_scale,
     collected,
     corrections,
+    divided,
     move_moments,
     train_loop,
     warmup_cosine,
@@ -31,6 +32,8 @@ class Lamb(MultiTensorOptimizer):
 
     Source: You et al., arXiv 1904.00962, algorithm 2.
     """
+
+    by_tensor = True
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Lamb(MultiTensorOptimizer):
         beta1, beta2 = group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
         scale, roots = adam_scale(second, states, beta2, group["eps"])
-        directions = torch._foreach_div(first, scale)
+        directions = divided(first, scale)
         factors = [root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
         if group["weight_decay"]:
             torch._foreach_mul_(directions, factors)

@@ -35,6 +35,8 @@ class NAdamW(MultiTensorOptimizer):
     Source: Dahl et al., arXiv 2306.07179, appendix D; torch.optim.NAdam has a momentum schedule instead.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

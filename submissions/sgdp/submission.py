@@ -28,6 +28,8 @@ class SGDP(MultiTensorOptimizer):
     Source: Heo et al., arXiv 2006.08217, algorithm 1.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -17,6 +17,7 @@ from harness import (
     begin_bases,
     between,
     collected,
+    divided,
     move_factors,
     move_moments,
     refresh_bases,
@@ -81,7 +82,7 @@ class SOAP(MultiTensorOptimizer):
         move_moments(first, second, turned, beta1, beta2)
         scales = torch._foreach_sqrt(second)
         torch._foreach_add_(scales, group["eps"])
-        directions = between(lefts, torch._foreach_div(first, scales), transposed(rights))
+        directions = between(lefts, divided(first, list(scales)), transposed(rights))
         # The first step moved nothing, and no moment.
         steps = [state["step"] - 1 for state in states]
         torch._foreach_mul_(directions, [-lr * sqrt(1 - beta2**step) / (1 - beta1**step) for step in steps])

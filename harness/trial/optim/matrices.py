@@ -48,11 +48,14 @@ def orthogonalised(matrices: Sequence[Tensor], *, steps: int = 5) -> list[Tensor
     turned = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
     stacks = ((positions, _stack([turned], positions)) for positions in positions_by_shape(turned))
     wide = _put_back(of_stack, turned, stacks)
-    return [
-        (update.mT if matrix.shape[0] > matrix.shape[1] else update).to(
-            matrix.dtype, memory_format=torch.contiguous_format
-        )
+    back = [
+        update.mT if matrix.shape[0] > matrix.shape[1] else update
         for update, matrix in zip(wide, matrices, strict=True)
+    ]
+    # Turned while it is converted, where it is.
+    return [
+        update.to(matrix.dtype, memory_format=torch.contiguous_format).contiguous()
+        for update, matrix in zip(back, matrices, strict=True)
     ]
 
 
