@@ -2,6 +2,7 @@
 
 heavyball is not among them: it compiles its steps, for 16 s (AdamW) to 190 s (SOAP) at start, and is slower then on a
 CPU than the eager classes here (NAdam 2.2, SOAP 2.6, Muon 1.5 times as slow as ours; PSGDKron runs out of memory).
+pytorch_optimizer.SophiaH steps by gradients that hold their graph alone, so it has no turn beside Sophia-G.
 """
 
 from __future__ import annotations
@@ -88,18 +89,15 @@ PEERS: Mapping[str, tuple[Peer, ...]] = {
                 "preconditioning_compute_steps": 10,
                 "start_preconditioning_step": 10,
             },
-            differs="roots by Newton iterations; grafts to RMSProp",
+            differs="roots by Newton iterations; grafts to RMSProp; small matrices by their sides, not as vectors",
         ),
         Peer(
             "pytorch_optimizer.Shampoo",
             {"preconditioning_compute_steps": 10},
-            differs="neither grafting nor Adam's moments; roots by SVD",
+            differs="neither grafting nor Adam's moments; small matrices by their sides, not as vectors",
         ),
     ),
     "SOAP": (Peer("pytorch_optimizer.SOAP", {"weight_decay": 0.0}),),
-    "Sophia": (
-        Peer("pytorch_optimizer.SophiaH", {"update_period": 10**9}, differs="Hutchinson's curvature: not taken here"),
-    ),
 }
 # What makes our class do in ten steps what it does in long runs.
 OUR_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
