@@ -89,7 +89,8 @@ PEERS: Mapping[str, tuple[Peer, ...]] = {
                 "preconditioning_compute_steps": 10,
                 "start_preconditioning_step": 10,
             },
-            differs="roots by Newton iterations; grafts to RMSProp; small matrices by their sides, not as vectors",
+            differs="roots by Newton iterations; grafts to RMSProp; small matrices by their sides, not as "
+            "vectors; factors not counted as state",
         ),
         Peer(
             "pytorch_optimizer.Shampoo",

@@ -33,6 +33,7 @@ ROUNDS = 9
 TURN_SECONDS = 0.05
 # Rules with a basis or a root renew it every so many steps: a turn of any multiple pays its share of that.
 CYCLE = 10
+LONGEST_SECONDS = 60.0
 
 
 @dataclass
@@ -268,8 +269,11 @@ def _let_freed_memory_stay() -> None:
 
 
 def _in_turns(runners: Sequence[Runner], rounds: int, turn_seconds: float) -> dict[str, list[float]]:
-    """Seconds of a step of each, by round."""
-    steps = {runner.name: CYCLE * max(1, round(turn_seconds / (CYCLE * runner.seconds(3)))) for runner in runners}
+    """Seconds of a step of each, by round; of fewer rounds where they would take more than `LONGEST_SECONDS`."""
+    once = {runner.name: runner.seconds(3) for runner in runners}
+    steps = {runner.name: CYCLE * max(1, round(turn_seconds / (CYCLE * once[runner.name]))) for runner in runners}
+    round_seconds = sum(steps[name] * seconds for name, seconds in once.items())
+    rounds = max(1, min(rounds, int(LONGEST_SECONDS / round_seconds)))
     seconds: dict[str, list[float]] = {runner.name: [] for runner in runners}
     for number in range(rounds):
         # Nobody is always first.
