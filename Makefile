@@ -93,7 +93,10 @@ noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the ref
 	@$(PY) -m harness.commands.noise $(OVERRIDES)
 
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
-	@$(PY) benchmarks/overhead.py $(ARGS)
+	@$(PY) -m benchmarks.overhead $(ARGS)
+
+adapter-overhead: .venv/installed ## compare AdamW in AlgoPerf's API with the same update in a plain loop, 4 min: ARGS='pairs=30 workload=a,b'
+	@$(PY) -m benchmarks.adapter $(ARGS)
 
 redteam: .venv/installed ## run dishonest submissions and see that each gets its end, 10 min: ARGS=sandbox=off|honest=mini
 	@$(PY) -m tests.redteam $(ARGS)

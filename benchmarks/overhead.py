@@ -18,13 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timed_trials import quick_judge, timed_trial
 from harness import command_line
-from harness.api import Target, TensorExamples
 from harness.config import WorkloadConfig, load
 from harness.plugins import data
 from harness.plugins.entries import create_workload
-from harness.race.judge import Judge
-from harness.race.outcome import TrialSpec
 from harness.race.referee import Referee
 from harness.race.sandbox import Sandbox
 from harness.study.machine.calibration import step_seconds
@@ -120,7 +118,15 @@ def main(arguments: list[str]) -> int:
 
 def run_bare(case: Case) -> float:
     """Seconds per step of the bare loop in a fresh process."""
-    bare_loop = [sys.executable, __file__, "bare", case.workload, str(case.batch_size), str(case.seconds)]
+    bare_loop = [
+        sys.executable,
+        "-m",
+        "benchmarks.overhead",
+        "bare",
+        case.workload,
+        str(case.batch_size),
+        str(case.seconds),
+    ]
     done = subprocess.run(bare_loop, capture_output=True, encoding="utf-8", check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
@@ -161,33 +167,12 @@ def trial_seconds(case: Case, config: WorkloadConfig, sandbox: Sandbox) -> tuple
     These are the seconds until the submission's first line ran, and those of all pauses for evaluations (less the
     evaluations themselves) and of the end.
     """
-    workload = create_workload(config.entry, config.options)
-    folder = data.data_folder()
-    # Evaluation is not charged and so not measured here: a handful of examples will do.
-    few = data.load_verified(workload, "validation", folder, config.data["validation"])
-    handful = TensorExamples(few.gather(torch.arange(8)))
-    judge = Judge(workload, torch.device("cpu"), handful, handful, 8)
+    judge = quick_judge(config)
     with tempfile.TemporaryDirectory() as scratch:
         submission = Path(scratch) / "submission"
         submission.mkdir()
         (submission / "submission.py").write_text(SUBMISSION.format(batch_size=case.batch_size), encoding="utf-8")
-        spec = TrialSpec(
-            workload={
-                "entry": config.entry,
-                "options": config.options,
-                "data_folder": str(folder),
-                "train_sha256": config.data["train"],
-            },
-            submission={"folder": str(submission), "entry": None},
-            hyperparameters={},
-            seed=0,
-            target=Target(config.target.metric, config.target.goal, {"min": -1e300, "max": 1e300}[config.target.goal]),
-            batch_size=case.batch_size,
-            budget_steps=config.budget.steps,
-            step_hint=config.budget.step_hint,
-            max_runtime=case.seconds,
-            eval_period=case.seconds / WINDOWS,
-        )
+        spec = timed_trial(config, submission, seconds=case.seconds, windows=WINDOWS, batch_size=case.batch_size)
         asked = time.monotonic()
         outcome = Referee(judge, sandbox).run(spec, Path(scratch) / "trainer")
     start = float(outcome.log.splitlines()[0]) - asked

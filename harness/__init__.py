@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.trial.optim.averaging import AveragedWeights
     from harness.trial.optim.cosines import cosine_basis, low_rank, strongest_columns
     from harness.trial.optim.counts import Counts
-    from harness.trial.optim.directions import largest_allowed, without_radial_part
+    from harness.trial.optim.directions import largest_allowed, scale_invariant_rows, without_radial_part
     from harness.trial.optim.eight_bit_optimizer import EightBitOptimizer, bitsandbytes_optimizer, eight_bit_groups
     from harness.trial.optim.grafted import GraftedOptimizer
     from harness.trial.optim.growing_batch import GrowingBatch, passing_size, train_with_growing_batch
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         adam_scale,
         collected,
         corrections,
+        divided,
+        in_cache,
         move_moments,
         zeros_like,
     )
@@ -90,9 +92,11 @@ __all__ = [
     "consensus_rate",
     "corrections",
     "cosine_basis",
+    "divided",
     "edges",
     "eight_bit_groups",
     "hidden_matrices_and_rest",
+    "in_cache",
     "inverse_roots",
     "largest_allowed",
     "low_rank",
@@ -104,6 +108,7 @@ __all__ = [
     "passing_size",
     "positions_by_shape",
     "refresh_bases",
+    "scale_invariant_rows",
     "stacked",
     "strongest_columns",
     "train_loop",
@@ -124,7 +129,7 @@ _HOMES = {
     "harness.trial.optim.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
     "harness.trial.optim.counts": "Counts",
-    "harness.trial.optim.directions": "largest_allowed without_radial_part",
+    "harness.trial.optim.directions": "largest_allowed scale_invariant_rows without_radial_part",
     "harness.trial.optim.grafted": "GraftedOptimizer",
     "harness.trial.optim.kronecker": "as_matrix begin_bases between inverse_roots move_factors refresh_bases "
     "transposed zero_factors",
@@ -133,7 +138,8 @@ _HOMES = {
     "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
     "harness.trial.optim.growing_batch": "GrowingBatch passing_size train_with_growing_batch",
     "harness.trial.optim.matrices": "MatrixMomentum by_shape newton_schulz orthogonalised positions_by_shape stacked",
-    "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections move_moments zeros_like",
+    "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections divided in_cache "
+    "move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",

@@ -35,6 +35,9 @@ from harness.trial.order import stream_seed
 from harness.trial.trial import Trial
 
 SEARCH_SPACE = "tuning_search_space.json"
+_NOTHING = contextlib.nullcontext()
+# An odd number near 2^64 over the golden ratio: its multiples are all different, and spread, in 64 bits.
+_GOLDEN = 0x9E3779B97F4A7C15
 _FUNCTIONS = ("init_optimizer_state", "update_params", "get_batch_size", "data_selection")
 _LOSS_TYPES = {
     LossKind.SOFTMAX_CROSS_ENTROPY: LossType.SOFTMAX_CROSS_ENTROPY,
@@ -129,6 +132,7 @@ class _Run:
         self._model: nn.Module = trial.model
         self._model_state: Any = None
         self._state: Any = None
+        self._seeds: dict[str, int] = {}
         self._results: list[tuple[int, dict[str, float]]] = []
         self._in_training: dict[str, Tensor] | None = None
         for name in ("dropout_rate", "attention_dropout_rate"):
@@ -199,7 +203,9 @@ class _Run:
 
     def _random(self, stream: str) -> list[int]:
         """AlgoPerf's random state in PyTorch: two 32-bit numbers, others at each step."""
-        seed = stream_seed(self._trial.seed, f"algoperf {stream} {self._trial.step}")
+        if stream not in self._seeds:
+            self._seeds[stream] = stream_seed(self._trial.seed, f"algoperf {stream}")
+        seed = self._seeds[stream] + self._trial.step * _GOLDEN
         return [seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF]
 
     def _before_evaluation(self) -> None:
@@ -343,8 +349,12 @@ class AlgoPerfWorkload:
         is_training = mode is ForwardPassMode.TRAIN
         if params.training is not is_training:
             params.train(is_training)
-        frozen = contextlib.nullcontext() if update_batch_norm or not is_training else _kept_statistics(params)
-        with frozen, contextlib.nullcontext() if is_training else torch.no_grad():
+        around: contextlib.AbstractContextManager[object] = _NOTHING
+        if not is_training:
+            around = torch.no_grad()
+        elif not update_batch_norm:
+            around = _kept_statistics(params)
+        with around:
             return self._trial.outputs(augmented_and_preprocessed_input_batch, model=params), None
 
     def loss_fn(
@@ -362,7 +372,7 @@ class AlgoPerfWorkload:
         smoothing = label_smoothing or 0.0
         losses, weights = self._trial.unit_losses(batch, outputs=logits_batch, label_smoothing=smoothing)
         if weights is None:
-            count = torch.tensor(float(losses.numel()), device=losses.device)
+            count = torch.full((), losses.numel(), dtype=losses.dtype, device=losses.device)
             return {"summed": losses.sum(), "n_valid_examples": count, "per_example": losses}
         return {"summed": (losses * weights).sum(), "n_valid_examples": weights.sum(), "per_example": losses * weights}
 

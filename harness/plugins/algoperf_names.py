@@ -175,10 +175,13 @@ class _Relocated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        files = sorted(folder.rglob("*.py"))
+        # Every import of the trainer asks here first, by the hundred: looking at the disk each time would be charged.
+        self._packages = {path.relative_to(folder).parent.parts for path in files} - {()}
+        self._modules = {path.relative_to(folder).with_suffix("").parts for path in files} | self._packages
         self._prefixes = {
             ".".join(parts[:length])
-            for path in sorted(folder.rglob("*.py"))
+            for path in files
             for name in _imports(path)
             for parts in [name.split(".")]
             if self._own_suffix(name) not in (None, name)
@@ -210,13 +213,12 @@ class _Relocated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """The longest end of a dotted name that is a module of the directory, if any."""
         parts = name.split(".")
         for start in range(len(parts)):
-            place = self._folder.joinpath(*parts[start:])
-            if place.with_suffix(".py").is_file() or (place.is_dir() and any(place.glob("*.py"))):
+            if tuple(parts[start:]) in self._modules:
                 return ".".join(parts[start:])
         return None
 
     def _is_package(self, name: str) -> bool:
-        return self._folder.joinpath(*name.split(".")).is_dir()
+        return tuple(name.split(".")) in self._packages
 
 
 def _join_alone() -> None:

@@ -24,6 +24,8 @@ class Adafactor(MultiTensorOptimizer):
     in AlgoPerf (Dahl et al., arXiv 2306.07179).
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -46,10 +48,7 @@ class Adafactor(MultiTensorOptimizer):
     ) -> None:
         """The formula above."""
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        squares = torch._foreach_mul(gradients, gradients)
-        torch._foreach_add_(squares, _TINY)
-        scales = [_root(state, square, beta2) for state, square in zip(states, squares, strict=True)]
-        updates = torch._foreach_div(gradients, scales)
+        updates = [_scaled(state, gradient, beta2) for state, gradient in zip(states, gradients, strict=True)]
         counts = [update.numel() ** 0.5 for update in updates]
         rms = torch.stack(torch._foreach_div(torch._foreach_norm(updates), counts))
         torch._foreach_mul_(updates, list((lr / (rms / group["clip"]).clamp_min(1.0)).unbind()))
@@ -60,17 +59,19 @@ class Adafactor(MultiTensorOptimizer):
         torch._foreach_sub_(parameters, momenta)
 
 
-def _root(state: dict[str, Any], square: Tensor, beta2: float) -> Tensor:
-    """Square root of the second moment after taking `square` in: matrix by matrix, as each has a shape of its own."""
+def _scaled(state: dict[str, Any], gradient: Tensor, beta2: float) -> Tensor:
+    """g / sqrt(V) after taking `gradient` in: matrix by matrix, as each has a shape of its own."""
     step = state["step"]
     share = 1.0 - beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step)
+    square = gradient * gradient
     if "full" in state:
-        return state["full"].lerp_(square, share).sqrt()  # type: ignore[no-any-return]
-    rows = state["rows"].lerp_(square.mean(dim=-1), share)
-    columns = state["columns"].lerp_(square.mean(dim=-2), share)
+        full: Tensor = state["full"].lerp_(square.add_(_TINY), share)
+        return gradient / full.sqrt()
+    rows = state["rows"].lerp_(square.mean(dim=-1).add_(_TINY), share)
+    columns = state["columns"].lerp_(square.mean(dim=-2).add_(_TINY), share)
     relative = rows / rows.mean(dim=-1, keepdim=True)
     # Roots first: where an input is always zero, the product of two tiny averages would be zero in float32.
-    return relative.sqrt().unsqueeze(-1) * columns.sqrt().unsqueeze(-2)  # type: ignore[no-any-return]
+    return torch.mul(gradient, relative.rsqrt().unsqueeze(-1), out=square).mul_(columns.rsqrt().unsqueeze(-2))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -16,6 +16,7 @@ from harness import (
     collected,
     corrections,
     move_moments,
+    scale_invariant_rows,
     train_loop,
     warmup_cosine,
     without_radial_part,
@@ -28,6 +29,8 @@ class AdamP(MultiTensorOptimizer):
 
     Source: Heo et al., arXiv 2006.08217, algorithm 2.
     """
+
+    by_tensor = True
 
     def __init__(
         self,
@@ -53,17 +56,19 @@ class AdamP(MultiTensorOptimizer):
         first, second = collected(states, "exp_avg"), collected(states, "exp_avg_sq")
         lr, (beta1, beta2) = group["lr"], group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
-        scale = adam_scale(second, states, beta2, group["eps"])
-        directions = torch._foreach_div(first, scale)
-        tested = [
-            without_radial_part(p, g, d, delta=group["delta"])
-            for p, g, d in zip(parameters, gradients, directions, strict=True)
-        ]
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        rows = scale_invariant_rows(parameters, gradients, delta=group["delta"])
+        turned = [number for number, count in enumerate(rows) if count]
+        numerators = list(first)
+        for number in turned:
+            direction = first[number] / scale[number]
+            numerators[number] = without_radial_part(parameters[number], direction, rows=rows[number])
+            scale[number].fill_(1.0)
         if group["weight_decay"]:
             decay = lr * group["weight_decay"]
-            torch._foreach_mul_(parameters, [1 - decay * (group["wd_ratio"] if is_so else 1.0) for _, is_so in tested])
-        rates = [-lr / correction for correction in corrections(states, beta1)]
-        torch._foreach_add_(parameters, torch._foreach_mul([direction for direction, _ in tested], rates))
+            torch._foreach_mul_(parameters, [1 - decay * (group["wd_ratio"] if count else 1.0) for count in rows])
+        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
+        torch._foreach_addcdiv_(parameters, numerators, scale, rates)
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

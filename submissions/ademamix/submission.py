@@ -30,6 +30,8 @@ class AdEMAMix(MultiTensorOptimizer):
     Source: Pagliardini et al., arXiv 2409.03137, algorithm 1.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -64,16 +66,16 @@ class AdEMAMix(MultiTensorOptimizer):
         lr, (beta1, beta2, beta3) = group["lr"], group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
         shares = [min(1.0, state["step"] / group["warmup_steps"]) if group["warmup_steps"] else 1.0 for state in states]
-        torch._foreach_mul_(slow, [_slow_beta(beta1, beta3, share) for share in shares])
-        torch._foreach_add_(
-            slow, torch._foreach_mul(gradients, [1 - _slow_beta(beta1, beta3, share) for share in shares])
-        )
+        torch._foreach_lerp_(slow, gradients, [1 - _slow_beta(beta1, beta3, share) for share in shares])
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        directions = torch._foreach_div(first, corrections(states, beta1))
-        torch._foreach_add_(directions, torch._foreach_mul(slow, [group["alpha"] * share for share in shares]))
-        scale = adam_scale(second, states, beta2, group["eps"])
-        torch._foreach_addcdiv_(parameters, directions, scale, value=-lr)
+        # m1 / c + a m2 is (1 + a c) / c times a point between m1 and m2: one pass in place of three.
+        corrected = corrections(states, beta1)
+        parts = [group["alpha"] * share * c for share, c in zip(shares, corrected, strict=True)]
+        directions = torch._foreach_lerp(first, slow, [part / (1 + part) for part in parts])
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        rates = [-lr * root * (1 + part) / c for root, part, c in zip(roots, parts, corrected, strict=True)]
+        torch._foreach_addcdiv_(parameters, directions, scale, rates)
 
 
 def _slow_beta(start: float, end: float, share: float) -> float:

@@ -28,6 +28,8 @@ class CautiousNAdamW(MultiTensorOptimizer):
     Source: Liang et al., arXiv 2411.16085, algorithm 1, on AlgoPerf's NAdamW (Dahl et al., arXiv 2306.07179).
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -50,7 +52,7 @@ class CautiousNAdamW(MultiTensorOptimizer):
         lr, (beta1, beta2) = group["lr"], group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
         updates = torch._foreach_lerp(gradients, first, beta1)
-        scale = adam_scale(second, states, beta2, group["eps"])
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
         torch._foreach_div_(updates, scale)
         masks = torch._foreach_mul(updates, gradients)
         torch._foreach_sign_(masks)
@@ -59,9 +61,8 @@ class CautiousNAdamW(MultiTensorOptimizer):
         torch._foreach_mul_(updates, masks)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        rates = shares.new_tensor([-lr / correction for correction in corrections(states, beta1)]) / shares
-        torch._foreach_mul_(updates, list(rates.unbind()))
-        torch._foreach_add_(parameters, updates)
+        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
+        torch._foreach_addcmul_(parameters, updates, list((shares.new_tensor(rates) / shares).unbind()))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -57,10 +57,9 @@ class ClippedAdam(MultiTensorOptimizer):
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        scale = adam_scale(second, states, beta2, group["eps"])
-        torch._foreach_addcdiv_(
-            parameters, first, scale, [-lr / correction for correction in corrections(states, beta1)]
-        )
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
+        torch._foreach_addcdiv_(parameters, first, scale, rates)
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

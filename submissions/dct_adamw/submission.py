@@ -16,6 +16,7 @@ from harness import (
     collected,
     corrections,
     cosine_basis,
+    divided,
     low_rank,
     move_moments,
     positions_by_shape,
@@ -109,8 +110,10 @@ class DctAdamW(MultiTensorOptimizer):
         """lr (m / bc1) / (sqrt(v / bc2) + eps) after taking `seen` in."""
         first, second, (beta1, beta2) = collected(states, "exp_avg"), collected(states, "exp_avg_sq"), group["betas"]
         move_moments(first, second, seen, beta1, beta2)
-        directions = list(torch._foreach_div(first, adam_scale(second, states, beta2, group["eps"])))
-        torch._foreach_mul_(directions, [group["lr"] / correction for correction in corrections(states, beta1)])
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        directions = divided(first, scale)
+        corrected = corrections(states, beta1)
+        torch._foreach_mul_(directions, [group["lr"] * root / c for root, c in zip(roots, corrected, strict=True)])
         return directions
 
     def _back(self, low: Tensor, states: list[dict[str, Any]]) -> Tensor:

@@ -29,6 +29,8 @@ class DiffGrad(MultiTensorOptimizer):
     authors' diffGrad_v2.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -56,15 +58,17 @@ class DiffGrad(MultiTensorOptimizer):
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         move_moments(first, second, gradients, beta1, beta2)
-        friction = torch._foreach_sub(previous, gradients)
+        # In the memory of the gradients before, which are not needed again.
+        friction = previous
+        torch._foreach_sub_(friction, gradients)
         torch._foreach_abs_(friction)
         torch._foreach_sigmoid_(friction)
-        torch._foreach_copy_(previous, gradients)
         torch._foreach_mul_(friction, first)
         scale = torch._foreach_sqrt(second)
         torch._foreach_add_(scale, group["eps"])
         pairs = zip(corrections(states, beta1), corrections(states, beta2), strict=True)
         torch._foreach_addcdiv_(parameters, friction, scale, [-group["lr"] * sqrt(two) / one for one, two in pairs])
+        torch._foreach_copy_(previous, gradients)
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -15,6 +15,7 @@ from harness import (
     adam_scale,
     collected,
     corrections,
+    divided,
     move_moments,
     train_loop,
     warmup_cosine,
@@ -31,6 +32,8 @@ class Lamb(MultiTensorOptimizer):
 
     Source: You et al., arXiv 1904.00962, algorithm 2.
     """
+
+    by_tensor = True
 
     def __init__(
         self,
@@ -53,17 +56,18 @@ class Lamb(MultiTensorOptimizer):
         first, second = collected(states, "exp_avg"), collected(states, "exp_avg_sq")
         beta1, beta2 = group["betas"]
         move_moments(first, second, gradients, beta1, beta2)
-        scale = adam_scale(second, states, beta2, group["eps"])
-        directions = torch._foreach_div(first, corrections(states, beta1))
-        torch._foreach_div_(directions, scale)
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        directions = divided(first, scale)
+        factors = [root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
         if group["weight_decay"]:
+            torch._foreach_mul_(directions, factors)
             torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
+            factors = [1.0] * len(factors)
         weights, moves = torch._foreach_norm(parameters), torch._foreach_norm(directions)
-        # One small tensor for all: a trust ratio of one where a norm is zero.
+        # One small tensor for all. Factors that the directions lack fall out of the ratio but where that is one.
         ratios = torch.stack(weights) / torch.stack(moves)
-        ratios = torch.where(torch.isfinite(ratios) & (ratios > 0), ratios, 1.0) * -group["lr"]
-        torch._foreach_mul_(directions, list(ratios.unbind()))
-        torch._foreach_add_(parameters, directions)
+        ratios = torch.where(torch.isfinite(ratios) & (ratios > 0), ratios, ratios.new_tensor(factors)) * -group["lr"]
+        torch._foreach_addcmul_(parameters, directions, list(ratios.unbind()))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -17,6 +17,8 @@ class Lion(MultiTensorOptimizer):
     Source: Chen et al., arXiv 2302.06675, program 1.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ from harness import (
     Hyperparameters,
     MultiTensorOptimizer,
     Trial,
+    adam_scale,
     collected,
     corrections,
+    move_moments,
     train_loop,
     warmup_cosine,
     zeros_like,
@@ -33,6 +34,8 @@ class NAdamW(MultiTensorOptimizer):
     A parameter without a gradient is skipped: no decay, no step counted. Raises ConfigError for impossible arguments.
     Source: Dahl et al., arXiv 2306.07179, appendix D; torch.optim.NAdam has a momentum schedule instead.
     """
+
+    by_tensor = True
 
     def __init__(
         self,
@@ -59,18 +62,13 @@ class NAdamW(MultiTensorOptimizer):
         """The formula above."""
         first, second = collected(states, "exp_avg"), collected(states, "exp_avg_sq")
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        # Parameters that were skipped at times have step counters of their own, so corrections come as lists.
-        # sqrt(v / bc2) + eps is (sqrt(v) + eps sqrt(bc2)) / sqrt(bc2): one pass over the weights fewer.
-        roots = [sqrt(correction) for correction in corrections(states, beta2)]
-        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        move_moments(first, second, gradients, beta1, beta2)
         ahead = torch._foreach_lerp(gradients, first, beta1)
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_add_(scale, [group["eps"] * root for root in roots])
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        # Parameters that were skipped at times have step counters of their own, so corrections come as lists.
+        rates = [-lr * root / correction for root, correction in zip(roots, corrections(states, beta1), strict=True)]
         torch._foreach_addcdiv_(parameters, ahead, scale, rates)
 
 

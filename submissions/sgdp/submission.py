@@ -13,6 +13,7 @@ from harness import (
     MultiTensorOptimizer,
     Trial,
     collected,
+    scale_invariant_rows,
     train_loop,
     warmup_cosine,
     without_radial_part,
@@ -26,6 +27,8 @@ class SGDP(MultiTensorOptimizer):
     Weights that look scale-invariant get the share `wd_ratio` of the decay.
     Source: Heo et al., arXiv 2006.08217, algorithm 1.
     """
+
+    by_tensor = True
 
     def __init__(
         self,
@@ -52,14 +55,15 @@ class SGDP(MultiTensorOptimizer):
         torch._foreach_mul_(momenta, mu)
         torch._foreach_add_(momenta, gradients)
         directions = torch._foreach_add(gradients, momenta, alpha=mu) if group["nesterov"] else momenta
-        tested = [
-            without_radial_part(p, g, d, delta=group["delta"])
-            for p, g, d in zip(parameters, gradients, directions, strict=True)
+        rows = scale_invariant_rows(parameters, gradients, delta=group["delta"])
+        moves = [
+            without_radial_part(p, d, rows=count) if count else d
+            for p, d, count in zip(parameters, directions, rows, strict=True)
         ]
         if group["weight_decay"]:
             decay = group["lr"] * group["weight_decay"] / (1 - mu)
-            torch._foreach_mul_(parameters, [1 - decay * (group["wd_ratio"] if is_so else 1.0) for _, is_so in tested])
-        torch._foreach_add_(parameters, [direction for direction, _ in tested], alpha=-group["lr"])
+            torch._foreach_mul_(parameters, [1 - decay * (group["wd_ratio"] if count else 1.0) for count in rows])
+        torch._foreach_add_(parameters, moves, alpha=-group["lr"])
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

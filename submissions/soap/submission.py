@@ -17,7 +17,9 @@ from harness import (
     begin_bases,
     between,
     collected,
+    divided,
     move_factors,
+    move_moments,
     refresh_bases,
     train_loop,
     transposed,
@@ -76,15 +78,11 @@ class SOAP(MultiTensorOptimizer):
         lefts, rights = collected(states, "left_basis"), collected(states, "right_basis")
         lr, (beta1, beta2) = group["lr"], group["betas"]
         turned = between(transposed(lefts), gradients, rights)
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, turned, turned, 1 - beta2)
-
-        directions = between(transposed(lefts), first, rights)
+        # The momentum is kept turned, too: its average is that of turned gradients, as long as the bases stay.
+        move_moments(first, second, turned, beta1, beta2)
         scales = torch._foreach_sqrt(second)
         torch._foreach_add_(scales, group["eps"])
-        torch._foreach_div_(directions, scales)
-        directions = between(lefts, directions, transposed(rights))
+        directions = between(lefts, divided(first, list(scales)), transposed(rights))
         # The first step moved nothing, and no moment.
         steps = [state["step"] - 1 for state in states]
         torch._foreach_mul_(directions, [-lr * sqrt(1 - beta2**step) / (1 - beta1**step) for step in steps])
@@ -95,7 +93,10 @@ class SOAP(MultiTensorOptimizer):
         _take_in(states, gradients, beta2)
         due = [state for state, step in zip(states, steps, strict=True) if step % group["frequency"] == 0]
         if due:
+            momenta, lefts, rights = (collected(due, name) for name in ("exp_avg", "left_basis", "right_basis"))
+            plain = between(lefts, momenta, transposed(rights))
             refresh_bases(due, "exp_avg_sq")
+            torch._foreach_copy_(momenta, between(transposed(lefts), plain, rights))
 
 
 def _take_in(states: list[dict[str, Any]], gradients: list[Tensor], beta: float) -> None:

@@ -17,6 +17,8 @@ class Sophia(MultiTensorOptimizer):
     The caller fills h by `take_curvature`, every few steps. Source: Liu et al., arXiv 2305.14342, algorithm 3.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -26,6 +26,8 @@ class SplitSGD(MultiTensorOptimizer):
     Source: Rosenfeld and Risteski, arXiv 2311.04163, section 4, reconstructed. `sign_lr` follows the schedule of `lr`.
     """
 
+    by_tensor = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],

@@ -22,22 +22,38 @@ def largest_allowed(gradients: Sequence[Tensor], share: float) -> Tensor:
     return sizes.kthvalue(len(sizes) - min(int(len(sizes) * share), len(sizes) - 1)).values
 
 
-def without_radial_part(
-    parameter: Tensor, gradient: Tensor, direction: Tensor, *, delta: float, eps: float = 1e-8
-) -> tuple[Tensor, bool]:
-    """`direction` without its part along the weights where these look scale-invariant, and whether that is so.
+def scale_invariant_rows(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], *, delta: float, eps: float = 1e-8
+) -> list[int]:
+    """Into how many rows each parameter falls that look scale-invariant by themselves, seen as a matrix; 0: into none.
 
     Weights are tested by output channel, then as one: so where every |cos(g, p)| is below delta / sqrt(their count).
     Vectors and scalars never are. Source: Heo et al., arXiv 2006.08217, equation 12, and the authors' code.
     """
-    if parameter.ndim < 2:
-        return direction, False
-    for rows in (parameter.shape[0], 1):
-        p, g = parameter.reshape(rows, -1), gradient.reshape(rows, -1)
-        norms = torch.linalg.vector_norm(p, dim=1).clamp_min(eps) * torch.linalg.vector_norm(g, dim=1).clamp_min(eps)
-        cosines = (p * g).sum(dim=1).abs() / norms
-        if bool(cosines.max() < delta / p.shape[1] ** 0.5):
-            unit = p / (torch.linalg.vector_norm(p, dim=1, keepdim=True) + eps)
-            d = direction.reshape(rows, -1)
-            return (d - unit * (unit * d).sum(dim=1, keepdim=True)).view_as(parameter), True
-    return direction, False
+    matrices = [number for number, parameter in enumerate(parameters) if parameter.ndim >= 2]
+    cosines = []
+    for number in matrices:
+        p, g = parameters[number].flatten(1), gradients[number].flatten(1)
+        sums = torch.stack([(p * g).sum(dim=1), (p * p).sum(dim=1), (g * g).sum(dim=1)])
+        # What is true of all channels together follows from their sums.
+        for products, *squares in (sums, sums.sum(dim=1, keepdim=True)):
+            p_norm, g_norm = (square.sqrt().clamp_min(eps) for square in squares)
+            cosines.append((products.abs() / (p_norm * g_norm)).max())
+    rows = [0] * len(parameters)
+    # One wait for the device.
+    largest = torch.stack(cosines).tolist() if cosines else []
+    for number, by_channel, as_one in zip(matrices, largest[::2], largest[1::2], strict=True):
+        channels, count = len(parameters[number]), parameters[number].numel()
+        if by_channel < delta / (count / channels) ** 0.5:
+            rows[number] = channels
+        elif as_one < delta / count**0.5:
+            rows[number] = 1
+    return rows
+
+
+def without_radial_part(parameter: Tensor, direction: Tensor, *, rows: int, eps: float = 1e-8) -> Tensor:
+    """`direction` without its part along the weights, row by row of the parameter as a matrix of so many rows."""
+    p, d = parameter.reshape(rows, -1), direction.reshape(rows, -1)
+    unit = p / (torch.linalg.vector_norm(p, dim=1, keepdim=True) + eps)
+    rest: Tensor = d - unit * (unit * d).sum(dim=1, keepdim=True)
+    return rest.view_as(parameter)

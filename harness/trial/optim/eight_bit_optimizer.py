@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from harness.api import ParameterKind
 from harness.trial.optim.eight_bit import dequantised, in_blocks, out_of_blocks, quantised
-from harness.trial.optim.multi_tensor import MultiTensorOptimizer, collected, zeros_like
+from harness.trial.optim.multi_tensor import MultiTensorOptimizer, collected, runs, zeros_like
 from harness.trial.trial import Trial
 
 # Entries that are float32 at a time, 16 MB of each state: stepping must not need what 8 bits save. A larger tensor goes
@@ -62,7 +61,8 @@ class EightBitOptimizer(MultiTensorOptimizer):
             moves = self.directions(group, some[0]["step"], wide, kept)
             torch._foreach_sub_([parameters[number] for number in numbers], moves)
         for together in _of_one_step(coded, states):
-            for numbers in _at_a_time(together, parameters):
+            for run in runs([parameters[number] for number in together], _ENTRIES_AT_A_TIME):
+                numbers = together[run]
                 some = [states[number] for number in numbers]
                 blocks = [in_blocks(gradients[number], group["block_size"]).float() for number in numbers]
                 [move] = self._direction_of_coded(group, torch.cat(blocks), some)
@@ -114,16 +114,3 @@ def _of_one_step(numbers: list[int], states: list[dict[str, Any]]) -> list[list[
     for number in numbers:
         found[states[number]["step"]].append(number)
     return list(found.values())
-
-
-def _at_a_time(numbers: list[int], parameters: list[Tensor]) -> Iterator[list[int]]:
-    """The numbers in runs of parameters that together have no more than `_ENTRIES_AT_A_TIME`."""
-    run: list[int] = []
-    entries = 0
-    for number in numbers:
-        entries += parameters[number].numel()
-        if run and entries > _ENTRIES_AT_A_TIME:
-            yield run
-            run, entries = [], parameters[number].numel()
-        run.append(number)
-    yield run

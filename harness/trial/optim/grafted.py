@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from harness.trial.optim.kronecker import as_matrix, inverse_roots, move_factors, zero_factors
-from harness.trial.optim.multi_tensor import MultiTensorOptimizer, adam_scale, collected, corrections, zeros_like
+from harness.trial.optim.multi_tensor import (
+    MultiTensorOptimizer,
+    adam_scale,
+    collected,
+    corrections,
+    divided,
+    zeros_like,
+)
 
 
 class GraftedOptimizer(MultiTensorOptimizer):
@@ -97,7 +104,10 @@ class GraftedOptimizer(MultiTensorOptimizer):
         second, (_, beta2) = collected(states, "exp_avg_sq"), group["betas"]
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        return list(torch._foreach_div(filtered, adam_scale(second, states, beta2, group["eps"])))
+        scale, roots = adam_scale(second, states, beta2, group["eps"])
+        directions = divided(filtered, scale)
+        torch._foreach_mul_(directions, roots)
+        return directions
 
     def _turn(
         self,
