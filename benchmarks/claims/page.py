@@ -36,15 +36,19 @@ everything. Repetitions, seeds and versions are in `results/reference/claims/NAM
 
 
 def page(results: Sequence[tuple[Claim, Measured | None]], untested: Sequence[Untested]) -> str:
-    """The whole page. A claim without a result is not shown."""
+    """The whole page."""
     shown = [(claim, result) for claim, result in results if result is not None]
     verdicts = Counter(verdict_of(claim, result) for claim, result in shown)
     counts = ", ".join(f"{verdicts[verdict]} {word}" for verdict, word in _COUNTED.items())
     lines = [_HEAD, f"{len(shown)} rows measured: {counts}; {len(untested)} not tested here.", "", "## Measured", ""]
     lines += _table("submission", "the paper", "here", "number", "holds if", "verdict")
     lines += [_row(claim, result) for claim, result in shown]
+    waiting = [claim for claim, result in results if result is None]
+    if waiting:
+        lines += ["", "## Not measured yet", "", *_table("submission", "the paper", "here", "holds if")]
+        lines += [_joined(*_said(claim), str(claim.holds)) for claim in waiting]
     lines += ["", "## Not tested here", "", *_table("submission", "the paper", "why")]
-    lines += [f"| {_linked(each.submission)} | {each.says} | {each.why} |" for each in untested]
+    lines += [_joined(_linked(each.submission), each.says, each.why) for each in untested]
     return "\n".join(lines) + "\n"
 
 
@@ -70,15 +74,16 @@ def _row(claim: Claim, result: Measured) -> str:
     if len(result.numbers) > 1:
         number += f" ({low:.3g} to {high:.3g}), n = {len(result.numbers)}"
     beside = "; ".join(f"{name}: {fmean(values):.3g}" for name, values in result.beside.items())
-    where = f" On: {result.machine}." if result.machine else ""
-    cells = [
-        f"{_linked(claim.submission)}<br>`{claim.name}`",
-        claim.says,
-        f"{claim.experiment}{where}",
-        f"{claim.quantity}: {number}" + (f"<br>{beside}" if beside else ""),
-        str(claim.holds),
-        f"**{verdict_of(claim, result)}**",
-    ]
+    where = f"<br>On: {result.machine}" if result.machine else ""
+    number = f"{claim.quantity}: {number}" + (f"<br>{beside}" if beside else "") + where
+    return _joined(*_said(claim), number, str(claim.holds), f"**{verdict_of(claim, result)}**")
+
+
+def _said(claim: Claim) -> tuple[str, str, str]:
+    return f"{_linked(claim.submission)}<br>`{claim.name}`", claim.says, claim.experiment
+
+
+def _joined(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

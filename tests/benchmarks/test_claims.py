@@ -145,13 +145,13 @@ def test_a_damaged_result_is_one_clear_error(tmp_path: Path):
         results.read(CLAIM, tmp_path)
 
 
-def test_the_page_shows_number_rule_and_verdict_and_leaves_out_what_is_not_measured():
+def test_the_page_shows_number_rule_and_verdict_and_what_is_not_measured_yet():
     text = page.page([(CLAIM, result_of(CLAIM)), (replace(CLAIM, name="other"), None)], UNTESTED[:1])
-    [row] = [line for line in text.splitlines() if "made_up" in line]
+    [row] = [line for line in text.splitlines() if "`made_up`" in line]
     assert "It is \\| short." in row
     assert "seeds: **2** (-0.484 to 4.48), n = 3<br>double: 4 | at least 1 | **undecided** |" in row
     assert "1 rows measured: 0 hold, 0 do not hold, 1 undecided; 1 not tested here." in text
-    assert "other" not in text.split("## Measured")[1].split("## Not tested")[0]
+    assert "`other` | It is \\| short. | Counts seeds. | at least 1 |" in text.split("## Not measured yet")[1]
 
 
 # --- shapes ---
