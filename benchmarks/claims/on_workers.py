@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from submissions.sequential_gradient_coding.submission import Code, not_waited_f
 # --- federated rounds, on digits whose labels are unevenly spread over the clients ---
 
 ROUNDS, LOCAL_STEPS, CLIENTS = 20, 5, 8
-_TASK = {"workers": CLIENTS, "concentration": 0.1, "local_steps": LOCAL_STEPS}
+_TASK: dict[str, Any] = {"workers": CLIENTS, "concentration": 0.1, "local_steps": LOCAL_STEPS}
 _SETTING = f"`digits_mlp` over {CLIENTS} clients (Dirichlet 0.1), {ROUNDS} rounds of {LOCAL_STEPS} steps"
 # Averaging of local steps by all clients: DFedSAM without a radius where everybody hears everybody.
 FEDAVG = method("dfedsam", topology="full", radius=0.0, gossips=1, **_TASK)
