@@ -139,6 +139,9 @@ power-runs: .venv/installed ## train what make power reads, on seeds that set no
 	@$(PY) -m benchmarks.power_runs $(call override_if,WORKLOAD,workload) $(call override_if,SEEDS,seeds) \
 	    $(call override_if,RESULTS,results)
 
+claims: .venv/installed ## test the papers' claims and write docs/claims.md: CLAIM=name|all, else what is not measured yet, 15 min for all
+	@$(PY) -m benchmarks.claims $(call override_if,CLAIM,claim)
+
 sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
