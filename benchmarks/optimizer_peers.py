@@ -1,8 +1,9 @@
 """Public classes that do the work of ours, with the arguments that make them do it, and what still differs.
 
-heavyball is not among them: it compiles its steps, for 16 s (AdamW) to 190 s (SOAP) at start, and is slower then on a
-CPU than the eager classes here (NAdam 2.2, SOAP 2.6, Muon 1.5 times as slow as ours; PSGDKron runs out of memory).
-pytorch_optimizer.SophiaH steps by gradients that hold their graph alone, so it has no turn beside Sophia-G.
+heavyball 3.2.1 is not among them: it compiles its steps, for 16 s (AdamW) to 190 s (SOAP) at start, and then takes
+longer on small tensors and a CPU: NAdam 1.1 and Muon 2.0 times as long as ours, in one run; PSGDKron runs out of
+memory. Nor is pytorch_optimizer.Kron, which takes 17 times as long as PSGDKron on tiny tensors and more than 30 s a
+step on small ones; nor pytorch_optimizer.SophiaH, which steps by gradients that hold their graph alone.
 """
 
 from __future__ import annotations
@@ -72,13 +73,6 @@ PEERS: Mapping[str, tuple[Peer, ...]] = {
     ),
     "NAdamW": (Peer("torch.optim.NAdam", {"decoupled_weight_decay": True}, differs="a schedule of the momentum"),),
     "NorMuon": (Peer("pytorch_optimizer.NorMuon", group=_MUON),),
-    "PSGDKron": (
-        Peer(
-            "pytorch_optimizer.Kron",
-            {"max_size_triangular": 1024},
-            differs="triangular factors, fitted to random vectors by triangular solves",
-        ),
-    ),
     "SGDP": (Peer("pytorch_optimizer.SGDP", {"momentum": 0.9, "nesterov": True}),),
     "Shampoo": (
         Peer(
