@@ -65,7 +65,8 @@ def _scaled(state: dict[str, Any], gradient: Tensor, beta2: float) -> Tensor:
     share = 1.0 - beta2 * (1 - beta2 ** (step - 1)) / (1 - beta2**step)
     square = gradient * gradient
     if "full" in state:
-        return gradient / state["full"].lerp_(square.add_(_TINY), share).sqrt()
+        full: Tensor = state["full"].lerp_(square.add_(_TINY), share)
+        return gradient / full.sqrt()
     rows = state["rows"].lerp_(square.mean(dim=-1).add_(_TINY), share)
     columns = state["columns"].lerp_(square.mean(dim=-2).add_(_TINY), share)
     relative = rows / rows.mean(dim=-1, keepdim=True)

@@ -55,4 +55,5 @@ def without_radial_part(parameter: Tensor, direction: Tensor, *, rows: int, eps:
     """`direction` without its part along the weights, row by row of the parameter as a matrix of so many rows."""
     p, d = parameter.reshape(rows, -1), direction.reshape(rows, -1)
     unit = p / (torch.linalg.vector_norm(p, dim=1, keepdim=True) + eps)
-    return (d - unit * (unit * d).sum(dim=1, keepdim=True)).view_as(parameter)
+    rest: Tensor = d - unit * (unit * d).sum(dim=1, keepdim=True)
+    return rest.view_as(parameter)

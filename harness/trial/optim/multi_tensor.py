@@ -121,7 +121,7 @@ def adam_scale(
     return scale, roots
 
 
-def divided(numerators: Sequence[Tensor], denominators: list[Tensor]) -> list[Tensor]:
+def divided(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]:
     """numerators / denominators, which are overwritten: on a CPU new memory costs as much as dividing does."""
     if numerators[0].device.type != "cpu":
         return list(torch._foreach_div(numerators, denominators))
