@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timed_trials import timed_trial, quick_judge
+from benchmarks.timed_trials import quick_judge, timed_trial
 from harness import command_line
 from harness.api import ConfigError
 from harness.command_line import PlainConsole
