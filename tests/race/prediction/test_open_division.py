@@ -153,7 +153,7 @@ def test_an_open_trial_goes_on_from_its_checkpoint_as_if_it_had_not_been_killed(
 
     def take_over(checkpoint, folder):
         if not kept:
-            shutil.copytree(folder, tmp_path / "kept")
+            shutil.copytree(folder, tmp_path / "kept", symlinks=True)
             kept.append(checkpoint)
 
     by_steps = {"evaluate_every_steps": 20, "budget_steps": 80, "checkpoint_evaluations": 2}
