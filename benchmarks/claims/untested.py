@@ -50,6 +50,21 @@ UNTESTED = [
     ),
     Untested("heavy_ball", "A baseline of AlgoPerf.", "Nothing is claimed for it."),
     Untested(
+        "equilibrium_propagation",
+        "With the penalty untied weights train: 84.3 % on CIFAR-10 with the exact derivative, 81.4 % with two phases.",
+        "Takes the convolutional networks and the epochs of CIFAR-10; layers here are fully connected.",
+    ),
+    Untested(
+        "eva_lora",
+        "Faster convergence, and the best average scores among methods with as many parameters.",
+        "`adapter_english` has a provisional target, and no tuned comparison on it has been run.",
+    ),
+    Untested(
+        "ist",
+        "Better than training all adapters in each step, in less memory.",
+        "`adapter_english` has a provisional target, and no tuned comparison on it has been run.",
+    ),
+    Untested(
         "lamb",
         "BERT with batches of 32,868 at the accuracy of small ones, in 76 minutes.",
         "Data sets here have too few examples for batches of thousands to be large.",
@@ -72,6 +87,11 @@ UNTESTED = [
     Untested("nadamw", "0.5707 in AlgoPerf v0.5, as the baseline.", "The other methods' claims are made against it."),
     Untested("nesterov", "A baseline of AlgoPerf.", "Nothing is claimed for it."),
     Untested("rmsprop", "A lecture's advice.", "Nothing is claimed for it in numbers."),
+    Untested(
+        "noprop",
+        "99.5 % on MNIST, as matched networks with back-propagation get, in little more than half of the memory.",
+        "Takes a matched network with back-propagation beside it, on MNIST, which does not come with a package.",
+    ),
     Untested(
         "schedule_free_adamw_v2",
         "0.7077 in AlgoPerf v0.5's external tuning, second, with these five points.",
