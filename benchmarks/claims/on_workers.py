@@ -24,6 +24,9 @@ from submissions.sequential_gradient_coding.submission import Code, not_waited_f
 ROUNDS, LOCAL_STEPS, CLIENTS = 20, 5, 8
 _TASK: dict[str, Any] = {"workers": CLIENTS, "concentration": 0.1, "local_steps": LOCAL_STEPS}
 _SETTING = f"`digits_mlp` over {CLIENTS} clients (Dirichlet 0.1), {ROUNDS} rounds of {LOCAL_STEPS} steps"
+_AGAINST_FEDAVG = (
+    f"{_SETTING}, all in each round: error minus FedAvg's, each tuned with {POINTS} points on one other seed."
+)
 # Averaging of local steps by all clients: DFedSAM without a radius where everybody hears everybody.
 FEDAVG = method("dfedsam", topology="full", radius=0.0, gossips=1, **_TASK)
 
@@ -187,9 +190,7 @@ CLAIMS = [
         name="fedspeed_error",
         submission="fedspeed",
         says="After equal rounds better than FedAvg: 86.33 % instead of 80.65 % on CIFAR-10 with unlike clients.",
-        experiment=(
-            f"{_SETTING}, all in each round: error minus FedAvg's, each tuned with {POINTS} points on one other seed."
-        ),
+        experiment=_AGAINST_FEDAVG,
         quantity="points of error",
         holds=Rule(high=0.0),
         measure=points_behind(method("fedspeed", active=CLIENTS, **_TASK), FEDAVG),
@@ -198,9 +199,7 @@ CLAIMS = [
         name="fedamd_error",
         submission="fedamd",
         says="Fewer rounds to a target than FedAvg.",
-        experiment=(
-            f"{_SETTING}, all in each round: error minus FedAvg's, each tuned with {POINTS} points on one other seed."
-        ),
+        experiment=_AGAINST_FEDAVG,
         quantity="points of error",
         holds=Rule(high=0.0),
         measure=points_behind(method("fedamd", active=CLIENTS, **_TASK), FEDAVG),
