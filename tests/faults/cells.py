@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.tables import Records
+from tests.blobs import FILE
 from tests.faults import stage
 from tests.faults.conductor import Performance, World
 
@@ -185,7 +186,7 @@ def _make_writable(one: Performance) -> None:
 
 
 def _alter(one: Performance) -> None:
-    path = one.folder / "data" / stage.FILE
+    path = one.folder / "data" / FILE
     content = path.read_bytes()
     with path.open("r+b") as file:
         file.write(bytes(each ^ 0x40 for each in content))

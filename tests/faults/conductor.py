@@ -26,6 +26,7 @@ from harness.records.tables import Records, TrialKey
 from harness.study.identity import describe, trial_key
 from harness.study.study import run_study
 from tests.faults import stage
+from tests.faults.staged import Staged
 
 _WAIT = 150.0
 
@@ -48,7 +49,7 @@ class World:
         if not self.submission.exists():
             stage.write_submission(self.submission)
             self.data.mkdir()
-            stage.Staged().store(self.data)
+            Staged().store(self.data)
 
     def config(self, results: Path, *, tracking: str = "off") -> StudyConfig:
         """The study of all cells."""

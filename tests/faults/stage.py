@@ -13,30 +13,25 @@ import pickle
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy
 import torch
-from torch import Tensor, nn
 
 from harness import command_line
-from harness.api import Batch, Budget, Examples, SplitName, Target, TensorExamples
+from harness.api import Budget, Target
 from harness.command_line import PlainConsole
 from harness.commands import bench as commands_bench
 from harness.config import HardwareConfig, PruningConfig, RulesetConfig, StudyConfig, TrackingConfig, WorkloadConfig
 from harness.study.identity import describe
 from harness.study.study import run_study
-from tests.blobs import FILE, Blobs
+from tests.faults.staged import STAGE, Staged, reach
 
-STAGE = "TIMETRIAL_TEST_STAGE"
 TRIALS, STRUCK = 3, 1
 """Trials of the study, and the one that faults strike: the one before it has its row, the one after it has its turn."""
 EVERY, EVALUATIONS = 4, 6
-_MEMORY = 1 << 30
 
 # Keeps state in an optimizer and a counter, prints, and stops at every place that a submission can be in.
 SUBMISSION = """
@@ -87,36 +82,6 @@ SUBMISSION = """
 """
 
 
-def reach(state: str, place: Path) -> None:
-    """Wait at a state until somebody removes the mark."""
-    mark = place / f"at-{state}"
-    os.close(os.open(mark, os.O_CREAT | os.O_WRONLY))
-    while mark.exists():
-        time.sleep(0.001)
-
-
-class Staged(Blobs):
-    """Blobs in a mapped file, that stop in the trainer when the model is built and in the referee at each batch."""
-
-    def load(self, split: SplitName, folder: Path) -> Examples:
-        everything = torch.from_numpy(numpy.memmap(folder / FILE, dtype=numpy.float32, mode="c").reshape(-1, 9))
-        part = everything[{"train": slice(512), "validation": slice(512, 768), "test": slice(768, 1024)}[split]]
-        return TensorExamples({"inputs": part[:, :8], "targets": part[:, 8].long()})
-
-    def build_model(self) -> nn.Module:
-        if Path.cwd().parent.name == "scratch":
-            reach("building", Path.cwd())
-        return super().build_model()
-
-    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        if os.environ.get(STAGE):
-            reach("judging", Path(os.environ[STAGE]))
-        # What an evaluation needs beside the model: never touched, so that it costs nothing where there is enough.
-        needed = torch.empty(_MEMORY, dtype=torch.uint8)
-        del needed
-        return super().statistics(outputs, batch)
-
-
 def write_submission(folder: Path) -> Path:
     """The directory of the submission that walks through the states."""
     folder.mkdir(parents=True)
@@ -132,7 +97,7 @@ def study_config(results: Path, submission: Path, *, tracking: str = "off") -> S
     workload = WorkloadConfig(
         name="staged",
         version=1,
-        entry="tests.faults.stage.Staged",
+        entry="tests.faults.staged.Staged",
         options={},
         parameters=18,
         batch_size=32,
@@ -172,7 +137,7 @@ def overrides(results: Path, submission: Path) -> list[str]:
         "hardware.memory_gib=4",
         "++hardware.seconds_per_step.digits_mlp=10.0",
         f"evaluate_every_steps={EVERY}",
-        "workload.entry=tests.faults.stage.Staged",
+        "workload.entry=tests.faults.staged.Staged",
         "workload.options.hidden=0",
         "workload.parameters=18",
         "workload.batch_size=32",
