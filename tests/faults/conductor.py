@@ -139,7 +139,7 @@ def _let_go_below(results: Path) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.002):
+        while not over.wait(0.005):
             with contextlib.suppress(OSError):  # a folder that has just gone
                 for mark in (results / "runs" / "scratch").glob("*/at-*"):
                     mark.unlink(missing_ok=True)
@@ -216,7 +216,7 @@ class Performance:
                         held = mark, is_over
                         continue
                 self._let_go(mark)
-            time.sleep(0.002)
+            time.sleep(0.005)
         self._process.join()
         self.code = self._process.exitcode
         for directory in self._directories.values():
