@@ -387,6 +387,11 @@ class Workload(ABC):
     Only there may a submission bring a network of its own, whose predictor gets the held-out `inputs`: those of a
     language model, to name one that must not, are its targets a place further on.
     """
+    compiles: ClassVar[bool] = False
+    """True where `torch.compile` takes the network as it is, without breaks and with the same outputs to rounding.
+
+    Only there does `hardware.compile` have an effect.
+    """
     not_promised: ClassVar[frozenset[str]] = frozenset()
     """Promises of the contract of workloads, by their names in its tests, that this one cannot keep; it says why."""
 
@@ -436,6 +441,22 @@ class Workload(ABC):
     @abstractmethod
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics of a whole split from its rows; the target names one of these or of `decoded_metrics`."""
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:
+        """A made-up training batch of the true names, shapes, dtypes and ranges, on the CPU: for timing and rehearsals.
+
+        Of fields whose length varies, the longest that training batches have. All that is random is drawn from
+        `generator`. Workloads whose data not everybody can have override it, and read nothing from `folder`, the data
+        folder. Default: training examples drawn by chance, where `inputs` that are no whole numbers become noise of
+        their mean and spread; other fields, which must fit each other, stay. Raises DataError as `load`.
+        """
+        examples = self.load("train", folder)
+        batch = examples.gather(torch.randint(len(examples), (size,), generator=generator))
+        inputs = batch.get("inputs")
+        if inputs is not None and inputs.is_floating_point():
+            noise = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
+            batch["inputs"] = inputs.mean() + noise * inputs.std(correction=0)
+        return batch
 
     def domains(self, examples: Examples) -> Tensor | None:  # noqa: ARG002
         """Which domain each example is of, numbered from 0, for methods that balance them. Shape: int64 [n].

@@ -117,6 +117,25 @@ def test_each_split_is_the_one_that_its_yaml_names(name: str):
     assert hashes == {split: each for split, each in config(name).data.items() if split != "weights"}
 
 
+def made_up(name: str, seed: int) -> dict[str, Tensor]:
+    return made(name).synthetic_batch(3, torch.Generator().manual_seed(seed), data_folder())
+
+
+@each_workload
+def test_a_made_up_batch_has_the_form_of_a_true_one(name: str):
+    true, batch = batch_of(name, 3), made_up(name, 1)
+    assert {field: (values.shape, values.dtype) for field, values in batch.items()} == {
+        field: (values.shape, values.dtype) for field, values in true.items()
+    }
+    assert math.isfinite(loss_on(name, model_of(name), batch).item())
+
+
+def test_a_made_up_batch_is_drawn_from_its_generator_alone():
+    first, again, other = (made_up("digits_mlp", seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[field], again[field]) for field in first)
+    assert not torch.equal(first["inputs"], other["inputs"])
+
+
 @each_model
 def test_the_weights_that_a_model_begins_with_are_those_that_its_yaml_names(name: str):
     assert ("weights" in config(name).data) == (made(name).weights() is not None)
