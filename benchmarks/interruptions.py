@@ -1,9 +1,9 @@
 """Kills a tuned bench again and again, and compares its tables with those of a run that nobody touched.
 
-Two submissions on the suite `quick` under the ruleset `external`, evaluated by steps so that every number but the times
+Two submissions on two workloads under the ruleset `external`, evaluated by steps so that every number but the times
 is the same on each run. The interrupted one is killed by SIGKILL at random moments and started again with the same
 command. Exit code 1, and the first differences, where a row differs, lacks or is there twice. Arguments: `kills=10
-seed=0 every=100 folder=` (where to keep both runs), and any override of make bench, such as `suite=mini`.
+seed=0 every=100 folder=` (where to keep both runs), and any override of make bench, such as `workload=kjv_char_lm`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SAME_EVALUATIONS = [
         "other_metrics",
     )
 ]
-_DEFAULTS = ["suite=quick", "submission=adamw,nesterov", "ruleset=external", "tracking=off"]
+_DEFAULTS = ["workload=digits_mlp,fashion_mnist_cnn", "submission=adamw,nesterov", "ruleset=external", "tracking=off"]
 
 
 def tables(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -194,8 +194,10 @@ def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
 
 
 def gaps(scoring: Scoring, selection: Selection) -> list[str]:
-    """What is uneven in what is ranked, a line each: workloads not run, studies or trials missing, unequal budgets."""
+    """What a reader must know of what is ranked, a line each: smoke tests, unequal budgets, missing rows."""
     notes = budget_notes(scoring.times)
+    unscored = scoring.seconds.columns.difference(scoring.ratios.columns)
+    notes += [f"{name} is a smoke test: shown, not scored" for name in scoring.rules.smoke if name in unscored]
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()
     for submission in scoring.scores.index[~run.loc[scoring.scores.index].all(axis=1)]:
         absent = ", ".join(run.columns[~run.loc[submission]])

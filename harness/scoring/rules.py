@@ -15,7 +15,7 @@ import yaml
 from harness.api import ConfigError, near_matches
 from harness.config import CONF, names_in
 
-DEFAULT_RULES = "timetrial_v2"
+DEFAULT_RULES = "timetrial_v3"
 """What scores the rows of a ruleset that has no rules of its own name."""
 
 _STUDY_TRIAL = ("fastest", "first_evaluation")
@@ -31,8 +31,9 @@ class ScoringRules:
     stands for a study: the `fastest`, or as AlgoPerf's scorer has it, the one that hits at the smallest number of
     evaluations. `trials_without_evaluations`: `missed` (infinite), or `left_out` of study and median.
     `held_out`: variant -> the workload whose time it can make infinite. `workloads`: what the score averages over;
-    empty: every workload at hand that is no variant. `max_runtime`, `eval_period` (seconds by workload, a variant
-    has those of its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
+    empty: every workload at hand that is no variant. `smoke`: workloads that rank nothing, shown and not scored; where
+    there is nothing else at hand, they are. `max_runtime`, `eval_period` (seconds by workload, a variant has those of
+    its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
     `miss_extra_seconds`: how many seconds more than the budget a miss stands for where a number is needed.
     """
 
@@ -48,6 +49,7 @@ class ScoringRules:
     enforce_budget: bool = True
     trials_without_evaluations: str = "missed"
     workloads: tuple[str, ...] = ()
+    smoke: tuple[str, ...] = ()
     held_out: Mapping[str, str] = field(default_factory=dict)
     max_runtime: Mapping[str, float] = field(default_factory=dict)
     eval_period: Mapping[str, float] = field(default_factory=dict)
@@ -108,8 +110,8 @@ def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> S
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ConfigError(f"scoring rules {name}: unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(known))}.")
-    if "workloads" in settings:
-        settings["workloads"] = tuple(settings["workloads"] or ())
+    for names in {"workloads", "smoke"} & set(settings):
+        settings[names] = tuple(settings[names] or ())
     return ScoringRules(**settings)
 
 

@@ -71,7 +71,8 @@ def score_times(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
 def scored_workloads(matrix: pd.DataFrame, rules: ScoringRules) -> list[str]:
     """The workloads that the score averages over. Raises ConfigError where none of them is in the matrix."""
     if not rules.workloads:
-        return [workload for workload in matrix.columns if workload not in rules.held_out]
+        bases = [workload for workload in matrix.columns if workload not in rules.held_out]
+        return [workload for workload in bases if workload not in rules.smoke] or bases
     if not set(rules.workloads) & set(matrix.columns):
         raise ConfigError(
             f"scoring rules {rules.name}: none of its workloads is among the rows ({', '.join(matrix.columns)}). "

@@ -131,6 +131,14 @@ def test_a_workload_that_a_submission_has_not_run_is_said_and_counts_as_missed(r
     assert re.search(r"sgd +│ 0\.5000", text)
 
 
+def test_a_smoke_test_is_shown_and_a_line_says_that_it_is_not_scored(runs):
+    write(runs, [trial_rows("digits_mlp", "adamw", 0.25), trial_rows("digits_mlp", "muon", 0.5)])
+    text = printed(runs)
+    assert "0.250 s" in text
+    assert "digits_mlp is a smoke test: shown, not scored" in text
+    assert re.search(r"1 +│ adamw +│ 0\.8333", text), "as without it"
+
+
 def test_fewer_studies_than_the_others_is_said(tmp_path):
     rows = [trial_rows("w", "a", 10.0, study=study) for study in range(3)] + [trial_rows("w", "b", 10.0)]
     write(tmp_path / "runs", rows)

@@ -16,6 +16,7 @@ from harness.scoring.times import study_times, time_matrix, trial_times, workloa
 from tests.scoring.scoring_tables import MAX_RUNTIME, evaluation_row, tables, trial_rows
 
 RULES = ScoringRules("plain")
+SMOKY = ScoringRules("smoky", smoke=("smoke",))
 
 
 def one_trial(curve, **changes):
@@ -141,6 +142,19 @@ def test_a_variant_slower_than_four_times_the_fastest_is_missed():
     rules = ScoringRules("gated", held_out={"variant": "base"})
     table = pd.DataFrame({"base": [10.0, 11.0], "variant": [50.0, 5.0]}, index=["a", "b"])
     assert gated_ratios(table, rules)["base"].tolist() == [math.inf, 1.0]
+
+
+def test_a_smoke_test_is_timed_and_not_scored():
+    rows = [("slow", "plain", 9.0), ("slow", "smoke", 1.0), ("fast", "plain", 3.0), ("fast", "smoke", 9.0)]
+    scoring = score_tables(*tables([trial_rows(w, s, seconds) for s, w, seconds in rows]), SMOKY)
+    assert scoring.seconds.loc["slow"].to_dict() == {"plain": 9.0, "smoke": 1.0}
+    assert scoring.ratios.columns.tolist() == ["plain"]
+    assert scoring.scores["score"].to_dict() == pytest.approx({"fast": 1.0, "slow": 1 / 3})
+
+
+def test_where_there_is_nothing_but_a_smoke_test_it_is_scored():
+    rows = [trial_rows("smoke", "slow", 9.0), trial_rows("smoke", "fast", 3.0)]
+    assert score_tables(*tables(rows), SMOKY).scores["score"].to_dict() == pytest.approx({"fast": 1.0, "slow": 1 / 3})
 
 
 def test_the_score_of_two_submissions_by_hand():
