@@ -53,7 +53,7 @@ class Golden:
 def main(arguments: Sequence[str]) -> int:
     """`make golden [WORKLOAD=a,b]`: all workloads by default. Raises ConfigError as `keep`, DataError without data."""
     given = command_line.options(arguments, ["workload"])
-    names = given["workload"].split(",") if given.get("workload") else config.names_in("workload")
+    names = given["workload"].split(",") if given.get("workload") else config.pinned_workloads()
     torch.set_num_threads(1)
     for name in names:
         found = compute(config.load("workload", name, WorkloadConfig))
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
 def compute(settings: WorkloadConfig) -> Golden:
     """The values of a workload as it is now. Raises DataError where its data are not here, or others."""
     workload = create_workload(settings.entry, settings.options)
-    data.check_weights(workload, settings.data)
+    data.check_weights(workload, settings.content)
     train_set, validation = (
-        data.load_verified(workload, split, data.data_folder(), settings.data[split])
+        data.load_verified(workload, split, data.data_folder(), settings.content[split])
         for split in ("train", "validation")
     )
     conditions = Conditions(
@@ -111,7 +111,7 @@ def keep(name: str, found: Golden, path: Path) -> None:
             f"Undo that, or give conf/workload/{name}.yaml a version of its own: {found.version + 1}."
         )
     known[name] = found
-    names = set(config.names_in("workload"))
+    names = set(config.pinned_workloads())
     rows = {each: asdict(values) for each, values in sorted(known.items()) if each in names or each == name}
     path.write_text(_one_line_each(rows), encoding="utf-8")
 

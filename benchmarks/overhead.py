@@ -136,7 +136,7 @@ def bare(name: str, batch_size: int, seconds: float) -> float:
     torch.set_num_threads(1)
     config = load("workload", name, WorkloadConfig)
     workload = create_workload(config.entry, config.options)
-    train_set = data.load_verified(workload, "train", data.data_folder(), config.data["train"])
+    train_set = data.load_verified(workload, "train", data.data_folder(), config.content["train"])
     torch.manual_seed(0)
     model = workload.build_model().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

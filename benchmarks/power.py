@@ -170,7 +170,7 @@ def _first(runs: Sequence[Run], count: int) -> list[Run]:
 def main(arguments: Sequence[str]) -> int:
     """`make power [WORKLOAD=a,b]`: a table; without names, of every workload. Raises ConfigError for anything else."""
     given = command_line.options(arguments, ["workload"]).get("workload")
-    names = given.split(",") if given else config.names_in("workload")
+    names = given.split(",") if given else config.pinned_workloads()
     table, unmeasured = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False), []
     for heading in ("workload", "fresh seeds reach", "within", "ratio", "seeds", "range", "10 %"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "workload" else "right")

@@ -96,9 +96,9 @@ class Bench:
         self._settings = settings
         self._workload = create_workload(settings.entry, settings.options)
         data.fetch(self._workload, folder, lambda _: None)
-        data.check_weights(self._workload, settings.data)
+        data.check_weights(self._workload, settings.content)
         self._train, self._validation, self._test = (
-            data.load_verified(self._workload, split, folder, settings.data[split])
+            data.load_verified(self._workload, split, folder, settings.content[split])
             for split in ("train", "validation", "test")
         )
         self._judge = self._workload.build_model()

@@ -18,7 +18,7 @@ from harness.race.outcome import TrialSpec
 def quick_judge(config: WorkloadConfig) -> Judge:
     """A judge of a handful of examples: evaluation is not charged, and so not measured."""
     workload = create_workload(config.entry, config.options)
-    few = data.load_verified(workload, "validation", data.data_folder(), config.data["validation"])
+    few = data.load_verified(workload, "validation", data.data_folder(), config.content["validation"])
     handful = TensorExamples(few.gather(torch.arange(8)))
     return Judge(workload, torch.device("cpu"), handful, handful, 8)
 
@@ -39,7 +39,7 @@ def timed_trial(
             "entry": config.entry,
             "options": config.options,
             "data_folder": str(data.data_folder()),
-            "train_sha256": config.data["train"],
+            "train_sha256": config.content["train"],
         },
         submission={"folder": str(submission), "entry": None, "api": api},
         hyperparameters=hyperparameters or {},

@@ -69,7 +69,7 @@ def _variants() -> str:
         ["variant", "options", "parameters", "validation target", "test target", "methods / seeds", "seeds for 10 %"],
         ["---", "---", "---:", "---:", "---:", "---:", "---:"],
     ]
-    for name in sorted(set(config.names_in("workload")) - set(config.base_workloads())):
+    for name in sorted(set(config.pinned_workloads()) - set(config.base_workloads())):
         settings = config.load("workload", name, WorkloadConfig)
         base = config.load("workload", str(settings.variant_of), WorkloadConfig)
         changed = {key: value for key, value in settings.options.items() if base.options.get(key) != value}

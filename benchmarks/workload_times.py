@@ -89,7 +89,7 @@ def _seconds_of_gathering(settings: WorkloadConfig) -> float:
     """Median seconds to gather one training batch."""
     torch.set_num_threads(1)
     workload = create_workload(settings.entry, settings.options)
-    examples = data.load_verified(workload, "train", data.data_folder(), settings.data["train"])
+    examples = data.load_verified(workload, "train", data.data_folder(), settings.content["train"])
     seconds = []
     for _ in range(_GATHERS):
         index = torch.randint(len(examples), (settings.batch_size,))

@@ -25,6 +25,9 @@ Batch = dict[str, Tensor]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
+PREPARED: Literal["prepared"] = "prepared"
+"""In the place of a split's hash: the split is whatever `make data` prepared here, known by its own manifest."""
+
 Division = Literal["closed", "open"]
 """`closed`: the workload's own network is trained. `open`: a submission brings its own; the two are ranked apart."""
 
@@ -222,10 +225,13 @@ class Hyperparameters(Mapping[str, Any]):
 
 
 class Examples(ABC):
-    """One split, in memory: map-style access to examples, and whole batches by index gather.
+    """One split, in memory or on the disk: map-style access to examples, and whole batches by index gather.
 
-    Per-step work must be a fixed number of tensor operations: no Python over examples.
+    In memory, per-step work must be a fixed number of tensor operations: no Python over examples.
     """
+
+    folder: Path | None = None
+    """The folder that batches are read from, which holds nothing of another split; None: all is in memory."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -235,6 +241,13 @@ class Examples(ABC):
     def gather(self, index: Tensor) -> Batch:
         """The examples at `index`, stacked. Shape of `index`: [batch], int64, on the examples' device."""
 
+    def gather_augmented(self, index: Tensor, seeds: Tensor) -> Batch:  # noqa: ARG002
+        """The examples at `index` as a step of training sees them: what is drawn for each follows from its seed alone.
+
+        Shapes: both int64 [batch]. Default: nothing is drawn.
+        """
+        return self.gather(index)
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything that defines the split, by name; its content hash is taken over these."""
@@ -243,11 +256,16 @@ class Examples(ABC):
     def to(self, device: torch.device) -> Examples:
         """The same examples on another device."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return next(iter(self.tensors().values())).device
+
     def __getitem__(self, position: int) -> Batch:
         """One example, without the batch dimension. Raises IndexError past the end, so that iteration stops."""
         if not -len(self) <= position < len(self):
             raise IndexError(f"example {position} of {len(self)}")
-        index = torch.tensor([position % len(self)], device=next(iter(self.tensors().values())).device)
+        index = torch.tensor([position % len(self)], device=self.device)
         return {name: values[0] for name, values in self.gather(index).items()}
 
     def digest(self) -> str:
@@ -257,6 +275,12 @@ class Examples(ABC):
             content.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
             content.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return content.hexdigest()
+
+    def verify(self, *, whole: bool) -> None:  # noqa: B027 - in memory there is nothing to do
+        """Raise DataError where the disk does not hold what `digest` stands for; `whole`: read all, not a sample.
+
+        Default: nothing, as `digest` itself reads all.
+        """
 
 
 class TensorExamples(Examples):

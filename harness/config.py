@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.api import Budget, ConfigError, Target, near_matches, visible
+from harness.api import PREPARED, SPLITS, Budget, ConfigError, Target, near_matches, visible
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -22,12 +22,26 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
+class PublishedBudget:
+    """What a published round allowed on its own hardware: seconds, and the steps over which schedules ran out."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    max_runtime: float
+    eval_period: float
+    step_hint: int
+    hardware: str
+
+
+@dataclass(frozen=True)
 class WorkloadConfig:
     """One file of `conf/workload`. `checkpoint_evaluations`: from one checkpoint to the next; null: restart if killed.
 
     `version`: another number for another behaviour, which a golden test sees; the text of modules identifies nothing.
     `variant_of`: the workload that this one differs from by an option or two; data are the same, the target is not.
-    `data`: hashes of the splits and, where the model begins with trained weights, of their file.
+    `data`: hashes of the splits and, where the model begins with trained weights, of their file; `prepared`: the splits
+    are what `make data` prepared here, and their manifests are the hashes (`with_content`).
+    `published`: budgets in seconds of published rounds, by the round's name; they say where `budget` is from.
     Raises ConfigError where `version` or `checkpoint_evaluations` is below 1.
     """
 
@@ -42,9 +56,10 @@ class WorkloadConfig:
     eval_batch_size: int
     target: Target
     budget: Budget
-    data: dict[Literal["train", "validation", "test", "weights"], str]
+    data: dict[Literal["train", "validation", "test", "weights"], str] | Literal["prepared"]
     checkpoint_evaluations: int | None = None
     variant_of: str | None = None
+    published: dict[str, PublishedBudget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -54,9 +69,14 @@ class WorkloadConfig:
                 f"checkpoint_evaluations is {self.checkpoint_evaluations}. Use at least 1, or null for no checkpoints."
             )
 
+    @property
+    def content(self) -> Mapping[Any, str]:
+        """The hash of each split, or PREPARED."""
+        return dict.fromkeys(SPLITS, PREPARED) if isinstance(self.data, str) else self.data
+
     def data_hash(self) -> str:
         """SHA-256 over the hashes of the three splits, and of the weights that the model begins with, if any."""
-        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -197,9 +217,17 @@ def names_in(group: str, folder: Path = CONF) -> list[str]:
     return [path.stem for path in visible(folder / group, "*.yaml")]
 
 
+def pinned_workloads() -> list[str]:
+    """Names of the workloads, variants too, whose file has the hashes of the data: anybody can have these here.
+
+    The others read what a person got elsewhere and prepared. Raises ConfigError for a file that cannot be read.
+    """
+    return [name for name in names_in("workload") if values_of("workload", name).get("data") != PREPARED]
+
+
 def base_workloads() -> list[str]:
-    """Names of the workloads that are no variants of others. Raises ConfigError for a file that cannot be read."""
-    return [name for name in names_in("workload") if values_of("workload", name).get("variant_of") is None]
+    """Names of the pinned workloads that are no variants of others. Raises ConfigError as `pinned_workloads`."""
+    return [name for name in pinned_workloads() if values_of("workload", name).get("variant_of") is None]
 
 
 def load(group: str, name: str, kind: type[T]) -> T:

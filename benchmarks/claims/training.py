@@ -172,7 +172,7 @@ def _course(name: str, batch_size: int | None, options: tuple[tuple[str, Any], .
     splits: Sequence[SplitName] = ("train", "validation", "test")
     return Course(
         workload,
-        {split: data.load_verified(workload, split, folder, settings.data[split]) for split in splits},
+        {split: data.load_verified(workload, split, folder, settings.content[split]) for split in splits},
         batch_size=settings.batch_size if batch_size is None else batch_size,
         eval_batch_size=settings.eval_batch_size,
         target=settings.target,

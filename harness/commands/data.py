@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     for workload_config, workload in zip(found, made, strict=True):
         say(f"{workload_config.name}:")
         try:
-            _fetch_and_check(workload, dict(workload_config.data), say)
+            _fetch_and_check(workload, workload_config.content, say)
         except DataError as error:
             command_line.complain(error)
             failures += 1
@@ -54,7 +54,7 @@ def _fetch_and_check(workload: Workload, sha256: Mapping[Any, str], say: Callabl
         say("  nothing to fetch: the data arrive with the installed packages or are made when they are read")
     fetch(workload, folder, say)
     for split in SPLITS:
-        examples = load_verified(workload, split, folder, sha256[split])
+        examples = load_verified(workload, split, folder, sha256[split], whole=True)
         say(f"  {split}: {len(examples)} examples, content as expected")
     check_weights(workload, sha256)
     if workload.weights() is not None:

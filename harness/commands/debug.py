@@ -68,8 +68,8 @@ def debug(study: Study, console: Console) -> None:
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()
     torch.manual_seed(stream_seed(conditions.seed, "dropout"))
-    data.check_weights(workload, config.workload.data)
-    train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.data["train"])
+    data.check_weights(workload, config.workload.content)
+    train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.content["train"])
     trial = Trial(workload, model, train_set.to(device), conditions, _printer(study, workload, device, console))
     submission = study.submission
     trial.go(Go(0.0))
@@ -88,7 +88,9 @@ def _printer(study: Study, workload: Workload, device: torch.device, console: Co
     """Judges in this process, prints a line per evaluation, ends the trial at the target or the last step."""
     config = study.config
     settings, target = config.workload, config.workload.target
-    validation = data.load_verified(workload, "validation", data.data_folder(), settings.data["validation"]).to(device)
+    validation = data.load_verified(workload, "validation", data.data_folder(), settings.content["validation"]).to(
+        device
+    )
     with torch.random.fork_rng(devices=[]):
         judge = workload.build_model().to(device)
     charged, resumed = 0.0, time.monotonic()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.api import DataError, Examples, SplitName, Workload, path_of
+from harness.api import PREPARED, DataError, Examples, SplitName, Workload, path_of, visible
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,11 +33,17 @@ def fetch(workload: Workload, folder: Path, say: Callable[[str], object]) -> Non
         source.fetch(folder)
 
 
-def load_verified(workload: Workload, split: SplitName, folder: Path, expected_sha256: str) -> Examples:
-    """One split, read from the data folder. Raises DataError where its content is not the one that the YAML names."""
+def load_verified(
+    workload: Workload, split: SplitName, folder: Path, expected_sha256: str, *, whole: bool = False
+) -> Examples:
+    """One split, read from the data folder. Raises DataError where its content is not the one that the YAML names.
+
+    Of a split that lies on the disk a sample is read; `whole`: all. `expected_sha256`: PREPARED where any will do.
+    """
     examples = workload.load(split, folder)
+    examples.verify(whole=whole)
     found = examples.digest()
-    if found != expected_sha256:
+    if expected_sha256 not in (found, PREPARED):
         raise DataError(
             f"the {split} split read by {type(workload).__name__} from {folder} has the hash {found[:12]}..., "
             f"its YAML says {expected_sha256[:12]}.... Files were altered or belong to another version: run make data."
@@ -74,7 +80,7 @@ class Watch:
     def __init__(self, splits: Mapping[SplitName, Examples], expected: Mapping[Any, str], folder: Path) -> None:
         self._splits = splits
         self._expected = expected
-        self._stamps = {path: _stamp(path) for path in _mapped(folder)}
+        self._stamps = {path: _stamp(path) for path in [*_mapped(folder), *_stored(splits.values())]}
 
     def check(self) -> None:
         """Raise DataError where a split has another content by now."""
@@ -84,11 +90,25 @@ class Watch:
         self._stamps = stamps
         # A file that was touched, or has made room for another one of its name, still gives what it gave.
         for split, examples in self._splits.items():
-            if examples.digest() != self._expected[split]:
+            if not _is_still(examples, self._expected[split]):
                 raise DataError(
                     f"the data of the {split} split were altered while a trial ran, which so has no result. "
                     "Run make data, then the same command again."
                 )
+
+
+def _is_still(examples: Examples, expected: str) -> bool:
+    """Whether a split, read in whole, is what it was."""
+    try:
+        examples.verify(whole=True)
+    except DataError:
+        return False
+    return expected in (examples.digest(), PREPARED)
+
+
+def _stored(splits: Iterable[Examples]) -> list[Path]:
+    """The files of splits that lie on the disk."""
+    return [path for each in splits if each.folder is not None for path in visible(each.folder, "*")]
 
 
 def _mapped(folder: Path) -> list[Path]:

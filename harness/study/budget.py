@@ -47,7 +47,7 @@ def trial_spec(
             "entry": workload.entry,
             "options": workload.options,
             "data_folder": str(data_folder()),
-            "train_sha256": workload.data["train"],
+            "train_sha256": workload.content["train"],
         },
         submission={
             "folder": str(submission.folder),

@@ -6,11 +6,15 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from harness.api import PREPARED, SPLITS
 from harness.config import HardwareConfig, RulesetConfig, StudyConfig, WorkloadConfig
+from harness.plugins.data import data_folder, is_present
+from harness.plugins.entries import create_workload
 from harness.plugins.search import deal
 from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
@@ -39,6 +43,7 @@ class Study:
 
 def describe(config: StudyConfig) -> Study:
     """What the trials of a study share. Raises ConfigError for a submission, hyperparameter or device unknown here."""
+    config = replace(config, workload=with_content(config.workload, data_folder()))
     submission = load_submission(config.submission)
     hardware = config.hardware
     check_division(config, submission, hardware.devices)
@@ -161,13 +166,26 @@ def seed_of(ruleset: tuple[str, int], workload: str, study: int, trial: int, see
     return int.from_bytes(_digest(text)[:8], "big") >> 1
 
 
+def with_content(config: WorkloadConfig, folder: Path) -> WorkloadConfig:
+    """The settings with the hash of each split that was prepared in `folder`; as they are where none was, or none is.
+
+    So what is known of a trial, its id too, follows from what it was really run on.
+    """
+    if config.data != PREPARED:
+        return config
+    workload = create_workload(config.entry, config.options)
+    if not is_present(workload, folder):
+        return config
+    return replace(config, data={split: workload.load(split, folder).digest() for split in SPLITS})
+
+
 def workload_hash(config: WorkloadConfig) -> str:
-    """SHA-256 over what the YAML says, the version included; `entry`, where the class lies, changes no behaviour.
+    """SHA-256 over what the YAML says, the version included; `entry` and `published` change no behaviour.
 
     Source text is no part of it: benchmarks/golden.py sees whether a version still computes what it did.
     """
     values = TypeAdapter(WorkloadConfig).dump_python(config)
-    del values["entry"]
+    del values["entry"], values["published"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -283,7 +283,7 @@ def _judge(description: str, device: str) -> tuple[Judge, Watch]:
     workload = create_workload(config.entry, config.options)
     folder = data_folder()
     held_out: tuple[SplitName, ...] = ("validation", "test")
-    check_weights(workload, config.data)
-    splits = {split: load_verified(workload, split, folder, config.data[split]) for split in held_out}
+    check_weights(workload, config.content)
+    splits = {split: load_verified(workload, split, folder, config.content[split]) for split in held_out}
     judge = Judge(workload, torch.device(device), splits["validation"], splits["test"], config.eval_batch_size)
-    return judge, Watch(splits, config.data, folder)
+    return judge, Watch(splits, config.content, folder)

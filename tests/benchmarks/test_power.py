@@ -104,7 +104,7 @@ def test_a_target_that_nobody_reaches_says_nothing():
 def test_the_table_has_a_row_for_what_was_measured_and_names_the_rest(capsys):
     assert power.main([]) == 0
     table, _, rest = capsys.readouterr().out.partition("Without fresh runs")
-    for name in config.names_in("workload"):
+    for name in config.pinned_workloads():
         is_measured = power.measured(name) is not None
         assert (name in table.split(), name in re.findall(r"\w+", rest)) == (is_measured, not is_measured), name
 

@@ -11,14 +11,14 @@ from torch import nn
 
 from benchmarks.golden import GOLDEN, compare, compute, keep, kept
 from harness.api import ConfigError
-from harness.config import WorkloadConfig, base_workloads, load, names_in
+from harness.config import WorkloadConfig, base_workloads, load, pinned_workloads
 from harness.plugins.data import data_folder, is_present
 from harness.plugins.entries import create_workload
 from harness.study.identity import workload_hash
 from workloads.deep_linear import DeepLinear
 
 BASES = base_workloads()
-NAMES = [pytest.param(name, marks=[] if name in BASES else pytest.mark.slow) for name in names_in("workload")]
+NAMES = [pytest.param(name, marks=[] if name in BASES else pytest.mark.slow) for name in pinned_workloads()]
 
 
 class LargerInitialWeights(DeepLinear):
@@ -56,7 +56,7 @@ def test_a_workload_computes_what_its_version_computed(name):
 
 def test_what_is_kept_is_of_the_versions_that_the_yamls_say():
     assert {name: golden.version for name, golden in kept(GOLDEN).items()} == {
-        name: settings_of(name).version for name in names_in("workload")
+        name: settings_of(name).version for name in pinned_workloads()
     }, "run make golden"
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from harness.api import SPLITS, ConfigError, Examples, LossKind, ParameterKind, SplitName, Workload, mean_loss
-from harness.config import CONF, WorkloadConfig, base_workloads, load, names_in, values_of
+from harness.config import CONF, WorkloadConfig, base_workloads, load, pinned_workloads, values_of
 from harness.plugins.data import check_weights, data_folder, is_present
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
@@ -24,7 +24,7 @@ from workloads.networks.residual_network import ResidualNetwork
 
 each_workload = pytest.mark.parametrize("name", base_workloads())
 # A variant shares data, loss and metric with its base: what is to be tested is its model.
-each_model = pytest.mark.parametrize("name", names_in("workload"))
+each_model = pytest.mark.parametrize("name", pinned_workloads())
 
 
 @cache
@@ -114,7 +114,7 @@ def test_where_there_is_an_open_division_inputs_alone_make_the_outputs(name: str
 @each_workload
 def test_each_split_is_the_one_that_its_yaml_names(name: str):
     hashes = {split: split_of(name, split).digest() for split in SPLITS}
-    assert hashes == {split: each for split, each in config(name).data.items() if split != "weights"}
+    assert hashes == {split: each for split, each in config(name).content.items() if split != "weights"}
 
 
 def made_up(name: str, seed: int) -> dict[str, Tensor]:
@@ -138,8 +138,8 @@ def test_a_made_up_batch_is_drawn_from_its_generator_alone():
 
 @each_model
 def test_the_weights_that_a_model_begins_with_are_those_that_its_yaml_names(name: str):
-    assert ("weights" in config(name).data) == (made(name).weights() is not None)
-    check_weights(made(name), config(name).data)
+    assert ("weights" in config(name).content) == (made(name).weights() is not None)
+    check_weights(made(name), config(name).content)
 
 
 @each_model
@@ -293,7 +293,7 @@ def test_an_evaluation_changes_no_weight_and_no_statistic(name: str):
     assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", sorted(set(names_in("workload")) - set(base_workloads())))
+@pytest.mark.parametrize("name", sorted(set(pinned_workloads()) - set(base_workloads())))
 def test_a_variant_has_the_data_and_the_budget_of_its_base_and_a_model_and_a_target_of_its_own(name: str):
     base = config(str(config(name).variant_of))
     assert base.variant_of is None

@@ -71,7 +71,7 @@ def _config_of_twin(config: StudyConfig, twin: int, *, devices: int) -> StudyCon
         target=target_of_twin(workload.target, twin),
         budget=replace(workload.budget, steps=steps_of_twin(workload.budget.steps, twin)),
         batch_size=batch_size_of_twin(workload.batch_size, multiple_of=devices),
-        data=dict(contents_of_twin(workload.data, twin)),
+        data=dict(contents_of_twin(workload.content, twin)),
     )
     return replace(config, workload=changed)
 
@@ -80,7 +80,7 @@ def _judge(config: StudyConfig, study: Study, twin: int | None) -> Judge:
     settings = config.workload
     workload = create_workload(settings.entry, settings.options, twin)
     validation, test = (
-        load_verified(workload, split, data_folder(), settings.data[split]) for split in ("validation", "test")
+        load_verified(workload, split, data_folder(), settings.content[split]) for split in ("validation", "test")
     )
     return Judge(workload, study.machine.device, validation, test, settings.eval_batch_size)
 

@@ -16,10 +16,11 @@ import pandas as pd
 
 from harness.api import HarnessError
 from harness.config import WorkloadConfig, load
+from harness.plugins.data import data_folder
 from harness.plugins.submission_files import read_files
 from harness.records.tables import Row
 from harness.study.folders import known_place
-from harness.study.identity import workload_hash
+from harness.study.identity import with_content, workload_hash
 from harness.study.verification.consistency import OURS
 
 CHANGE_COLUMNS = [
@@ -72,7 +73,7 @@ class Present:
 
     def _read_workload(self, name: str) -> WorkloadConfig | None:
         try:
-            return load("workload", name, WorkloadConfig)
+            return with_content(load("workload", name, WorkloadConfig), data_folder())
         except HarnessError:
             return None
 

@@ -11,7 +11,9 @@ from harness.trial.order import stream_seed
 
 
 def labels_of(examples: Examples) -> Tensor | None:
-    """Class of each example, int64 [examples]; None where `targets` are not one whole number for each."""
+    """Class of each example, int64 [examples]; None where `targets` are on the disk or not one whole number each."""
+    if examples.folder is not None:
+        return None
     targets = examples.tensors().get("targets")
     if targets is None or targets.shape != (len(examples),):
         return None
@@ -39,7 +41,7 @@ def shards(examples: Examples, workers: int, *, concentration: float | None, see
     order = random.permutation(len(examples))
     sizes = [len(part) for part in np.array_split(order, workers)]
     if labels is None or concentration is None:
-        device = next(iter(examples.tensors().values())).device
+        device = examples.device
         parts = np.split(order, np.cumsum(sizes)[:-1])
     else:
         device = labels.device
