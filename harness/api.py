@@ -248,6 +248,22 @@ class Examples(ABC):
         """
         return self.gather(index)
 
+    def gather_ahead(self, index: Tensor, seeds: Tensor) -> Batch:
+        """What of `gather_augmented` a process beside the trainer may do, on the CPU; `finished` does the rest."""
+        return self.gather_augmented(index, seeds)
+
+    def finished(self, batch: Batch) -> Batch:
+        """A batch of `gather_ahead`, which is on `device` by now, with what is left to do. Default: nothing is."""
+        return batch
+
+    @property
+    def run_length(self) -> int:
+        """How many neighbours come after each other in any order of training: rows of a few bytes lie on a disk.
+
+        Default: 1, each example comes by itself.
+        """
+        return 1
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything that defines the split, by name; its content hash is taken over these."""

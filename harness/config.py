@@ -119,7 +119,8 @@ class HardwareConfig:
     steps these are, on what; for another reference, other files of it or another version they do not count. Without
     `reference` they count for all. `machine`: properties that a machine must have for its rows to be official under
     this name; null: any machine, and no row is official or unofficial. `devices`: how many a trial trains on, with a
-    process of `threads` threads for each.
+    process of `threads` threads for each. `loader_workers`: processes beside each of these that gather batches ahead of
+    splits that lie on the disk; 0: the trainer gathers them itself.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -131,8 +132,13 @@ class HardwareConfig:
     seconds_per_step: dict[str, float]
     machine: dict[str, str | int | float] | None = None
     devices: int = 1
+    loader_workers: int = 0
     reference: ReferenceConfig | None = None
     workload_versions: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.loader_workers < 0:
+            raise ConfigError(f"loader_workers is {self.loader_workers}. Use 0 or more processes.")
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class Frozen:
             "device": machine.device.type,
             "devices": machine.devices,
             "threads": machine.threads,
+            "loader_workers": machine.loader_workers,
             "memory_gib": known.memory_gib if known else None,
             "machine": machine.properties,
             "reference": dataclasses.asdict(_reference(study)),

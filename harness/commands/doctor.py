@@ -34,7 +34,14 @@ def main(arguments: Sequence[str]) -> int:
     chosen = command_line.options(arguments, ("hardware", "results"))
     console = PlainConsole()
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
-    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
+    machine = this_machine(
+        hardware.name,
+        hardware.device,
+        hardware.threads,
+        hardware.memory_gib,
+        hardware.devices,
+        hardware.loader_workers,
+    )
     results = path_of(chosen.get("results", "results"))
     _machine(console, machine, results)
     present = _workloads(console, machine, results)

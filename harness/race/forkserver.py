@@ -176,6 +176,7 @@ def _view(request: dict[str, Any], prepared: _Prepared) -> Any:
         assert prepared.split is not None
         workload = request["workload"]
         readable, data_folder = view.packages_of(workload["entry"]), workload["data_folder"]
+        readable = [*readable, *prepared.split.readable]
         masked = prepared.split.masked
     return view.view_of(
         readable=[*readable, *request["readable"]],

@@ -67,6 +67,7 @@ def task(
     device: str,
     devices: int,
     threads: int,
+    loader_workers: int,
     checkpoint: str,
     past: str | None,
 ) -> Message:
@@ -99,6 +100,7 @@ def task(
             "evaluate_every_steps": spec.evaluate_every_steps,
             "evaluate_at_steps": spec.evaluate_at_steps,
             "division": spec.division,
+            "loader_workers": loader_workers,
         },
     }
 

@@ -144,6 +144,7 @@ class _Trial:
         self._device = sandbox.device
         self._threads = sandbox.threads
         self._devices = sandbox.devices
+        self._loader_workers = sandbox.loader_workers
         self._checkpoint_folder = checkpoint_folder
         self._continuation = continuation
         self._callbacks = callbacks
@@ -215,6 +216,7 @@ class _Trial:
                 device=str(self._device),
                 devices=self._devices,
                 threads=self._threads,
+                loader_workers=self._loader_workers,
                 checkpoint=str(self._checkpoint_folder),
                 past=str(self._continuation.folder.resolve()) if self._continuation else None,
             )
@@ -310,14 +312,16 @@ class _Trial:
         self._cpu = self._trainer.cpu_seconds()
 
     def _check_processor_time(self) -> None:
-        """Raise TrialEnded where the trainer used more of the processor than its threads can."""
+        """Raise TrialEnded where the trainer used more of the processor than its threads and loader workers can."""
         used, charged = self._cpu - self._cpu_at_go, self._clock.seconds - self._charged_at_go
-        allowed = CPU_FACTOR * self._threads * self._devices * charged + CPU_SECONDS
+        running = (self._threads + self._loader_workers) * self._devices
+        allowed = CPU_FACTOR * running * charged + CPU_SECONDS
         if self._device.type == "cpu" and used > allowed:
+            beside = f" with loader_workers={self._loader_workers}" if self._loader_workers else ""
             raise TrialEnded(
                 TrialStatus.REFUSED,
                 f"the trainer used {used:.2f} s of processor time in {charged:.2f} s; "
-                f"hardware.threads={self._threads} allows {allowed:.2f} s",
+                f"hardware.threads={self._threads}{beside} allows {allowed:.2f} s",
             )
 
     def _check_it_stood_still(self) -> None:

@@ -44,8 +44,9 @@ class Sandbox:
     Or predictors, of any workload, from a server that has never held an example: those of `predictors`.
 
     `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may
-    write; `devices` of each, with a process and its threads on every one; `forks`: trainers are forked from a warm
-    server instead of started as fresh interpreters (None: where the device allows it).
+    write; `devices` of each, with a process and its threads on every one, and beside it so many `loader_workers`;
+    `forks`: trainers are forked from a warm server instead of started as fresh interpreters (None: where the device
+    allows it).
 
     Close it, or use it as a context: then no process is left behind. Raises DataError where none can be started.
     """
@@ -59,9 +60,11 @@ class Sandbox:
         devices: int = 1,
         disk_bytes: int = 16 << 30,
         forks: bool | None = None,
+        loader_workers: int = 0,
     ) -> None:
         self.device = device
         self.devices = devices
+        self.loader_workers = loader_workers
         self._forks = forks_on(device) if forks is None else forks
         self.threads = threads
         self.memory_bytes = memory_bytes
@@ -296,8 +299,10 @@ def _kept(device: torch.device, threads: int) -> Sandbox:
     return Sandbox(device, threads)
 
 
-def shared_sandbox(device: torch.device, threads: int, memory_bytes: int, devices: int = 1) -> Sandbox:
+def shared_sandbox(
+    device: torch.device, threads: int, memory_bytes: int, devices: int = 1, loader_workers: int = 0
+) -> Sandbox:
     """The sandbox of this process, kept between trials: a warm start takes a tenth of a second."""
     sandbox = _kept(device, threads)
-    sandbox.memory_bytes, sandbox.devices = memory_bytes, devices
+    sandbox.memory_bytes, sandbox.devices, sandbox.loader_workers = memory_bytes, devices, loader_workers
     return sandbox

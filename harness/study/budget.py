@@ -156,7 +156,9 @@ def measure_step_seconds(study: Study, judge: Judge, *, seconds: float) -> float
 def _windows(study: Study, submission: Submission, judge: Judge, *, seconds: float) -> list[Window]:
     config, machine = study.config, study.machine
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
-    sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+    sandbox = shared_sandbox(
+        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
+    )
     with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
         spec = trial_spec(
             config,

@@ -47,7 +47,14 @@ def describe(config: StudyConfig) -> Study:
     submission = load_submission(config.submission)
     hardware = config.hardware
     check_division(config, submission, hardware.devices)
-    machine = this_machine(hardware.name, hardware.device, hardware.threads, hardware.memory_gib, hardware.devices)
+    machine = this_machine(
+        hardware.name,
+        hardware.device,
+        hardware.threads,
+        hardware.memory_gib,
+        hardware.devices,
+        hardware.loader_workers,
+    )
     reference = load_submission(config.ruleset.reference)
     check_reference(reference)
     frozen, why_not = _frozen_seconds(hardware, config.workload, reference)

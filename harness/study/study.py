@@ -144,7 +144,9 @@ def _race(
             if past is None:
                 notes.start({"trial_id": key.trial_id, "started_at": _now()})
             machine = study.machine
-            sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+            sandbox = shared_sandbox(
+                machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
+            )
             outcome = Referee(judge, sandbox).run(
                 spec,
                 _scratch(config, key),

@@ -42,6 +42,8 @@ class Conditions:
     evaluate_at_steps: Sequence[int] | None = None
     """Rising. With either of the two, evaluations go by steps instead of the clock."""
     division: Division = "closed"
+    loader_workers: int = 0
+    """Processes beside this trainer that gather batches of a split on the disk ahead."""
 
     @property
     def is_by_steps(self) -> bool:

@@ -39,19 +39,20 @@ _SPARE_PERIODS = 0.02
 class Streams:
     """Everything random in a trial that a checkpoint must hold: the order of the data, the submission's generator."""
 
-    def __init__(self, conditions: Conditions, examples: int) -> None:
+    def __init__(self, conditions: Conditions, examples: int, run_length: int = 1) -> None:
+        self._run_length = run_length
         self._seed = conditions.seed
         self._device = conditions.device
         self._examples = examples
         self._batch_norm_draws = 0
-        self.order = Order(examples, stream_seed(conditions.seed, "data"), conditions.device)
+        self.order = Order(examples, stream_seed(conditions.seed, "data"), conditions.device, run_length)
         self.generator = torch.Generator().manual_seed(stream_seed(conditions.seed, "submission"))
 
     def new_batch_norm_order(self) -> Order:
         """An order of its own for each refresh of batch norm, so that the order of training batches stays."""
         self._batch_norm_draws += 1
         seed = stream_seed(self._seed, f"batch norm {self._batch_norm_draws}")
-        return Order(self._examples, seed, self._device)
+        return Order(self._examples, seed, self._device, self._run_length)
 
     def state(self) -> State:
         """Where all streams stand, the global ones included."""

@@ -14,6 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
+from harness.trial.loader import Loader
+from harness.trial.order import Order, stream_seed
 from harness.trial.pace import Pace, Streams
 from harness.trial.parameter_kinds import Adapter, adapters_of, kinds_of
 from harness.trial.passes.captured import captured, input_layers
@@ -55,7 +57,7 @@ class Trial:
         """Metric, goal and value on the validation split."""
         self.budget_seconds = conditions.budget_seconds
         """Charged seconds after which the trial is over."""
-        streams = Streams(conditions, len(train_set))
+        streams = Streams(conditions, len(train_set), train_set.run_length)
         pace = Pace(model, streams, conditions, hand_over, ranks, checkpoints)
         self.evaluations: list[Evaluation] = pace.evaluations
         """The validation history, oldest first, for self-tuning."""
@@ -78,6 +80,9 @@ class Trial:
         self._ranks = ranks
         self._streams = streams
         self._pace = pace
+        self._loader = Loader(
+            train_set, conditions.seed, workers=conditions.loader_workers, share=ranks.share if ranks else None
+        )
 
     # --- data ---
 
@@ -96,18 +101,20 @@ class Trial:
         `batch_size` is that of all ranks together (None: the hint); each gets its part of the batch. Raises ConfigError
         where it is no whole number from 1 on or does not divide by `world_size`.
         """
-        return self.take(self._streams.order.draw(self.batch_size_hint if batch_size is None else batch_size))
+        order = self._streams.order
+        return self._take(order.draw(self.batch_size_hint if batch_size is None else batch_size), order)
 
     def take(self, index: Tensor) -> Batch:
         """These training examples as a batch of a step, for samplers of your own: they count as `examples`.
 
         `index`: int64 [batch], the same on all ranks; each gets its part. Raises ConfigError as `next_batch`.
         """
-        index = index.to(self.device)
+        return self._take(index.to(self.device), None)
+
+    def _take(self, index: Tensor, order: Order | None) -> Batch:
+        position = self._pace.examples
         self._pace.examples += len(index)
-        if self._ranks is not None:
-            index = self._ranks.share(index)
-        return self.train_set.gather(index)
+        return self._loader.batch(index, position, order)
 
     def end_step(self) -> None:
         """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
@@ -252,14 +259,15 @@ class Trial:
         momenta = [norm.momentum for norm in norms]
         modes = [(module, module.training) for module in self.model.modules()]
         order = self._streams.new_batch_norm_order()
+        share = self._ranks.share if self._ranks else None
+        loader = Loader(self.train_set, stream_seed(self.seed, "batch norm"), share=share)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a plain mean over all batches
         self.model.train()
         with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for _ in range(batches):
-                index = order.draw(self.batch_size_hint)
-                self.outputs(self.train_set.gather(index if self._ranks is None else self._ranks.share(index)))
+            for number in range(batches):
+                self.outputs(loader.batch(order.draw(self.batch_size_hint), number * self.batch_size_hint))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, was_training in modes:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy
 import torch
@@ -302,6 +302,11 @@ def _keep(path: Path, text: str) -> None:
     half.replace(path)
 
 
+def _bytes_of(values: Array) -> memoryview:
+    """The memory of an array, to be written to."""
+    return memoryview(values.reshape(-1).view(numpy.uint8).data) if values.size else memoryview(b"")
+
+
 def _file(shard: int, name: str) -> str:
     return f"{shard:05d}.{name}"
 
@@ -336,13 +341,24 @@ class PreparedExamples(Examples):
         """
         return {name: torch.from_numpy(values) for name, values in raw.items()}
 
+    def finished(self, batch: Batch) -> Batch:
+        """A batch of `decode` that is on its device, as networks take it. Default: as it is.
+
+        For what makes a batch larger: bytes of images become numbers here, once they have been copied.
+        """
+        return batch
+
     def gather(self, index: Tensor) -> Batch:
         """The examples at `index`, with nothing drawn."""
-        return self._placed(self.decode(self.raw(index), None))
+        return self.finished(self._placed(self.decode(self.raw(index), None)))
+
+    def gather_ahead(self, index: Tensor, seeds: Tensor) -> Batch:
+        """The examples at `index` with what is drawn for each by its seed, on the CPU and not `finished`."""
+        return self.decode(self.raw(index), seeds.cpu())
 
     def gather_augmented(self, index: Tensor, seeds: Tensor) -> Batch:
         """The examples at `index`, with what is drawn for each by its seed."""
-        return self._placed(self.decode(self.raw(index), seeds.cpu()))
+        return self.finished(self._placed(self.gather_ahead(index, seeds)))
 
     def __len__(self) -> int:
         return int(self._begins[-1])
@@ -354,7 +370,7 @@ class PreparedExamples(Examples):
 
     def to(self, device: torch.device) -> Self:
         """The same files, with batches on another device."""
-        moved = cast("Self", object.__new__(type(self)))
+        moved = object.__new__(type(self))
         moved.__dict__.update(self.__getstate__(), _device=device)
         return moved
 
@@ -429,7 +445,7 @@ class PreparedExamples(Examples):
     ) -> Array:
         values = numpy.empty((count, *shape), dtype)
         row = dtype.itemsize * int(numpy.prod(shape))
-        content = memoryview(values.reshape(-1).view(numpy.uint8)) if values.size else memoryview(b"")
+        content = _bytes_of(values)
         at = 0
         for shard, first, length in runs:
             self._read(_file(shard, name), first * row, content[at : at + length * row])
@@ -438,10 +454,10 @@ class PreparedExamples(Examples):
 
     def _ragged(self, name: str, dtype: numpy.dtype[Any], shard: int, first: int, length: int) -> Iterator[Array]:
         ends = numpy.empty(length + 1, _END)
-        self._read(_ends_file(shard, name), first * _END.itemsize, memoryview(ends.view(numpy.uint8)))
+        self._read(_ends_file(shard, name), first * _END.itemsize, _bytes_of(ends))
         values = numpy.empty(int(ends[-1] - ends[0]), dtype)
         if values.size:
-            content = memoryview(values.view(numpy.uint8))
+            content = _bytes_of(values)
             self._read(_file(shard, name), int(ends[0]) * dtype.itemsize, content)
         yield from numpy.split(values, ends[1:-1] - ends[0])
 

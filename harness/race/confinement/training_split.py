@@ -28,7 +28,10 @@ _LENGTH_BYTES = 8
 
 
 class TrainingSplit:
-    """The training split of one workload, in memory without a name. `masked`: what no trainer may read."""
+    """The training split of one workload, in memory without a name, or the name of the folder that it is read from.
+
+    `masked`: what no trainer may read; `readable`: that folder, where there is one, which trainers may read.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -36,6 +39,7 @@ class TrainingSplit:
             end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "big")
             header = json.loads(content[_LENGTH_BYTES:end])
         self.masked: list[str] = header["masked"]
+        self.readable: list[str] = header["readable"]
         self.is_whole: bool = header["is_whole"]
         self._start = end
 
@@ -87,19 +91,21 @@ def _check(code: int) -> None:
 
 def _write(request: Message, descriptor: int) -> int:
     masked: list[str] = []
+    readable: list[str] = []
     found: Examples | Exception
     try:
         workload = create_workload(request["entry"], request["options"], request.get("twin"))
         copies = [path for source in workload.sources() for path in source.installed_copies()]
         masked = [str(path) for path in [*workload.packaged_data(), *copies]]
         found = load_verified(workload, "train", Path(request["data_folder"]), request["train_sha256"])
+        readable = [str(found.folder)] if found.folder is not None else []
     except HarnessError as error:
         found = error
     except Exception as error:  # of a kind that the trainer need not know
         found = DataError(f"{type(error).__name__}: {error}")
     content = io.BytesIO()
     _Pickler(content, protocol=5).dump(found)
-    header = json.dumps({"masked": masked, "is_whole": isinstance(found, Examples)}).encode()
+    header = json.dumps({"masked": masked, "readable": readable, "is_whole": isinstance(found, Examples)}).encode()
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(len(header).to_bytes(_LENGTH_BYTES, "big") + header)
         file.write(content.getbuffer())

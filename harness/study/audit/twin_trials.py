@@ -90,7 +90,9 @@ def _run(
 ) -> Outcome:
     machine, submission = study.machine, study.submission
     scratch = config.results / "runs" / "scratch" / f"audit-{machine.fingerprint}-{os.getpid()}"
-    sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+    sandbox = shared_sandbox(
+        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
+    )
     seconds = config.budget.steps * seconds_per_step
     with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
         spec = trial_spec(

@@ -18,6 +18,7 @@ from harness.study.machine import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
 _MEMORY_SHARE = 0.8
+_USUAL = {"devices": 1, "loader_workers": 0}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Machine:
     devices: int
     device_name: str
     threads: int
+    loader_workers: int
     memory_bytes: int
     fingerprint: str
     description: str
@@ -37,8 +39,10 @@ class Machine:
     """What the fingerprint is made of, as `machine` of a file in conf/hardware writes it."""
 
 
-def this_machine(name: str, device: str, threads: int, memory_gib: float | None, count: int = 1) -> Machine:
-    """The machine that this process runs on, with `count` devices for each trial.
+def this_machine(
+    name: str, device: str, threads: int, memory_gib: float | None, count: int = 1, loader_workers: int = 0
+) -> Machine:
+    """The machine that this process runs on, with `count` devices for each trial, and so many loader workers for each.
 
     Cores and memory are those that it may use: on one of two cores, or under a quota, it is another machine.
 
@@ -56,14 +60,16 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
         "torch": str(torch.__version__),
         "system": platform.system(),
         "devices": count,
+        "loader_workers": loader_workers,
     }
     together = f"{count} x " if count > 1 else ""
-    # One device is the rule: what was measured before there could be several stays valid.
-    parts = {name: value for name, value in properties.items() if count > 1 or name != "devices"}
+    # One device without workers is the rule: what was measured before there could be others stays valid.
+    parts = {name: value for name, value in properties.items() if _USUAL.get(name) != value}
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * may_use.free_bytes
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions["python"] = platform.python_version()
+    beside = f", {loader_workers} loader worker(s)" if loader_workers else ""
     described = f"{together}{properties['device']}, " if place.type == "cuda" or together else ""
     return Machine(
         hardware=name,
@@ -71,9 +77,10 @@ def this_machine(name: str, device: str, threads: int, memory_gib: float | None,
         devices=count,
         device_name=together + devices.name_of(place),
         threads=threads,
+        loader_workers=loader_workers,
         memory_bytes=int(memory),
         fingerprint=fingerprint,
-        description=f"{described}{cpu}, {may_use.words}, {threads} thread(s)",
+        description=f"{described}{cpu}, {may_use.words}, {threads} thread(s){beside}",
         versions=versions,
         properties=properties,
     )
@@ -83,7 +90,7 @@ def departures(machine: Machine, wanted: Mapping[str, str | int | float]) -> lis
     """In which of the `wanted` properties a machine differs, one phrase each; none where it is that hardware."""
     return [
         f"{name} is {machine.properties.get(name)!r} instead of {value!r}"
-        for name, value in {"devices": 1, **wanted}.items()
+        for name, value in {**_USUAL, **wanted}.items()
         if machine.properties.get(name) != value
     ]
 

@@ -76,7 +76,9 @@ def run_again(study: Study, recorded: Recorded, console: Console, *, seeds_on: i
     max_runtime = row["max_runtime"] if here else budget.steps * seconds_per_step(study, console)
     target = target_of(row)
     judge = judge_of(config.workload, machine.device)
-    sandbox = shared_sandbox(machine.device, machine.threads, machine.memory_bytes, machine.devices)
+    sandbox = shared_sandbox(
+        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
+    )
     scratch = config.results / "runs" / "scratch" / f"verify-{row['trial_id']}-{os.getpid()}"
     try:
         with copy_of(study.submission, files_of(study.submission), scratch / "submission") as copy:
