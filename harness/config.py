@@ -80,6 +80,25 @@ class WorkloadConfig:
 
 
 @dataclass(frozen=True)
+class RehearsalConfig:
+    """What a submission may do before *go*, so that compilers find their caches warm: so many steps, in these seconds.
+
+    Raises ConfigError where one of the two is given without the other, or is negative.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    seconds: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if min(self.seconds, self.steps) < 0 or (self.seconds > 0) != (self.steps > 0):
+            raise ConfigError(
+                f"rehearsal is {self.steps} steps in {self.seconds} s. Use 0 and 0 for none, else both above 0."
+            )
+
+
+@dataclass(frozen=True)
 class RulesetConfig:
     """One file of `conf/ruleset`: how much tuning a submission gets, and whether its rows are ranked as results."""
 
@@ -92,6 +111,7 @@ class RulesetConfig:
     tuning: Literal["defaults", "search_space"]
     budget_factor: float
     reference: str
+    rehearsal: RehearsalConfig = RehearsalConfig(0.0, 0)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that make no ruleset."""

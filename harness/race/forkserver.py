@@ -206,6 +206,9 @@ def _become(request: dict[str, Any], descriptors: list[int], prepared: _Prepared
     # Where the trainer is kept in, /tmp is its own; elsewhere it is told of a folder with a short name.
     home, temporary = (request["scratch"], request["temporary"]) if request["is_open"] else ("/tmp", "/tmp")
     os.environ.update({"HOME": home, "TMPDIR": temporary})
+    if request.get("compiler_cache") is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = request["compiler_cache"]
+        os.environ["TRITON_CACHE_DIR"] = f"{request['compiler_cache']}/triton"  # of kernels of a submission's own
     _close_all_but(*passed)
     if not prepared.is_warm:
         for number in passed:

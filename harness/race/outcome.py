@@ -15,7 +15,8 @@ class TrialSpec:
     """Everything that a trial is started with."""
 
     workload: Message
-    """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these."""
+    """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these, and
+    `made_up_examples` in a rehearsal."""
     submission: Message
     """Where `train` comes from: folder, entry; `api` and `division` where they are not the usual ones."""
     hyperparameters: dict[str, Any]
@@ -33,6 +34,10 @@ class TrialSpec:
     """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None
     pruned_by: str | None = None
+    rehearsal_seconds: float = 0.0
+    """What the rehearsal before *go* may take at most."""
+    rehearsal_steps: int = 0
+    """After how many steps it ends; 0: there is none."""
 
     @property
     def division(self) -> Division:
@@ -122,4 +127,6 @@ class Outcome:
     """From the first *go* to the last moment that was charged, of all processes of the trainer; None: not measured."""
     predictor_size: tuple[int, int] | None = None
     """Numbers and bytes of the module that was judged last, where it is the submission's own."""
+    rehearsal_seconds: float | None = None
+    """What the rehearsal took, which nobody is charged for; None: there was none."""
     log: str = ""

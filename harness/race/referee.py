@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from harness.race.outcome import (
 from harness.race.prediction.judge import PredictorJudge
 from harness.race.process import ProcessGone, ServerGone, Untrusted
 from harness.race.protocol import Snapshot, TrialEnded
+from harness.race.rehearsal.rehearse import hand_on, rehearse, scratch_of_cache
 from harness.race.sandbox import Sandbox
 
 _READY_SECONDS = 300.0
@@ -78,18 +80,29 @@ class Referee:
         weights = judge.shared_weights()
         began = time.monotonic()
         try:
+            rehearsal = None
+            if spec.rehearsal_steps:  # a trial that goes on, too, since what compilers keep has gone with the process
+                rehearsal = rehearse(spec, weights, self._sandbox.rehearsals, scratch, tick=on_tick)
             readable = [Path(spec.submission["folder"]), *([continuation.folder] if continuation else [])]
-            trainer = self._sandbox.start(spec.workload, weights, scratch, readable=readable)
+            trainer = self._sandbox.start(
+                spec.workload, weights, scratch, readable=readable, has_compiler_cache=rehearsal is not None
+            )
+            if rehearsal is not None:
+                hand_on(scratch)
             callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
             trial = _Trial(spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks)
-            return trial.run(began)
+            outcome = trial.run(began)
+            if rehearsal is not None:
+                outcome.rehearsal_seconds, outcome.log = rehearsal.seconds, rehearsal.log + outcome.log
+            return outcome
         except BaseException:
             if not self._sandbox.is_idle:  # an interrupt comes anywhere, in the middle of the trainer's end too
                 self._sandbox.close()
             raise
         finally:
             weights.close()
+            shutil.rmtree(scratch_of_cache(scratch), ignore_errors=True)
             if isinstance(judge, PredictorJudge):
                 judge.close()
 

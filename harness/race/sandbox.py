@@ -33,6 +33,8 @@ _PASSED_ON = (
 )  # fmt: skip
 _START_SECONDS = 300.0
 _GONE = "the trainers' server has gone"
+COMPILER_CACHE = "compiler_cache"
+"""In the folder that a trainer may write: what compilers keep, where that is to be kept."""
 # Of the folder that temporary ones are made in: below these the sockets of a DataLoader's workers have names that come
 # near the 104 bytes (107 on Linux) that a socket's name may have.
 _TEMPORARY_BYTES = 50
@@ -41,7 +43,8 @@ _TEMPORARY_BYTES = 50
 class Sandbox:
     """Starts trainers, one after the other, through a server process that outlives them, a new one for each workload.
 
-    Or predictors, of any workload, from a server that has never held an example: those of `predictors`.
+    Or predictors, of any workload, from a server that has never held an example: those of `predictors`; and rehearsals,
+    from a server that holds made-up examples: those of `rehearsals`.
 
     `threads` of each trainer; `memory_bytes` that one with all its children may use, and `disk_bytes` that it may
     write; `devices` of each, with a process and its threads on every one, and beside it so many `loader_workers`;
@@ -75,6 +78,7 @@ class Sandbox:
         self._notices: Channel | None = None
         self._process: Untrusted | None = None
         self._predictors: Sandbox | None = None
+        self._rehearsals: Sandbox | None = None
         self._builder: int | None = None
         self._is_noticed = False
         self.missing: str | None = "a server of trainers"
@@ -87,16 +91,26 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, workload: Message, weights: Weights, scratch: Path, *, readable: Sequence[Path] = ()) -> Untrusted:
+    def start(
+        self,
+        workload: Message,
+        weights: Weights,
+        scratch: Path,
+        *,
+        readable: Sequence[Path] = (),
+        has_compiler_cache: bool = False,
+    ) -> Untrusted:
         """A new trainer, which waits for its task.
 
         `workload`: what it prepares; `scratch`: the folder that it may write; `readable`: what it sees beside system,
         packages, harness and workload. Its temporary files are elsewhere, since RESULTS may have a long name, and go
-        with it.
+        with it. `has_compiler_cache`: what compilers keep is not among these, but in `scratch`.
         """
         # What reading one workload leaves in a warm server would count as memory of the next one's trainers.
         content = {name: value for name, value in workload.items() if name != "data_folder"}
-        return self._started("trainer", {"workload": workload}, content, [weights.descriptor], scratch, readable)
+        cache = str(scratch.resolve() / COMPILER_CACHE) if has_compiler_cache else None
+        known = {"workload": workload, "compiler_cache": cache}
+        return self._started("trainer", known, content, [weights.descriptor], scratch, readable)
 
     def start_predictor(
         self,
@@ -121,6 +135,15 @@ class Sandbox:
             self._predictors = Sandbox(self.device, self.threads, forks=self._forks)
         self._predictors.memory_bytes, self._predictors.disk_bytes = self.memory_bytes, self.disk_bytes
         return self._predictors
+
+    @property
+    def rehearsals(self) -> Sandbox:
+        """A sandbox like this one for trainers on made-up examples; it ends with this one."""
+        if self._rehearsals is None:
+            self._rehearsals = Sandbox(self.device, self.threads, forks=self._forks)
+        self._rehearsals.memory_bytes, self._rehearsals.disk_bytes = self.memory_bytes, self.disk_bytes
+        self._rehearsals.devices, self._rehearsals.loader_workers = self.devices, self.loader_workers
+        return self._rehearsals
 
     @property
     def is_idle(self) -> bool:
@@ -230,8 +253,9 @@ class Sandbox:
     def close(self) -> None:
         """End the servers and everything below them."""
         self._end_server()
-        if self._predictors is not None:
-            self._predictors.close()
+        for below in (self._predictors, self._rehearsals):
+            if below is not None:
+                below.close()
 
     def _end_server(self) -> None:
         self._process = None

@@ -28,7 +28,7 @@ from harness.api import DataError
 from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _VERSION_KEY = b"timetrial_schema_version"
 _FILE_KEY = b"timetrial_file"
 _LEVELS = ("workload=", "submission=")
@@ -72,6 +72,7 @@ TRIALS = pa.schema(
         pa.field("evaluation_seconds", pa.float64(), nullable=False),
         pa.field("total_seconds", pa.float64(), nullable=False),
         pa.field("cpu_seconds", pa.float64()),  # of all processes of the trainer, while the clock ran
+        pa.field("rehearsal_seconds", pa.float64()),  # of the steps before go, charged to nobody; null: there were none
         pa.field("first_step_seconds", pa.float64()),  # from go: import, construction, compilation, one step
         pa.field("median_step_seconds", pa.float64()),
         pa.field("p90_step_seconds", pa.float64()),
@@ -138,6 +139,7 @@ _ADDED = {
     "division": (5, "closed"),
     "predictor_parameters": (5, None),
     "predictor_bytes": (5, None),
+    "rehearsal_seconds": (6, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

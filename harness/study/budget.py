@@ -67,6 +67,8 @@ def trial_spec(
         checkpoint_evaluations=workload.checkpoint_evaluations,
         prune_at=prune_at,
         pruned_by=pruned_by,
+        rehearsal_seconds=config.ruleset.rehearsal.seconds,
+        rehearsal_steps=config.ruleset.rehearsal.steps,
     )
 
 

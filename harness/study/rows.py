@@ -95,6 +95,7 @@ def trial_row(
         "evaluation_seconds": outcome.evaluation_seconds,
         "total_seconds": outcome.total_seconds,
         "cpu_seconds": outcome.cpu_seconds,
+        "rehearsal_seconds": outcome.rehearsal_seconds,
         "first_step_seconds": outcome.first_step_seconds,
         "median_step_seconds": outcome.median_step_seconds,
         "p90_step_seconds": outcome.p90_step_seconds,

@@ -27,6 +27,7 @@ from harness.race.judge import Judge
 from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
 from harness.race.prediction.judge import scratch_of_predictor
 from harness.race.referee import Referee, undisturbed
+from harness.race.rehearsal.rehearse import scratch_of_cache
 from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
@@ -69,7 +70,13 @@ def run_study(study: Study, console: Console) -> None:
 def _clear_up(config: StudyConfig, key: TrialKey, records: Records) -> None:
     """Remove what a finished trial needs no more, whoever finished it: a kill may have come just after its row."""
     scratch = _scratch(config, key)
-    folders = [scratch, scratch_of_predictor(scratch), _checkpoints(config, key), _copy(config, key)]
+    folders = [
+        scratch,
+        scratch_of_predictor(scratch),
+        scratch_of_cache(scratch),
+        _checkpoints(config, key),
+        _copy(config, key),
+    ]
     if records.has_journal(key):
         with contextlib.suppress(DataError), records.journal(key):  # held: its own process is about to do this
             pass

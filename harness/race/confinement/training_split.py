@@ -23,6 +23,7 @@ from harness.api import DataError, Examples, HarnessError
 from harness.plugins.data import load_verified
 from harness.plugins.entries import create_workload
 from harness.race.channel import Message, anonymous_file, seal
+from harness.race.rehearsal.examples import made_up
 
 _LENGTH_BYTES = 8
 
@@ -57,7 +58,10 @@ class TrainingSplit:
 
 
 def read_forked(request: Message) -> TrainingSplit:
-    """What `request` names (entry, options, data folder, hash), read by a fork of this process."""
+    """What `request` names (entry, options, data folder, hash), read by a fork of this process.
+
+    With `made_up_examples` in it: a stand-in with so many of these.
+    """
     descriptor = anonymous_file("timetrial-data")
     child = os.fork()
     if child == 0:
@@ -97,8 +101,12 @@ def _write(request: Message, descriptor: int) -> int:
         workload = create_workload(request["entry"], request["options"], request.get("twin"))
         copies = [path for source in workload.sources() for path in source.installed_copies()]
         masked = [str(path) for path in [*workload.packaged_data(), *copies]]
-        found = load_verified(workload, "train", Path(request["data_folder"]), request["train_sha256"])
-        readable = [str(found.folder)] if found.folder is not None else []
+        folder = Path(request["data_folder"])
+        if "made_up_examples" in request:
+            found = made_up(workload, folder, different=request["made_up_examples"])
+        else:
+            found = load_verified(workload, "train", folder, request["train_sha256"])
+            readable = [str(found.folder)] if found.folder is not None else []
     except HarnessError as error:
         found = error
     except Exception as error:  # of a kind that the trainer need not know
