@@ -18,6 +18,8 @@ from harness.plugins.entries import create_workload
 from harness.plugins.submission import SUBMISSIONS, load_submission
 
 SHARE_OF_BUDGET = 0.05
+# One in the middle, after which training goes on, and one at the end; more would take most of the hour.
+EVALUATIONS = 2
 
 
 def main(suite: str) -> int:
@@ -36,7 +38,7 @@ def main(suite: str) -> int:
                 [
                     *(f"workload={','.join(places)}", f"submission={','.join(names)}", f"results={results}"),
                     *("ruleset=quick", "ruleset.name=a_moment", f"ruleset.budget_factor={SHARE_OF_BUDGET}"),
-                    "tracking=off",
+                    *(f"workload.budget.evaluations={EVALUATIONS}", "tracking=off"),
                 ]
             )
         trials = read_trials(results / "runs", ["reason"])
