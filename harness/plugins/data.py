@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.api import PREPARED, DataError, Examples, SplitName, Workload, path_of, visible
+from harness.api import PREPARED, DataError, DataSource, Examples, SplitName, Workload, path_of, visible
 
+_LARGE_MEGABYTES = 10_000.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,13 +26,35 @@ def is_present(workload: Workload, folder: Path) -> bool:
 
 
 def fetch(workload: Workload, folder: Path, say: Callable[[str], object]) -> None:
-    """Bring what is missing or damaged into `folder`; size and licence are said first. Raises DataError."""
+    """Bring what is missing or damaged into `folder`; size, licence and terms are said first.
+
+    Raises DataError, where the disk has no room before anything is fetched.
+    """
     for source in workload.sources():
-        say(f"  {source.name}: {source.size_megabytes:.1f} MB, licence {source.licence}")
+        say(f"  {source.name}: {_size(source.size_megabytes)}, licence {source.licence}")
+        for note in source.notes:
+            say(f"    {note}")
+    _check_room([source for source in workload.sources() if not source.is_present(folder)], folder)
     for source in workload.sources():
         if not source.is_present(folder):
             say(f"  fetching {source.name} into {folder} ...")
         source.fetch(folder)
+
+
+def _size(megabytes: float) -> str:
+    return f"{megabytes:.1f} MB" if megabytes < _LARGE_MEGABYTES else f"{megabytes / 1e3:.0f} GB"
+
+
+def _check_room(missing: Sequence[DataSource], folder: Path) -> None:
+    needed = sum(each.size_megabytes if each.disk_megabytes is None else each.disk_megabytes for each in missing)
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(place).free / 1e6
+    if needed > free:
+        names = ", ".join(each.name for each in missing)
+        raise DataError(
+            f"{folder} has {_size(free)} free, and {names} may need {_size(needed)}. Free some space, or set "
+            "TIMETRIAL_DATA to another folder, and run make data again."
+        )
 
 
 def load_verified(

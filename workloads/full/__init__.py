@@ -1,0 +1,1 @@
+"""Workloads at the size of AlgoPerf; their data are prepared on the disk by make data."""
