@@ -148,6 +148,12 @@ sanity: .venv/installed ## the workloads against plain models at equal seconds o
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)
 
+loader: .venv/installed ## how long ResNet-50 waits for JPEGs that worker processes decode, 3 min: ARGS='images=2000 batch=32'
+	@$(PY) -m benchmarks.loader $(ARGS)
+
+clicks: .venv/installed ## ten million rows in criteo's form: prepared, indexed, 20 evaluations, the referee's memory, 5 min: ARGS=rows=10000000
+	@$(PY) -m benchmarks.clicks $(ARGS)
+
 sync: .venv/installed ## upload W&B runs that were recorded offline: CLEAN=1 removes what has been uploaded from the disk
 	@$(PY) -m harness.commands.sync $(call override_if,RESULTS,results) $(call override_if,CLEAN,clean)
 

@@ -436,6 +436,11 @@ class Workload(ABC):
 
     Only there does `hardware.compile` have an effect.
     """
+    statistics_are_summed: ClassVar[bool] = False
+    """True where `metrics` needs no row of `statistics` but their sums, for splits whose rows fit in no memory.
+
+    Then it gets the sums over all rows in float64, without the first axis, and beside them `rows`, their number.
+    """
     not_promised: ClassVar[frozenset[str]] = frozenset()
     """Promises of the contract of workloads, by their names in its tests, that this one cannot keep; it says why."""
 
@@ -479,7 +484,8 @@ class Workload(ABC):
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """What the metrics are computed from, one row per example: shapes [batch, ...].
 
-        Rows of all batches are concatenated before `metrics` sees them, so a metric cannot depend on the batch size.
+        Rows of all batches are concatenated before `metrics` sees them, or summed (`statistics_are_summed`), so a
+        metric cannot depend on the batch size.
         """
 
     @abstractmethod

@@ -31,18 +31,46 @@ def score(
     device: torch.device,
 ) -> dict[str, float]:
     """`loss` and the workload's metrics of any outputs. `outputs_of`: those of a batch, which is that of the slice."""
-    rows: dict[str, list[Tensor]] = {}
+    rows = _Sums() if workload.statistics_are_summed else _Rows()
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     for start in range(0, len(examples), batch_size):
         part = slice(start, min(start + batch_size, len(examples)))
         batch = examples.gather(torch.arange(part.start, part.stop, device=device))
         outputs = outputs_of(batch, part)
         totals += _loss_and_count(workload, outputs, batch)
-        for name, values in workload.statistics(outputs, batch).items():
-            rows.setdefault(name, []).append(values)
-    statistics = {name: torch.cat(parts) for name, parts in rows.items()}
+        rows.add(workload.statistics(outputs, batch), part.stop - part.start)
     total, count = totals.tolist()
-    return {"loss": total / count if count else float("nan"), **workload.metrics(statistics)}
+    return {"loss": total / count if count else float("nan"), **workload.metrics(rows.joined())}
+
+
+class _Rows:
+    """Statistics of all batches, one below the other."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def add(self, statistics: dict[str, Tensor], count: int) -> None:  # noqa: ARG002
+        for name, values in statistics.items():
+            self._parts.setdefault(name, []).append(values)
+
+    def joined(self) -> dict[str, Tensor]:
+        return {name: torch.cat(parts) for name, parts in self._parts.items()}
+
+
+class _Sums:
+    """Sums of the statistics of all rows, and how many there were: memory for one row, whatever the split's length."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._rows = 0
+
+    def add(self, statistics: dict[str, Tensor], count: int) -> None:
+        for name, values in statistics.items():
+            self._sums[name] = self._sums.get(name, 0) + values.double().sum(dim=0)
+        self._rows += count
+
+    def joined(self) -> dict[str, Tensor]:
+        return {**self._sums, "rows": torch.tensor(self._rows, dtype=torch.float64)}
 
 
 def _loss_and_count(workload: Workload, outputs: Tensor, batch: Batch) -> Tensor:

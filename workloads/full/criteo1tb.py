@@ -1,0 +1,87 @@
+"""AlgoPerf's criteo1tb: will an advertisement be clicked on? A recommendation model (DLRM) on billions of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Workload
+from workloads.full.data.criteo import LEVELS, NUMBERS, Clicks, CriteoDays
+from workloads.losses.binary import binary_losses
+from workloads.networks.dlrm import Dlrm
+
+
+class Criteo1tb(Workload):
+    """Binary cross-entropy in nats, as loss and as metric `bce`. See Dlrm for the sizes.
+
+    `tables`: rows of the chunks that make the one embedding table, into which all categories are folded.
+    `float_ids`: ids pass through float32, as in AlgoPerf, which rounds those above 16,777,216 to even ones.
+    """
+
+    loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
+    statistics_are_summed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        tables: Sequence[int],
+        embedding_width: int,
+        bottom: Sequence[int],
+        top: Sequence[int],
+        embedding_scale: float,
+        float_ids: bool,
+        layernorm: bool = False,
+        residual: bool = False,
+    ) -> None:
+        self.tables = tuple(tables)
+        self.embedding_width = embedding_width
+        self.bottom = tuple(bottom)
+        self.top = tuple(top)
+        self.embedding_scale = embedding_scale
+        self.float_ids = float_ids
+        self.layernorm = layernorm
+        self.residual = residual
+
+    def sources(self) -> list[DataSource]:
+        """The files of 24 days."""
+        return [CriteoDays()]
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """One prepared split; see Clicks. Raises DataError where it is not prepared."""
+        return Clicks(folder / CriteoDays.name / split)
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: ids [batch, 26], numbers [batch, 13] -> [batch]."""
+        return Dlrm(
+            tables=self.tables,
+            columns=len(LEVELS),
+            numbers=NUMBERS,
+            embedding_width=self.embedding_width,
+            bottom=self.bottom,
+            top=self.top,
+            embedding_scale=self.embedding_scale,
+            output_gain=1.0,
+            layernorm=self.layernorm,
+            residual=self.residual,
+        )
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model on both kinds of inputs."""
+        ids = batch["ids"].float().int() if self.float_ids else batch["ids"]
+        outputs: Tensor = model(ids, batch["numbers"])
+        return outputs
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
+        """Binary cross-entropy in nats; smoothing moves labels towards 1/2. Shapes: both [batch] -> [batch]."""
+        return binary_losses(outputs, batch["targets"], label_smoothing=label_smoothing), None
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`nats`: loss of each row. Shape: [batch]."""
+        return {"nats": binary_losses(outputs, batch["targets"], label_smoothing=0.0)}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """`bce`: mean over all rows of the split."""
+        return {"bce": (statistics["nats"] / statistics["rows"]).item()}
