@@ -119,6 +119,10 @@ scoring-speed: .venv/installed ## time import, score, bootstrap and page on 100,
 optimizer-speed: .venv/installed ## step time and state bytes of the optimizers here against AdamW's and those of libraries: DEVICE=cuda
 	@$(PY) -m benchmarks.optimizers $(call override_if,DEVICE,device) $(ARGS)
 
+throughput: .venv/installed ## training speed on made-up batches: WORKLOAD=a,b DEVICE= PRECISION= COMPILE=on|off|both JSON=file
+	@$(PY) -m benchmarks.throughput $(call override_if,WORKLOAD,workload) $(call override_if,DEVICE,device) \
+	    $(call override_if,PRECISION,precision) $(call override_if,COMPILE,compile) $(call override_if,JSON,json) $(ARGS)
+
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
 

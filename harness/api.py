@@ -32,6 +32,10 @@ Division = Literal["closed", "open"]
 """`closed`: the workload's own network is trained. `open`: a submission brings its own; the two are ranked apart."""
 
 
+Precision = Literal["float32", "tf32", "bf16"]
+"""Of forward and backward passes: float32; its products with ten bits of fraction; or bfloat16 where that is safe."""
+
+
 class HarnessError(Exception):
     """What can go wrong here, as one of three classes. The message says what is wrong, what was found, what to do."""
 

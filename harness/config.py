@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.api import PREPARED, SPLITS, Budget, ConfigError, Target, near_matches, visible
+from harness.api import PREPARED, SPLITS, Budget, ConfigError, Precision, Target, near_matches, visible
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -140,7 +140,8 @@ class HardwareConfig:
     `reference` they count for all. `machine`: properties that a machine must have for its rows to be official under
     this name; null: any machine, and no row is official or unofficial. `devices`: how many a trial trains on, with a
     process of `threads` threads for each. `loader_workers`: processes beside each of these that gather batches ahead of
-    splits that lie on the disk; 0: the trainer gathers them itself.
+    splits that lie on the disk; 0: the trainer gathers them itself. `precision`: of passes on `device`; `compile`: whether forward passes go
+    through `torch.compile`, of workloads that allow it. Weights and evaluations are in float32, uncompiled.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -153,6 +154,8 @@ class HardwareConfig:
     machine: dict[str, str | int | float] | None = None
     devices: int = 1
     loader_workers: int = 0
+    precision: Precision = "float32"
+    compile: bool = False
     reference: ReferenceConfig | None = None
     workload_versions: dict[str, int] = field(default_factory=dict)
 

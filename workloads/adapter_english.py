@@ -39,6 +39,7 @@ class AdapterEnglish(NextSymbol):
     """
 
     not_promised: ClassVar[frozenset[str]] = frozenset({"loss_of_a_guess", "every_parameter_gets_a_gradient"})
+    compiles = True
 
     def __init__(self, *, rank: int) -> None:
         self.rank = rank

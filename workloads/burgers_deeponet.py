@@ -33,6 +33,7 @@ class BurgersDeepOnet(Regression):
     """
 
     has_open_division = True
+    compiles = True
 
     def __init__(self, *, harmonics: int, branch: Sequence[int], trunk: Sequence[int], basis: int) -> None:
         self.harmonics = harmonics

@@ -24,6 +24,8 @@ _EVALUATION_WORDS = 1000
 class CmudictG2p(Transduction):
     """Metric `phoneme_error`: edit distance of what the model writes by itself, in phonemes, per phoneme."""
 
+    compiles = True
+
     def sources(self) -> list[DataSource]:
         """One wheel."""
         return [_wheel()]

@@ -43,6 +43,7 @@ class DeepLinear(Regression):
     """
 
     has_open_division = True
+    compiles = True
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class DigitsMlp(Classification):
     Raises ConfigError for another activation.
     """
 
+    compiles = True
+
     def __init__(self, *, hidden: Sequence[int], activation: str = "relu") -> None:
         if activation not in _ACTIVATIONS:
             raise ConfigError(f"activation is {activation!r}. Use one of {', '.join(_ACTIVATIONS)}.")

@@ -15,6 +15,8 @@ from workloads.networks.residual_network import ResidualNetwork
 class FashionMnistCnn(FashionMnist):
     """Residual network of the given sizes; see ResidualNetwork."""
 
+    compiles = True
+
     def __init__(
         self,
         *,

@@ -13,6 +13,8 @@ from workloads.networks.vision_transformer import VisionTransformer
 class FashionMnistVit(FashionMnist):
     """Vision transformer of the given sizes; see VisionTransformer."""
 
+    compiles = True
+
     def __init__(
         self,
         *,

@@ -44,6 +44,7 @@ class FlightsDelay(Workload):
     """
 
     loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
+    compiles = True
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ class IclRegression(Regression):
     before. `examples` prompts for training. See InContextRegressor for the sizes of the model.
     """
 
+    compiles = True
+
     def __init__(
         self,
         *,

@@ -30,6 +30,8 @@ _DECODED_PAIRS = 100
 class InterfaceDeEn(Transduction):
     """Metrics `token_error`, given the true tokens before each, and `bleu`, from 0 to 100, of greedy decoding."""
 
+    compiles = True
+
     def sources(self) -> list[DataSource]:
         """One wheel."""
         return [_wheel()]

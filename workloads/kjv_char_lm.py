@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from harness.api import DataError, DataSource, Examples, Renamed, SplitName, Symmetry
+from harness.api import Batch, DataError, DataSource, Examples, Renamed, SplitName, Symmetry
 from workloads.data.bibles import king_james, read_king_james, symbols_of, windows
 from workloads.losses.next_symbol import NextSymbol
 from workloads.networks.decoder_transformer import DecoderTransformer
@@ -18,6 +19,8 @@ _PARTS: dict[SplitName, tuple[float, float]] = {"train": (0.0, 0.9), "validation
 
 class KjvCharLm(NextSymbol):
     """Cross-entropy of the next character; metric `nats_per_character`. See DecoderTransformer for the sizes."""
+
+    compiles = True
 
     def __init__(
         self,
@@ -55,6 +58,11 @@ class KjvCharLm(NextSymbol):
             raise DataError(f"the text has {found} symbols, the options say {self.vocabulary}. Run: make data")
         begin, end = (round(share * len(symbols)) for share in _PARTS[split])
         return windows(symbols[begin:end].clone(), split, length=self.context)
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Characters drawn by chance, without the text. Shapes: int64 [batch, context], both."""
+        windows = torch.randint(self.vocabulary, (size, self.context + 1), generator=generator)
+        return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: int64 [batch, context] -> [batch, context, vocabulary]."""

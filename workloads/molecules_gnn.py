@@ -49,6 +49,7 @@ class MoleculesGnn(Workload):
     """
 
     loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
+    compiles = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class MriUnet(Workload):
 
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
     has_open_division = True
+    compiles = True
 
     def __init__(
         self,

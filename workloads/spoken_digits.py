@@ -76,6 +76,8 @@ class SpokenDigits(Workload):
 class SpokenDigitsConformer(SpokenDigits):
     """With a Conformer of the given sizes; see ConformerSizes."""
 
+    compiles = True
+
     def __init__(self, **sizes: Any) -> None:
         self.sizes = ConformerSizes(**sizes)
 

@@ -107,6 +107,8 @@ class Frozen:
             "threads": machine.threads,
             "loader_workers": machine.loader_workers,
             "memory_gib": known.memory_gib if known else None,
+            "precision": study.config.hardware.precision,
+            "compile": study.config.hardware.compile,
             "machine": machine.properties,
             "reference": dataclasses.asdict(_reference(study)),
             "workload_versions": dict(sorted(versions.items())),

@@ -25,7 +25,7 @@ from harness.plugins.own_network import predicted, rebuilt
 from harness.plugins.submission import train_function
 from harness.race import device as devices
 from harness.race.evaluation import evaluate, score
-from harness.study.budget import seconds_per_step
+from harness.study.budget import is_compiled, seconds_per_step
 from harness.study.identity import Study, describe, trial_seed
 from harness.trial.conversation import Conditions, Evaluation, Go, HandOver, Progress, TrialOver
 from harness.trial.order import stream_seed
@@ -64,6 +64,8 @@ def debug(study: Study, console: Console) -> None:
         eval_period=budget.steps * seconds / budget.evaluations,
         evaluate_every_steps=config.evaluate_every_steps or max(1, budget.steps // budget.evaluations),
         division=study.submission.division,
+        precision=config.hardware.precision,
+        is_compiled=is_compiled(config),
     )
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()

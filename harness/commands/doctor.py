@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         hardware.memory_gib,
         hardware.devices,
         hardware.loader_workers,
+        precision=hardware.precision,
+        compiles=hardware.compile,
     )
     results = path_of(chosen.get("results", "results"))
     _machine(console, machine, results)

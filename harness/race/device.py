@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.api import ConfigError
+from harness.api import ConfigError, Precision
 
 
 def resolve(name: str, count: int = 1) -> torch.device:
@@ -85,6 +85,16 @@ def warm_up(device: torch.device) -> None:
     ).backward()
     optimizer.step()
     synchronize(device)
+
+
+def set_precision(device: torch.device, precision: Precision) -> None:
+    """Let products of float32 matrices and convolutions on CUDA have ten bits of fraction, or all. Process-wide.
+
+    torch's own choice is all for matrices and ten for convolutions.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def synchronize(device: torch.device) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.api import DataError, Division, Target, TrialStatus
+from harness.api import DataError, Division, Precision, Target, TrialStatus
 from harness.race.channel import Message
 
 
@@ -34,6 +34,9 @@ class TrialSpec:
     """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None
     pruned_by: str | None = None
+    precision: Precision = "float32"
+    is_compiled: bool = False
+    """Whether forward passes go through `torch.compile`."""
     rehearsal_seconds: float = 0.0
     """What the rehearsal before *go* may take at most."""
     rehearsal_steps: int = 0

@@ -101,6 +101,8 @@ def task(
             "evaluate_at_steps": spec.evaluate_at_steps,
             "division": spec.division,
             "loader_workers": loader_workers,
+            "precision": spec.precision,
+            "is_compiled": spec.is_compiled,
         },
     }
 

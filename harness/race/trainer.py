@@ -87,6 +87,7 @@ def _run(task: Message, prepared: Prepared, device: torch.device, referee: _Hand
     conditions = Conditions(
         **{**task["conditions"], "target": Target(**task["conditions"]["target"]), "device": device}
     )
+    devices.set_precision(device, conditions.precision)
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = prepared.workload.build_model().to(device).train()
     ranks = Ranks(model) if task["devices"] > 1 else None

@@ -89,6 +89,8 @@ TRIALS = pa.schema(
         pa.field("unofficial", pa.bool_(), nullable=False),  # the machine is not what the hardware's file says
         pa.field("device", pa.string(), nullable=False),
         pa.field("threads", pa.int32(), nullable=False),
+        pa.field("precision", pa.string()),  # of passes: float32, tf32 or bf16; null: not known
+        pa.field("compiled", pa.bool_()),  # whether forward passes went through torch.compile; null: not known
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
         pa.field("sandboxed", pa.bool_(), nullable=False),  # the trainer could reach nothing that is not its own
         pa.field("versions", pa.string(), nullable=False),  # JSON
@@ -140,6 +142,8 @@ _ADDED = {
     "predictor_parameters": (5, None),
     "predictor_bytes": (5, None),
     "rehearsal_seconds": (6, None),
+    "precision": (6, None),
+    "compiled": (6, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

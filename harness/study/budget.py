@@ -67,9 +67,20 @@ def trial_spec(
         checkpoint_evaluations=workload.checkpoint_evaluations,
         prune_at=prune_at,
         pruned_by=pruned_by,
+        precision=config.hardware.precision,
+        is_compiled=is_compiled(config),
         rehearsal_seconds=config.ruleset.rehearsal.seconds,
         rehearsal_steps=config.ruleset.rehearsal.steps,
     )
+
+
+def is_compiled(config: StudyConfig) -> bool:
+    """Whether forward passes go through `torch.compile`: where the hardware's file asks for it and the workload allows.
+
+    Raises ConfigError where there is no such workload.
+    """
+    workload = config.workload
+    return config.hardware.compile and create_workload(workload.entry, workload.options).compiles
 
 
 def seconds_per_step(study: Study, console: Console, *, unless_quiet: bool = False) -> float:

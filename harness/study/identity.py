@@ -54,6 +54,8 @@ def describe(config: StudyConfig) -> Study:
         hardware.memory_gib,
         hardware.devices,
         hardware.loader_workers,
+        precision=hardware.precision,
+        compiles=hardware.compile,
     )
     reference = load_submission(config.ruleset.reference)
     check_reference(reference)

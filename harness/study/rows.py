@@ -110,6 +110,8 @@ def trial_row(
         "unofficial": bool(study.unofficial),
         "device": machine.device_name,
         "threads": machine.threads,
+        "precision": spec.precision,
+        "compiled": spec.is_compiled,
         "frozen": outcome.frozen,
         "sandboxed": outcome.sandboxed,
         "versions": json.dumps({HARNESS: importlib.metadata.version(HARNESS), **machine.versions, **study.libraries}),

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from harness.api import Division, Target
+from harness.api import Division, Precision, Target
 from harness.trial.checkpoint import State
 
 
@@ -44,6 +44,9 @@ class Conditions:
     division: Division = "closed"
     loader_workers: int = 0
     """Processes beside this trainer that gather batches of a split on the disk ahead."""
+    precision: Precision = "float32"
+    is_compiled: bool = False
+    """Whether forward passes go through `torch.compile`."""
 
     @property
     def is_by_steps(self) -> bool:

@@ -22,6 +22,7 @@ from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
 from harness.trial.passes.modes import in_eval_mode
 from harness.trial.passes.pinned import pinned
+from harness.trial.passes.speed import Forward
 from harness.trial.ranks import Ranks
 
 
@@ -77,6 +78,13 @@ class Trial:
         """Adapters (`down`, `up`) by the path of their frozen layer; empty where there is nothing to fine-tune."""
 
         self._workload = workload
+        self._forward = Forward(
+            workload,
+            model,
+            conditions.device,
+            precision=conditions.precision,
+            is_compiled=conditions.is_compiled,
+        )
         self._ranks = ranks
         self._streams = streams
         self._pace = pace
@@ -127,7 +135,7 @@ class Trial:
 
         `model`: another of the same form in its place, such as an averaged copy.
         """
-        return self._workload.outputs(self.model if model is None else model, batch)
+        return self._forward(batch, model)
 
     def loss(
         self,
@@ -147,7 +155,7 @@ class Trial:
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing is {label_smoothing}. Use a number in [0, 1).")
         if outputs is None:
-            outputs = self._workload.outputs(self.model, batch)
+            outputs = self._forward(batch)
         losses, weights = self._workload.losses(outputs, batch, label_smoothing)
         together = self._ranks if self._ranks is not None and self._ranks.averages else None
         if reduction == "mean":
@@ -172,7 +180,7 @@ class Trial:
         Shapes: both [batch, ...], alike; with several ranks of this rank's examples. What `loss` is the mean or sum of.
         """
         if outputs is None:
-            outputs = self._workload.outputs(self.model, batch)
+            outputs = self._forward(batch)
         return self._workload.losses(outputs, batch, label_smoothing)
 
     def label_codes(self, batch: Batch, *, outputs: Tensor) -> Tensor | None:
@@ -182,23 +190,26 @@ class Trial:
         """
         return label_codes(self.loss_kind, batch["targets"], outputs)
 
-    def pinned(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
         """Inside this block forward passes of the model agree: they are a function of weights and batch.
 
         All draw the dropout masks of the first one, and only that one moves the running statistics of batch norm. For
-        methods that look at one batch several times in a step; close it before the step ends.
+        methods that look at one batch several times in a step; close it before the step ends. Where the hardware asks
+        for a compiled network, it is not compiled here: what differentiates twice needs that.
         """
-        return pinned(self.model, self.device)
+        with self._forward.uncompiled(), pinned(self.model, self.device):
+            yield
 
-    def captured(
-        self, names: Collection[str] | None = None
-    ) -> contextlib.AbstractContextManager[dict[str, list[Tensor]]]:
+    @contextlib.contextmanager
+    def captured(self, names: Collection[str] | None = None) -> Iterator[dict[str, list[Tensor]]]:
         """Inside this block keep what layers get: path -> inputs, one for each call, in the order of first calls.
 
         `names`: paths in `model.named_modules()`; None: all linear layers and convolutions. With several ranks: of this
         rank's examples. Raises ConfigError for a name that there is not.
         """
-        return captured(self.model, names)
+        with self._forward.uncompiled(), captured(self.model, names) as inputs:
+            yield inputs
 
     def input_layers(self) -> list[str]:
         """Paths of the linear layers and convolutions that nothing trainable stands before: they read the data.
@@ -206,7 +217,8 @@ class Trial:
         None where the data are looked up in embeddings. Makes one forward pass on two examples.
         """
         batch = self.train_set.gather(torch.arange(min(2, len(self.train_set)), device=self.device))
-        return input_layers(self.model, lambda: self.outputs(batch))
+        with self._forward.uncompiled():
+            return input_layers(self.model, lambda: self.outputs(batch))
 
     def example_shapes(self) -> tuple[torch.Size, torch.Size]:
         """Shapes of the inputs and of the outputs of one example, for networks of your own.

@@ -315,6 +315,20 @@ def test_another_number_of_devices_is_another_machine():
     assert departures(two, two.properties) == []
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"precision": "bf16"}, "precision is 'bf16' instead of 'float32'"),
+        ({"compiles": True}, "compile is True instead of False"),
+    ],
+)
+def test_a_machine_that_is_used_in_another_way_is_another_one(how, said):
+    usual, other = this_machine("local", "cpu", 1, None), this_machine("local", "cpu", 1, None, **how)
+    assert usual.fingerprint != other.fingerprint
+    assert departures(other, {"system": "Linux"}) == [said]
+    assert departures(other, other.properties) == []
+
+
 def test_a_number_of_devices_that_there_is_not_is_refused():
     with pytest.raises(ConfigError, match=r"hardware\.devices is 0\. Use at least 1"):
         devices.resolve("cpu", 0)

@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy
 import torch
 
-from harness.api import DataError, DataSource, Examples, Mirrored, Renamed, Signed, SplitName, Symmetry, Transposed
+from harness.api import (
+    Batch,
+    DataError,
+    DataSource,
+    Examples,
+    Mirrored,
+    Renamed,
+    Signed,
+    SplitName,
+    Symmetry,
+    Transposed,
+)
 from workloads.data.sources import FashionMnistFiles
 from workloads.losses.classification import Classification, Images
 
@@ -39,6 +50,11 @@ class FashionMnist(Classification):
         pixels = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
         labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
         return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Noise under classes drawn by chance, without the data. Shapes: [batch, 1, 28, 28], [batch]."""
+        inputs = torch.randn(size, 1, 28, 28, generator=generator)
+        return {"inputs": inputs, "targets": torch.randint(CLASSES, (size,), generator=generator)}
 
     def symmetries(self) -> list[Symmetry]:
         """Images lying on their side, in a mirror, as negatives; classes under other numbers.

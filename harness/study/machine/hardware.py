@@ -18,7 +18,8 @@ from harness.study.machine import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
 _MEMORY_SHARE = 0.8
-_USUAL = {"devices": 1, "loader_workers": 0}
+# What was measured before there were others stays valid: as the rule, they are no part of a fingerprint.
+_USUAL: dict[str, str | int | float] = {"devices": 1, "loader_workers": 0, "precision": "float32", "compile": False}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,15 @@ class Machine:
 
 
 def this_machine(
-    name: str, device: str, threads: int, memory_gib: float | None, count: int = 1, loader_workers: int = 0
+    name: str,
+    device: str,
+    threads: int,
+    memory_gib: float | None,
+    count: int = 1,
+    loader_workers: int = 0,
+    *,
+    precision: str = "float32",
+    compiles: bool = False,
 ) -> Machine:
     """The machine that this process runs on, with `count` devices for each trial, and so many loader workers for each.
 
@@ -61,10 +70,11 @@ def this_machine(
         "system": platform.system(),
         "devices": count,
         "loader_workers": loader_workers,
+        "precision": precision,
+        "compile": compiles,
     }
     together = f"{count} x " if count > 1 else ""
-    # One device without workers is the rule: what was measured before there could be others stays valid.
-    parts = {name: value for name, value in properties.items() if _USUAL.get(name) != value}
+    parts = {name: value for name, value in properties.items() if name not in _USUAL or value != _USUAL[name]}
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     memory = memory_gib * 2**30 if memory_gib is not None else _MEMORY_SHARE * may_use.free_bytes
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
