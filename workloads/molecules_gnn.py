@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,18 +18,15 @@ from harness.api import (
     DataError,
     DataSource,
     Examples,
-    LossKind,
     Renamed,
     Reordered,
     SplitName,
     Symmetry,
     TensorExamples,
-    Workload,
 )
 from workloads.data.molecules_table import SYMBOLS, TASKS, Labels, molecule_wheels, read_molecules
 from workloads.data.smiles import Molecule
-from workloads.losses.binary import average_precision, binary_losses
-from workloads.networks.graph_network import GraphNetwork
+from workloads.losses.labelled_graphs import LabelledGraphs, joined
 
 _SEED_OF_SPLIT = 0
 # One task has 109 positives in all: of a tenth of the molecules too few to say anything.
@@ -42,33 +38,13 @@ ATOM_FEATURES = len(SYMBOLS) + 1 + _DEGREES + _CHARGES
 BOND_FEATURES = 4
 
 
-class MoleculesGnn(Workload):
-    """Binary cross-entropy over the labels that are known; metric `mean_average_precision` over the four tasks.
+class MoleculesGnn(LabelledGraphs):
+    """Four tasks. See GraphNetwork for the sizes."""
 
-    See GraphNetwork for the sizes.
-    """
-
-    loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
+    node_features: ClassVar[int] = ATOM_FEATURES
+    edge_features: ClassVar[int] = BOND_FEATURES
+    tasks: ClassVar[int] = len(TASKS)
     compiles = True
-
-    def __init__(
-        self,
-        *,
-        latent: int,
-        hidden: Sequence[int],
-        rounds: int,
-        activation: str,
-        dropout: float,
-        residual: bool,
-        output_gain: float,
-    ) -> None:
-        self.latent = latent
-        self.hidden = tuple(hidden)
-        self.rounds = rounds
-        self.activation = activation
-        self.dropout = dropout
-        self.residual = residual
-        self.output_gain = output_gain
 
     def sources(self) -> list[DataSource]:
         """Two wheels."""
@@ -85,53 +61,10 @@ class MoleculesGnn(Workload):
         begin, end = (int(share * len(order)) for share in _PARTS[split])
         return TensorExamples({name: values[order[begin:end]] for name, values in everything.items()})
 
-    def build_model(self) -> nn.Module:
-        """A new network. See GraphNetwork for what it is called with."""
-        return GraphNetwork(
-            node_features=ATOM_FEATURES,
-            edge_features=BOND_FEATURES,
-            latent=self.latent,
-            hidden=self.hidden,
-            rounds=self.rounds,
-            outputs=len(TASKS),
-            activation=self.activation,
-            dropout=self.dropout,
-            residual=self.residual,
-            output_gain=self.output_gain,
-        )
-
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model on the batch as one graph without its padding. Shape: [batch, tasks]."""
         outputs: Tensor = model(**packed(batch), graphs=len(batch["sizes"]))
         return outputs
-
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy in nats and which labels are known; smoothing moves labels towards 1 / tasks.
-
-        Shapes: [batch, tasks], all alike. Source of the smoothing: AlgoPerf's ogbg.
-        """
-        losses = binary_losses(
-            outputs, batch["targets"], label_smoothing=label_smoothing, smoothed_to=1 / outputs.shape[1]
-        )
-        return losses, batch["weights"]
-
-    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`scores`, `targets` and `weights`. Shapes: [batch, tasks]."""
-        return {"scores": outputs, "targets": batch["targets"], "weights": batch["weights"]}
-
-    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """`mean_average_precision`: mean over the tasks that have both answers, each where its label is known.
-
-        NaN where a score is not finite or no task has both. Source: AlgoPerf's ogbg.
-        """
-        found = []
-        for score, target, weight in zip(
-            *(statistics[name].T for name in ("scores", "targets", "weights")), strict=True
-        ):
-            is_positive = target[weight > 0] > 0
-            if is_positive.any() and not is_positive.all():
-                found.append(average_precision(score[weight > 0], is_positive))
-        return {"mean_average_precision": math.fsum(found) / len(found) if found else math.nan}
 
     def symmetries(self) -> list[Symmetry]:
         """Properties of atoms and orders of bonds under other numbers; tasks in another order."""
@@ -152,23 +85,11 @@ def packed(batch: Batch) -> dict[str, Tensor]:
     Shapes: as of `encoded` -> nodes float32 [atoms, features], edges float32 [2 * bonds, features], senders and
     receivers int64 [2 * bonds], node_graphs int64 [atoms].
     """
-    atoms, bonds, sizes = batch["atoms"], batch["bonds"], batch["sizes"]
-    is_atom, is_bond = (
-        torch.arange(padded.shape[1], device=sizes.device) < count.unsqueeze(1)
-        for padded, count in ((atoms, sizes[:, 0]), (bonds, sizes[:, 1]))
-    )
-    features, links = atoms[is_atom].long(), bonds[is_bond].long()
-    # Atoms of a molecule are numbered from 0; in the batch they follow those of the molecules before it.
-    first_atom = (sizes[:, 0].cumsum(0) - sizes[:, 0]).repeat_interleave(sizes[:, 1])
-    one, other = links[:, 0] + first_atom, links[:, 1] + first_atom
-    orders = F.one_hot(links[:, 2], BOND_FEATURES).float()
-    return {
-        "nodes": torch.zeros(len(features), ATOM_FEATURES, device=sizes.device).scatter_(1, features, 1.0),
-        "edges": torch.cat([orders, orders]),
-        "senders": torch.cat([one, other]),
-        "receivers": torch.cat([other, one]),
-        "node_graphs": torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes[:, 0]),
-    }
+    graph = joined(batch["atoms"], batch["bonds"], batch["sizes"])
+    features = graph["nodes"].long()
+    places = torch.zeros(len(features), ATOM_FEATURES, device=features.device)
+    orders = F.one_hot(graph["edges"].squeeze(1), BOND_FEATURES).float()
+    return {**graph, "nodes": places.scatter_(1, features, 1.0), "edges": orders}
 
 
 def encoded(molecules: Sequence[tuple[Molecule, Labels]]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, LossKind, Mirrored, Renamed, Signed, SplitName, Symmetry, Workload
 from workloads.data.spoken_digits_data import DIGITS, SpokenDigitsFile
-from workloads.losses.ctc import BLANK, ctc_losses, greedy_errors
+from workloads.losses.ctc import BLANK, greedy_errors, losses_per_symbol
 from workloads.networks.conformer import Conformer, ConformerSizes
 from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
 from workloads.networks.speech_layers import mask_of, subsampled
@@ -48,10 +48,7 @@ class SpokenDigits(Workload):
 
         Shapes: outputs [batch, length / 4, vocabulary], targets [batch, digits] -> both [batch, digits].
         """
-        targets = batch["targets"]
-        is_digit = (targets != BLANK).to(outputs.dtype)
-        losses = ctc_losses(outputs, subsampled(batch["frames"]), targets) / is_digit.sum(dim=1)
-        return losses[:, None].expand_as(is_digit), is_digit
+        return losses_per_symbol(outputs, subsampled(batch["frames"]), batch["targets"])
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`edits` and `digits` of each utterance. Shapes: int64 [batch]."""
