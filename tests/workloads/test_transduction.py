@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.api import ConfigError, DataError, mean_loss
 from harness.plugins.entries import create_workload
 from workloads.losses.edit_distance import edit_distances
-from workloads.losses.transduction import END, PackedPairs, Pair, Transduction, pack, written_by
+from workloads.losses.transduction import END, PackedPairs, Pair, Transduction, pack, packed_rows, written_by
 from workloads.networks.encoder_decoder_transformer import EncoderDecoderTransformer, TransformerSizes
 
 ALGOPERF: dict[str, Any] = {
@@ -241,6 +241,13 @@ def test_a_pair_begins_a_row_where_one_of_its_sides_does_not_fit():
     batch = packed([([2, 1], [3, 3, 1]), ([4, 1], [5, 1])], row_length=4).gather(torch.tensor([0, 1]))
     assert batch["inputs"].tolist() == [[2, 1, 0, 0], [4, 1, 0, 0]]
     assert batch["targets"].tolist() == [[3, 3, 1, 0], [5, 1, 0, 0]]
+
+
+def test_a_row_ends_with_its_group_whatever_it_holds():
+    pairs = pairs_of(10)
+    rows = numpy.stack(list(packed_rows(pairs, row_length=100, group=4)))
+    assert rows[:, 2].max(axis=1).tolist() == [4, 4, 2]
+    assert [len(list(packed_rows(pairs, row_length=100, group=size))) for size in (10, 11, None)] == [1, 1, 1]
 
 
 def test_pairs_stand_alone_with_shorter_inputs_first():

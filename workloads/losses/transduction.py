@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.api import Batch, DataError, Examples, LossKind, Renamed, Symmetry, Workload
@@ -128,27 +129,40 @@ class PackedPairs(Examples):
 
 
 def pack(pairs: Sequence[Pair], *, row_length: int, alone: int) -> tuple[Tensor, Tensor]:
-    """What PackedPairs is made of. A pair joins the row begun last where both its sides fit, else it begins the next.
+    """What PackedPairs is made of: `packed_rows`, and pairs in rows of their own.
 
     `alone`: how many pairs, from the first, stand in rows of their own too, shorter inputs first.
     Raises DataError where a sequence is longer than a row.
     """
+    rows = numpy.stack(list(packed_rows(pairs, row_length=row_length)))
     longest = max(len(side) for pair in pairs for side in pair)
-    if longest > row_length:
-        raise DataError(f"a sequence has {longest} tokens, a row {row_length}. Raise row_length in conf/workload.")
-    rows = numpy.zeros((len(pairs), 4, row_length), numpy.int16)
-    row, segment, used = -1, 0, [row_length, row_length]
-    for pair in pairs:
-        if used[0] + len(pair[0]) > row_length or used[1] + len(pair[1]) > row_length:
-            row, segment, used = row + 1, 0, [0, 0]
-        segment += 1
-        for number, side in enumerate(pair):
-            place = slice(used[number], used[number] + len(side))
-            rows[row, number, place] = side
-            rows[row, number + 2, place] = segment
-            used[number] += len(side)
     single = numpy.zeros((alone, 2, longest), numpy.int16)
     for place_alone, pair in enumerate(sorted(pairs[:alone], key=lambda pair: len(pair[0]))):
         for number, side in enumerate(pair):
             single[place_alone, number, : len(side)] = side
-    return torch.from_numpy(rows[: row + 1].copy()), torch.from_numpy(single)
+    return torch.from_numpy(rows), torch.from_numpy(single)
+
+
+def packed_rows(pairs: Iterable[Pair], *, row_length: int, group: int | None = None) -> Iterator[NDArray[numpy.int16]]:
+    """Rows of several pairs. A pair joins the row begun last where both its sides fit, else it begins the next.
+
+    `group`: after so many pairs a row is ended whatever it holds; None: never.
+    Shape: int16 [4, row length], as the rows of PackedPairs. Raises DataError where a sequence is longer than a row.
+    """
+    row, segment, used = numpy.zeros((4, row_length), numpy.int16), 0, [0, 0]
+    for number, pair in enumerate(pairs):
+        longest = max(len(side) for side in pair)
+        if longest > row_length:
+            raise DataError(f"a sequence has {longest} tokens, a row {row_length}. Raise row_length in conf/workload.")
+        is_full = any(begun + len(side) > row_length for begun, side in zip(used, pair, strict=True))
+        if segment and (is_full or (group is not None and number % group == 0)):
+            yield row
+            row, segment, used = numpy.zeros((4, row_length), numpy.int16), 0, [0, 0]
+        segment += 1
+        for side, tokens in enumerate(pair):
+            place = slice(used[side], used[side] + len(tokens))
+            row[side, place] = tokens
+            row[side + 2, place] = segment
+            used[side] = place.stop
+    if segment:
+        yield row

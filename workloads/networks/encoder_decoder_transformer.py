@@ -119,24 +119,27 @@ class EncoderDecoderTransformer(nn.Module):
 
         Shapes: int64 [batch, input length], one sequence a row -> int64 [batch, length].
         """
-        read = (inputs > 0).long()
-        memory = self._encode(inputs, read, _positions(inputs, None))
-        across = _penalty(_unseen(read.new_ones(len(inputs), 1), read))
-        pasts = [_Past() for _ in self.decoder]
+        writing = self.writing(inputs)
         written = inputs.new_zeros(len(inputs), length)
         last = inputs.new_zeros(len(inputs))
         is_over = torch.zeros_like(last, dtype=torch.bool)
         for place in range(length):
-            hidden = self._embed(last[:, None], last.new_full((1, 1), place))
-            for block, past in zip(self.decoder, pasts, strict=True):
-                hidden = block(hidden, None, memory, across, past)
-            last = self._scores(hidden).squeeze(1).argmax(dim=1).masked_fill(is_over, 0)
+            last = writing.scores_after(last).argmax(dim=1).masked_fill(is_over, 0)
             written[:, place] = last
             # Padding ends a sequence as `end` does: no loss ever taught what follows it.
             is_over |= (last == end) | (last == 0)
             if bool(is_over.all()):
                 break
         return written
+
+    def writing(self, inputs: Tensor, *, copies: int = 1) -> Writing:
+        """Targets of these inputs before their first symbol, `copies` rows beside each other for each input.
+
+        Shape: int64 [batch, input length], one sequence a row.
+        """
+        read = (inputs > 0).long()
+        memory = self._encode(inputs, read, _positions(inputs, None))
+        return Writing(self, memory, _penalty(_unseen(read.new_ones(len(inputs), 1), read)), copies)
 
     def _encode(self, inputs: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         mask = _penalty(_unseen(segments, segments))
@@ -154,6 +157,35 @@ class EncoderDecoderTransformer(nn.Module):
     def _scores(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.output(self.decoder_norm(hidden) * self.output_scale)
         return scores
+
+
+class Writing:
+    """Rows of targets that a transformer writes symbol after symbol; nothing of what was written is computed again."""
+
+    def __init__(self, network: EncoderDecoderTransformer, memory: Tensor, across: Tensor, copies: int) -> None:
+        self._network = network
+        self._memory = memory
+        self._across = across
+        self._rows = copies * len(memory)
+        self._place = 0
+        self._pasts = [_Past() for _ in network.decoder]
+
+    def scores_after(self, last: Tensor) -> Tensor:
+        """Scores of the next symbol of each row, given the one before it, 0 at the start.
+
+        Shapes: int64 [rows] -> [rows, vocabulary].
+        """
+        hidden = self._network._embed(last[:, None], last.new_full((1, 1), self._place))
+        for block, past in zip(self._network.decoder, self._pasts, strict=True):
+            hidden = block(hidden, None, self._memory, self._across, past)
+        self._place += 1
+        return self._network._scores(hidden).squeeze(1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on from these rows in this order, each in the place of a copy for the same input. Shape: int64 [rows]."""
+        assert len(rows) == self._rows
+        for past in self._pasts:
+            past.keep(rows)
 
 
 class _EncoderBlock(nn.Module):
@@ -276,14 +308,15 @@ class _CrossAttention(_Attention):
         }
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor, past: _Past | None) -> Tensor:
-        [queries] = self.split(self.q_proj(hidden), 1)
+        # Rows that write for one input are places of one row here, so that it needs no copies of keys and values.
+        [queries] = self.split(self.q_proj(hidden).view(len(memory), -1, hidden.shape[2]), 1)
         if past is None or past.memory is None:
             keys, values = self.split(self.kv_proj(memory), 2)
         else:
             keys, values = past.memory
         if past is not None:
             past.memory = keys, values
-        out: Tensor = self.out_proj(self.mix(queries, keys, values, mask))
+        out: Tensor = self.out_proj(self.mix(queries, keys, values, mask)).view_as(hidden)
         return out
 
 
@@ -300,6 +333,11 @@ class _Past:
             keys, values = torch.cat([self._own[0], keys], dim=2), torch.cat([self._own[1], values], dim=2)
         self._own = keys, values
         return self._own
+
+    def keep(self, rows: Tensor) -> None:
+        """Have the symbols decoded so far of these rows, in this order. Shape: int64 [rows]."""
+        if self._own is not None:
+            self._own = self._own[0].index_select(0, rows), self._own[1].index_select(0, rows)
 
 
 def _last_norm(sizes: TransformerSizes) -> nn.Module:
