@@ -140,8 +140,9 @@ class HardwareConfig:
     `reference` they count for all. `machine`: properties that a machine must have for its rows to be official under
     this name; null: any machine, and no row is official or unofficial. `devices`: how many a trial trains on, with a
     process of `threads` threads for each. `loader_workers`: processes beside each of these that gather batches ahead of
-    splits that lie on the disk; 0: the trainer gathers them itself. `precision`: of passes on `device`; `compile`: whether forward passes go
-    through `torch.compile`, of workloads that allow it. Weights and evaluations are in float32, uncompiled.
+    splits that lie on the disk; 0: the trainer gathers them itself. `precision`: of passes on `device`; `compile`:
+    whether forward passes go through `torch.compile`, of workloads that allow it. Weights and evaluations are in
+    float32, uncompiled.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
