@@ -341,7 +341,10 @@ class DataSource(ABC):
     """Size of what is fetched; 0 where it arrives with an installed package."""
     licence: str
     disk_megabytes: float | None = None
-    """What the data folder must have room for; None: as much as is fetched."""
+    """What the data folder must have room for, of which some may lie in its folder `name` already.
+
+    None: as much as is fetched.
+    """
     notes: Sequence[str] = ()
     """What a person should know before anything is fetched: where to sign, how long it takes, where else it is."""
 

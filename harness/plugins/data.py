@@ -46,7 +46,7 @@ def _size(megabytes: float) -> str:
 
 
 def _check_room(missing: Sequence[DataSource], folder: Path) -> None:
-    needed = sum(each.size_megabytes if each.disk_megabytes is None else each.disk_megabytes for each in missing)
+    needed = sum(_room(each, folder) for each in missing)
     place = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(place).free / 1e6
     if needed > free:
@@ -55,6 +55,14 @@ def _check_room(missing: Sequence[DataSource], folder: Path) -> None:
             f"{folder} has {_size(free)} free, and {names} may need {_size(needed)}. Free some space, or set "
             "TIMETRIAL_DATA to another folder, and run make data again."
         )
+
+
+def _room(source: DataSource, folder: Path) -> float:
+    """Megabytes that are still to be written."""
+    if source.disk_megabytes is None:
+        return source.size_megabytes
+    lying = sum(path.stat().st_size for path in (folder / source.name).rglob("*") if path.is_file())
+    return max(0.0, source.disk_megabytes - lying / 1e6)
 
 
 def load_verified(

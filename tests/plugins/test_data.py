@@ -353,6 +353,24 @@ def test_size_and_licence_are_said_before_anything_is_fetched(shelf: Shelf, tmp_
     assert [asked for _, asked in said] == [0, 0]
 
 
+def test_where_to_sign_is_said_and_room_is_asked_for_before_anything_is_fetched(shelf: Shelf, tmp_path: Path):
+    said: list[str] = []
+    shelf.disk_megabytes, shelf.notes = 1e12, ("sign at https://terms",)
+    with pytest.raises(DataError, match=r"free, and shelf may need 1000000000 GB\. Free some space, or set TIMETRIAL"):
+        fetch(Numbers(shelf), tmp_path / "data", say=said.append)
+    assert "sign at https://terms" in said[1]
+    assert shelf.asked == 0
+
+
+def test_what_lies_there_already_needs_no_room(shelf: Shelf, tmp_path: Path):
+    (tmp_path / "data/shelf").mkdir(parents=True)
+    with (tmp_path / "data/shelf/raw").open("wb") as file:
+        file.truncate(10**13)  # of which nothing is written
+    shelf.disk_megabytes = 1e7
+    fetch(Numbers(shelf), tmp_path / "data", say=lambda _: None)
+    assert shelf.asked == 1
+
+
 def test_a_workload_is_present_once_all_its_files_are(shelf: Shelf, tmp_path: Path):
     assert not is_present(Numbers(shelf), tmp_path / "data")
     shelf.fetch(tmp_path / "data")

@@ -51,7 +51,9 @@ def _fetch(place: str, half: Path) -> None:
     try:
         with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as answer:
             is_rest = answer.status == 206
-            with half.open("ab" if is_rest else "wb") as file:
+            if not is_rest:
+                half.unlink(missing_ok=True)
+            with half.open("ab") as file:
                 shutil.copyfileobj(answer, file, _BLOCK_BYTES)
             length = answer.headers.get("Content-Length")
             if length is not None and half.stat().st_size != int(length) + (begun if is_rest else 0):
