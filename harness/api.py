@@ -196,6 +196,22 @@ class Budget:
         return max(1, int(0.9 * self.steps))
 
 
+@dataclass(frozen=True)
+class Coarse:
+    """How splits are judged that take longer than an evaluation may: by a fixed part, until the target is near.
+
+    The whole is judged where the metric of so many validation `examples` is `within` so much of the target, or reaches
+    it; so is the test split then. Raises ConfigError where one of them is not positive.
+    """
+
+    examples: int
+    within: float
+
+    def __post_init__(self) -> None:
+        if self.examples < 1 or not self.within > 0:
+            raise ConfigError(f"coarse is {self.examples} examples within {self.within}. Both must be positive.")
+
+
 class Hyperparameters(Mapping[str, Any]):
     """One point of a search space: read as attributes (`hp.learning_rate`) or as a mapping (`**hp`); never changed.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.api import PREPARED, SPLITS, Budget, ConfigError, Precision, Target, near_matches, visible
+from harness.api import PREPARED, SPLITS, Budget, Coarse, ConfigError, Precision, Target, near_matches, visible
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -60,6 +60,7 @@ class WorkloadConfig:
     checkpoint_evaluations: int | None = None
     variant_of: str | None = None
     published: dict[str, PublishedBudget] = field(default_factory=dict)
+    coarse: Coarse | None = None
 
     def __post_init__(self) -> None:
         if self.version < 1:

@@ -23,6 +23,33 @@ def evaluate(workload: Workload, model: nn.Module, examples: Examples, batch_siz
         return scores | workload.decoded_metrics(model, examples)
 
 
+class Spread(Examples):
+    """Some of a split's examples, in batches of neighbours that lie evenly over it: always the same ones."""
+
+    def __init__(self, examples: Examples, *, count: int, batch_size: int) -> None:
+        self._examples = examples
+        self._batch_size = batch_size
+        self._batches = max(1, min(count, len(examples)) // batch_size)
+        self._length = min(count, self._batches * batch_size)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def gather(self, index: Tensor) -> Batch:
+        """The examples at these places among the chosen ones."""
+        room = max(0, len(self._examples) - self._batch_size)
+        begins = (index // self._batch_size) * room // max(1, self._batches - 1)
+        return self._examples.gather(begins + index % self._batch_size)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the split."""
+        return self._examples.tensors()
+
+    def to(self, device: torch.device) -> Spread:
+        """The same examples on another device."""
+        return Spread(self._examples.to(device), count=self._length, batch_size=self._batch_size)
+
+
 def score(
     workload: Workload,
     outputs_of: Callable[[Batch, slice], Tensor],

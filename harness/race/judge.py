@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from harness.api import DataError, Examples, SplitName, Workload
+from harness.api import Coarse, DataError, Examples, SplitName, Target, Workload
 from harness.race.channel import Message, SharedWeights
-from harness.race.evaluation import evaluate
+from harness.race.evaluation import Spread, evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +42,21 @@ class Judge:
     """The splits that no trainer sees, and the model that snapshots are loaded into."""
 
     def __init__(
-        self, workload: Workload, device: torch.device, validation: Examples, test: Examples, batch_size: int
+        self,
+        workload: Workload,
+        device: torch.device,
+        validation: Examples,
+        test: Examples,
+        batch_size: int,
+        *,
+        target: Target | None = None,
+        coarse: Coarse | None = None,
     ) -> None:
+        """`coarse`: what is judged until `target` is near; None: always the whole splits."""
+        assert coarse is None or target is not None
+        self._target = target
+        self._coarse = coarse
+        self._is_far = False
         self.workload = workload
         self.device = device
         self.batch_size = batch_size
@@ -63,16 +76,27 @@ class Judge:
             return not_finite(self.model.state_dict())
 
     def validation(self) -> dict[str, float]:
-        """Metrics and loss on the validation split."""
+        """Metrics and loss on the validation split, or on a part of it: then `examples` says how many these are."""
+        if self._coarse is not None and self._target is not None:
+            found = self._metrics("validation", self._coarse.examples)
+            value = found[self._target.metric]
+            is_near = abs(value - self._target.validation) <= self._coarse.within
+            self._is_far = not is_near and not self._target.is_reached_by(value)
+            if self._is_far:
+                return found
         return self._metrics("validation")
 
     def test(self) -> dict[str, float]:
-        """Metrics and loss on the test split."""
-        return self._metrics("test")
+        """Metrics and loss on the test split, or on a part of it where validation was judged by a part."""
+        return self._metrics("test", self._coarse.examples if self._coarse is not None and self._is_far else None)
 
-    def _metrics(self, split: SplitName) -> dict[str, float]:
+    def _metrics(self, split: SplitName, count: int | None = None) -> dict[str, float]:
+        examples, others = self.splits[split], {}
+        if count is not None and count < len(examples):
+            examples = Spread(examples, count=count, batch_size=self.batch_size)
+            others = {"examples": float(len(examples))}
         with enough_memory(self.batch_size):
-            return evaluate(self.workload, self.model, self.splits[split], self.batch_size)
+            return evaluate(self.workload, self.model, examples, self.batch_size) | others
 
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:

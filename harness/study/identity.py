@@ -197,6 +197,8 @@ def workload_hash(config: WorkloadConfig) -> str:
     """
     values = TypeAdapter(WorkloadConfig).dump_python(config)
     del values["entry"], values["published"]
+    if config.coarse is None:
+        del values["coarse"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

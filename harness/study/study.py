@@ -294,5 +294,13 @@ def _judge(description: str, device: str) -> tuple[Judge, Watch]:
     held_out: tuple[SplitName, ...] = ("validation", "test")
     check_weights(workload, config.content)
     splits = {split: load_verified(workload, split, folder, config.content[split]) for split in held_out}
-    judge = Judge(workload, torch.device(device), splits["validation"], splits["test"], config.eval_batch_size)
+    judge = Judge(
+        workload,
+        torch.device(device),
+        splits["validation"],
+        splits["test"],
+        config.eval_batch_size,
+        target=config.target,
+        coarse=config.coarse,
+    )
     return judge, Watch(splits, config.content, folder)
