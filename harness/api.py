@@ -268,9 +268,9 @@ class Examples(ABC):
         """
         return self.gather(index)
 
-    def gather_ahead(self, index: Tensor, seeds: Tensor) -> Batch:
-        """What of `gather_augmented` a process beside the trainer may do, on the CPU; `finished` does the rest."""
-        return self.gather_augmented(index, seeds)
+    def gather_ahead(self, index: Tensor, seeds: Tensor | None) -> Batch:
+        """What of `gather_augmented` (no seeds: `gather`) another process may do; `finished` does the rest."""
+        return self.gather(index) if seeds is None else self.gather_augmented(index, seeds)
 
     def finished(self, batch: Batch) -> Batch:
         """A batch of `gather_ahead`, which is on `device` by now, with what is left to do. Default: nothing is."""

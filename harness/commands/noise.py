@@ -52,7 +52,7 @@ def _measure(console: Console, arguments: list[str], candidate: str | None, roun
         f"{name}: {rounds} sandwiches of {other.submission.name} between {reference.submission.name}, "
         f"{2 * rounds + 1} runs of {seconds} s each"
     )
-    judge = judge_of(first.workload, reference.machine.device)
+    judge = judge_of(first.workload, reference.machine)
     found = []
     for number in range(2 * rounds + 1):
         study = other if number % 2 else reference

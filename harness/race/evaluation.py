@@ -8,18 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, Examples, Workload
+from harness.trial.loader import in_order
 
 
-def evaluate(workload: Workload, model: nn.Module, examples: Examples, batch_size: int) -> dict[str, float]:
+def evaluate(
+    workload: Workload, model: nn.Module, examples: Examples, batch_size: int, *, workers: int = 0
+) -> dict[str, float]:
     """`loss`, the mean over all units of the split that count, and the workload's metrics.
 
     The model is put into eval mode and stays there. Per-example statistics of all batches are joined before the metrics
     see them, so results depend on the batch size by rounding alone. NaN where the split holds nothing that counts.
+    `workers`: processes that gather batches of a split on the disk.
     """
     device = next(iter(model.parameters())).device
     model.eval()
     with torch.inference_mode():
-        scores = score(workload, lambda batch, _: workload.outputs(model, batch), examples, batch_size, device)
+        scores = score(
+            workload, lambda batch, _: workload.outputs(model, batch), examples, batch_size, device, workers=workers
+        )
         return scores | workload.decoded_metrics(model, examples)
 
 
@@ -32,14 +38,32 @@ class Spread(Examples):
         self._batches = max(1, min(count, len(examples)) // batch_size)
         self._length = min(count, self._batches * batch_size)
 
+        self.folder = examples.folder
+
     def __len__(self) -> int:
         return self._length
 
     def gather(self, index: Tensor) -> Batch:
         """The examples at these places among the chosen ones."""
+        return self._examples.gather(self._places(index))
+
+    def gather_ahead(self, index: Tensor, seeds: Tensor | None) -> Batch:
+        """As of the split."""
+        return self._examples.gather_ahead(self._places(index), seeds)
+
+    def finished(self, batch: Batch) -> Batch:
+        """As of the split."""
+        return self._examples.finished(batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self._examples.device
+
+    def _places(self, index: Tensor) -> Tensor:
         room = max(0, len(self._examples) - self._batch_size)
         begins = (index // self._batch_size) * room // max(1, self._batches - 1)
-        return self._examples.gather(begins + index % self._batch_size)
+        return begins + index % self._batch_size
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of the split."""
@@ -56,13 +80,15 @@ def score(
     examples: Examples,
     batch_size: int,
     device: torch.device,
+    *,
+    workers: int = 0,
 ) -> dict[str, float]:
     """`loss` and the workload's metrics of any outputs. `outputs_of`: those of a batch, which is that of the slice."""
     rows = _Sums() if workload.statistics_are_summed else _Rows()
     totals = torch.zeros(2, dtype=torch.float64, device=device)
-    for start in range(0, len(examples), batch_size):
+    starts = range(0, len(examples), batch_size)
+    for start, batch in zip(starts, in_order(examples, batch_size, workers=workers), strict=True):
         part = slice(start, min(start + batch_size, len(examples)))
-        batch = examples.gather(torch.arange(part.start, part.stop, device=device))
         outputs = outputs_of(batch, part)
         totals += _loss_and_count(workload, outputs, batch)
         rows.add(workload.statistics(outputs, batch), part.stop - part.start)

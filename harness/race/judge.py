@@ -51,8 +51,13 @@ class Judge:
         *,
         target: Target | None = None,
         coarse: Coarse | None = None,
+        loader_workers: int = 0,
     ) -> None:
-        """`coarse`: what is judged until `target` is near; None: always the whole splits."""
+        """`coarse`: what is judged until `target` is near; None: always the whole splits.
+
+        `loader_workers`: processes that gather batches of splits on the disk, while those of the trainer stand still.
+        """
+        self._loader_workers = loader_workers
         assert coarse is None or target is not None
         self._target = target
         self._coarse = coarse
@@ -96,7 +101,8 @@ class Judge:
             examples = Spread(examples, count=count, batch_size=self.batch_size)
             others = {"examples": float(len(examples))}
         with enough_memory(self.batch_size):
-            return evaluate(self.workload, self.model, examples, self.batch_size) | others
+            found = evaluate(self.workload, self.model, examples, self.batch_size, workers=self._loader_workers)
+        return found | others
 
 
 def not_finite(state: Mapping[str, Tensor]) -> str | None:

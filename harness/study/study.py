@@ -34,7 +34,7 @@ from harness.records.tracking import WandbMirror
 from harness.study.budget import seconds_per_step, trial_spec
 from harness.study.continuation import TrialJournal
 from harness.study.identity import Study, trial_key, trial_seed
-from harness.study.machine.hardware import git_revision
+from harness.study.machine.hardware import Machine, git_revision
 from harness.study.progress import TrialProgress
 from harness.study.pruning import Limit, board_limit_of, trial_limit
 from harness.study.rows import evaluation_row, trial_row
@@ -124,7 +124,7 @@ def _race(
     console: Console,
 ) -> None:
     config = study.config
-    judge = judge_of(config.workload, study.machine.device)
+    judge = judge_of(config.workload, study.machine)
     title = _title(study, trial, key)
     mirror = WandbMirror(
         config.tracking.mode, config.tracking.project, config.tracking.entity, config.results, console.print
@@ -171,7 +171,7 @@ def _race(
             console.print(f"{title}  {text}", soft_wrap=True)
 
         outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
-        _check_data(config.workload, study.machine.device)
+        _check_data(config.workload, study.machine)
         # Its author knows the files by the places that they were copied from.
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
@@ -266,14 +266,14 @@ def _revived(row: Mapping[str, Any]) -> Row:
     return {**row, "started_at": datetime.datetime.fromisoformat(row["started_at"])}
 
 
-def judge_of(workload: WorkloadConfig, device: torch.device) -> Judge:
+def judge_of(workload: WorkloadConfig, machine: Machine) -> Judge:
     """The judge of a workload with its validation and test data. Raises DataError where these have changed."""
-    return _judge(_as_text(workload), str(device))[0]
+    return _judge(_as_text(workload), str(machine.device), machine.loader_workers)[0]
 
 
-def _check_data(workload: WorkloadConfig, device: torch.device) -> None:
+def _check_data(workload: WorkloadConfig, machine: Machine) -> None:
     """Raise DataError where the judge of the trial that has just ended did not judge by the data that it was given."""
-    watch = _judge(_as_text(workload), str(device))[1]
+    watch = _judge(_as_text(workload), str(machine.device), machine.loader_workers)[1]
     try:
         watch.check()
     except DataError:
@@ -286,7 +286,7 @@ def _as_text(workload: WorkloadConfig) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _judge(description: str, device: str) -> tuple[Judge, Watch]:
+def _judge(description: str, device: str, loader_workers: int) -> tuple[Judge, Watch]:
     """The judge of a workload and the watch over its data, kept for the next trial. `description`: it, as JSON."""
     config = TypeAdapter(WorkloadConfig).validate_json(description)
     workload = create_workload(config.entry, config.options)
@@ -302,5 +302,6 @@ def _judge(description: str, device: str) -> tuple[Judge, Watch]:
         config.eval_batch_size,
         target=config.target,
         coarse=config.coarse,
+        loader_workers=loader_workers,
     )
     return judge, Watch(splits, config.content, folder)

@@ -27,13 +27,15 @@ _ENDED, _RAISED = "exited unexpectedly", "in DataLoader worker process"
 
 @dataclass(frozen=True)
 class Request:
-    """A batch that is wanted: which examples, and the seed of each. Shapes: both int64 [batch]."""
+    """A batch that is wanted: which examples, and the seed of each; None: nothing is drawn. Both int64 [batch]."""
 
     index: Tensor
-    seeds: Tensor
+    seeds: Tensor | None
 
     def is_same(self, other: Request) -> bool:
         """Whether both are of the same batch."""
+        if self.seeds is None or other.seeds is None:
+            return self.seeds is other.seeds and torch.equal(self.index, other.index)
         return torch.equal(self.index, other.index) and torch.equal(self.seeds, other.seeds)
 
 
@@ -66,6 +68,7 @@ class Loader:
         began = time.perf_counter()
         wanted = self._request(index, position)
         if self._ahead is None or order is None:
+            assert wanted.seeds is not None
             batch = self._examples.gather_augmented(wanted.index, wanted.seeds)
         else:
             batch = self._ahead.batch(wanted, self._upcoming(order, len(index), position))
@@ -83,6 +86,26 @@ class Loader:
         positions = torch.arange(position, position + len(index), device=index.device)
         index, epochs = self._share(index), self._share(positions) // len(self._examples)
         return Request(index, example_seeds(self._seed, epochs, index))
+
+
+def in_order(examples: Examples, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
+    """A split from its beginning to its end, nothing drawn; by `workers` processes where it lies on the disk."""
+    batches = -(-len(examples) // batch_size)
+
+    def index(number: int) -> Tensor:
+        begin = number * batch_size
+        return torch.arange(begin, min(begin + batch_size, len(examples)), device=examples.device)
+
+    if not workers or examples.folder is None:
+        yield from (examples.gather(index(number)) for number in range(batches))
+        return
+    ahead = _Ahead(examples, workers)
+
+    def upcoming(first: int, last: int) -> list[Request]:
+        return [Request(index(each), None) for each in range(number + 1 + first, min(number + 1 + last, batches))]
+
+    for number in range(batches):
+        yield ahead.batch(Request(index(number), None), upcoming)
 
 
 def example_seeds(seed: int, epochs: Tensor, examples: Tensor) -> Tensor:
@@ -138,7 +161,9 @@ class _Ahead:
 
     def _ask(self, requests: list[Request]) -> None:
         self._asked.extend(requests)
-        self._waiting.extend(Request(each.index.cpu(), each.seeds.cpu()) for each in requests)
+        self._waiting.extend(
+            Request(each.index.cpu(), None if each.seeds is None else each.seeds.cpu()) for each in requests
+        )
 
     def _next(self) -> Batch:
         if self._batches is None:

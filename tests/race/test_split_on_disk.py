@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from harness.api import Batch, DataError
+from harness.api import Batch, Coarse, DataError, Target
+from harness.race.judge import Judge
 from harness.race.process import descendants
 from harness.race.sandbox import Sandbox
 from harness.trial.loader import Loader, example_seeds
@@ -199,3 +200,16 @@ def test_what_comes_next_is_known_and_asking_for_it_changes_nothing(run: int):
         again = Order(100, 9, CPU, run=run)
         again.load(asked.state())
         assert [each.tolist() for each in upcoming] == [again.draw(size).tolist() for _ in range(5)]
+
+
+@pytest.mark.parametrize("coarse", [None, Coarse(examples=64, within=1e-6)], ids=["whole", "a part"])
+def test_workers_of_the_referee_change_no_evaluation(data: Path, coarse: Coarse | None):
+    seen = []
+    for workers in (0, 2):
+        workload = PreparedBlobs()
+        torch.manual_seed(0)
+        validation, test = (workload.load(split, data) for split in ("validation", "test"))
+        target = Target("error", "min", 0.0)
+        judge = Judge(workload, CPU, validation, test, 48, target=target, coarse=coarse, loader_workers=workers)
+        seen.append((judge.validation(), judge.test(), judge.validation()))
+    assert seen[0] == seen[1]

@@ -352,9 +352,9 @@ class PreparedExamples(Examples):
         """The examples at `index`, with nothing drawn."""
         return self.finished(self._placed(self.decode(self.raw(index), None)))
 
-    def gather_ahead(self, index: Tensor, seeds: Tensor) -> Batch:
+    def gather_ahead(self, index: Tensor, seeds: Tensor | None) -> Batch:
         """The examples at `index` with what is drawn for each by its seed, on the CPU and not `finished`."""
-        return self.decode(self.raw(index), seeds.cpu())
+        return self.decode(self.raw(index), None if seeds is None else seeds.cpu())
 
     def gather_augmented(self, index: Tensor, seeds: Tensor) -> Batch:
         """The examples at `index`, with what is drawn for each by its seed."""

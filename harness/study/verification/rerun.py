@@ -75,7 +75,7 @@ def run_again(study: Study, recorded: Recorded, console: Console, *, seeds_on: i
     here = is_its_machine(study, recorded)
     max_runtime = row["max_runtime"] if here else budget.steps * seconds_per_step(study, console)
     target = target_of(row)
-    judge = judge_of(config.workload, machine.device)
+    judge = judge_of(config.workload, machine)
     sandbox = shared_sandbox(
         machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
     )
