@@ -143,7 +143,8 @@ class HardwareConfig:
     process of `threads` threads for each. `loader_workers`: processes beside each of these that gather batches ahead of
     splits that lie on the disk; 0: the trainer gathers them itself. `precision`: of passes on `device`; `compile`:
     whether forward passes go through `torch.compile`, of workloads that allow it. Weights and evaluations are in
-    float32, uncompiled.
+    float32, uncompiled. `micro_batches`: by workload, how many examples of a batch go through the network at once,
+    where the memory of a device does not hold what all of them need; the submission sees one batch and one step.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -158,12 +159,16 @@ class HardwareConfig:
     loader_workers: int = 0
     precision: Precision = "float32"
     compile: bool = False
+    micro_batches: dict[str, int] = field(default_factory=dict)
     reference: ReferenceConfig | None = None
     workload_versions: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.loader_workers < 0:
             raise ConfigError(f"loader_workers is {self.loader_workers}. Use 0 or more processes.")
+        for name, size in self.micro_batches.items():
+            if size < 1:
+                raise ConfigError(f"micro_batches.{name} is {size}. Use at least 1 example.")
 
 
 @dataclass(frozen=True)

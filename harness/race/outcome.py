@@ -37,6 +37,8 @@ class TrialSpec:
     precision: Precision = "float32"
     is_compiled: bool = False
     """Whether forward passes go through `torch.compile`."""
+    micro_batch: int | None = None
+    """How many examples of a batch go through the network at once; None: all."""
     rehearsal_seconds: float = 0.0
     """What the rehearsal before *go* may take at most."""
     rehearsal_steps: int = 0

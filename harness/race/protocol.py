@@ -102,6 +102,7 @@ def task(
             "division": spec.division,
             "loader_workers": loader_workers,
             "precision": spec.precision,
+            "micro_batch": spec.micro_batch,
             "is_compiled": spec.is_compiled,
         },
     }

@@ -28,7 +28,7 @@ from harness.api import DataError
 from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _VERSION_KEY = b"timetrial_schema_version"
 _FILE_KEY = b"timetrial_file"
 _LEVELS = ("workload=", "submission=")
@@ -91,6 +91,7 @@ TRIALS = pa.schema(
         pa.field("threads", pa.int32(), nullable=False),
         pa.field("precision", pa.string()),  # of passes: float32, tf32 or bf16; null: not known
         pa.field("compiled", pa.bool_()),  # whether forward passes went through torch.compile; null: not known
+        pa.field("micro_batch", pa.int64()),  # so many examples of a batch went through the network at once; null: all
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
         pa.field("sandboxed", pa.bool_(), nullable=False),  # the trainer could reach nothing that is not its own
         pa.field("versions", pa.string(), nullable=False),  # JSON
@@ -144,6 +145,7 @@ _ADDED = {
     "rehearsal_seconds": (6, None),
     "precision": (6, None),
     "compiled": (6, None),
+    "micro_batch": (7, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

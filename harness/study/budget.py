@@ -69,6 +69,7 @@ def trial_spec(
         pruned_by=pruned_by,
         precision=config.hardware.precision,
         is_compiled=is_compiled(config),
+        micro_batch=config.hardware.micro_batches.get(workload.name),
         rehearsal_seconds=config.ruleset.rehearsal.seconds,
         rehearsal_steps=config.ruleset.rehearsal.steps,
     )

@@ -112,6 +112,7 @@ def trial_row(
         "threads": machine.threads,
         "precision": spec.precision,
         "compiled": spec.is_compiled,
+        "micro_batch": spec.micro_batch,
         "frozen": outcome.frozen,
         "sandboxed": outcome.sandboxed,
         "versions": json.dumps({HARNESS: importlib.metadata.version(HARNESS), **machine.versions, **study.libraries}),

@@ -42,6 +42,8 @@ class Conditions:
     evaluate_at_steps: Sequence[int] | None = None
     """Rising. With either of the two, evaluations go by steps instead of the clock."""
     division: Division = "closed"
+    micro_batch: int | None = None
+    """How many examples of a batch go through the network at once; None: all."""
     loader_workers: int = 0
     """Processes beside this trainer that gather batches of a split on the disk ahead."""
     precision: Precision = "float32"

@@ -84,6 +84,7 @@ class Trial:
             conditions.device,
             precision=conditions.precision,
             is_compiled=conditions.is_compiled,
+            micro_batch=conditions.micro_batch,
         )
         self._ranks = ranks
         self._streams = streams

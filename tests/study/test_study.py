@@ -77,6 +77,17 @@ def run(config: StudyConfig) -> str:
     return said.getvalue()
 
 
+def test_a_row_says_how_many_examples_went_through_the_network_at_once(tmp_path, submission):
+    rows = []
+    for sizes in ({"blobs": 8}, {"another": 8}):
+        hardware = HardwareConfig("local", "cpu", 1, 2.0, {"blobs": 0.001}, micro_batches=sizes)
+        run(study_config(tmp_path / "results", submission, hardware=hardware))
+        trials = pd.read_parquet(tmp_path / "results" / "runs" / "trials")
+        rows.append(len(trials))
+    assert rows == [1, 2], "it is another trial"
+    assert sorted(trials["micro_batch"].fillna(0)) == [0, 8]
+
+
 def test_a_study_leaves_a_trial_row_and_its_evaluation_rows(tmp_path, submission):
     config = study_config(tmp_path / "results", submission)
     said = run(config)

@@ -60,7 +60,8 @@ class MaskedBatchNorm(_BatchNorm):
             count = mask.sum()
             mean = (inputs * mask).sum(dim=(0, 1)) / count
             variance = ((inputs - mean).square() * mask).sum(dim=(0, 1)) / count
-            self._follow(mean.detach(), variance.detach())
+            if self.track_running_stats:
+                self._follow(mean.detach(), variance.detach())
         scale = (1 + self.weight) * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias, inputs - mean, scale) * mask
 

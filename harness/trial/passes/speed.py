@@ -1,4 +1,4 @@
-"""Forward passes in the number format, and compiled, as the hardware's file asks. Weights stay in float32."""
+"""Forward passes in the number format, compiled, and in parts, as the hardware's file asks. Weights stay in float32."""
 
 from __future__ import annotations
 
@@ -7,16 +7,31 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from harness.api import Batch, Precision, Workload
 
 
 class Forward:
-    """The forward pass of `model`, or of another of its form, on a batch of `workload`."""
+    """The forward pass of `model`, or of another of its form, on a batch of `workload`.
+
+    `micro_batch`: so many examples go through it at once. What it computes on the way is not kept for the gradient, but
+    computed again, part by part, so that the memory of one part does for all; gradients are those of the whole batch.
+    Batch norm normalises each part by itself, and its running statistics move once for each.
+    """
 
     def __init__(
-        self, workload: Workload, model: nn.Module, device: torch.device, *, precision: Precision, is_compiled: bool
+        self,
+        workload: Workload,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        precision: Precision,
+        is_compiled: bool,
+        micro_batch: int | None = None,
     ) -> None:
+        self._micro_batch = micro_batch
         self._workload = workload
         self._model = model
         self._network = model
@@ -30,6 +45,27 @@ class Forward:
     def __call__(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Outputs, in float32 whatever the pass is made in. `model`: another one in place of the trial's own."""
         network = self._network if model is None or model is self._model else model
+        size = self._micro_batch
+        count = len(next(iter(batch.values())))
+        if size is None or count <= size:
+            return self._pass(network, batch)
+        parts = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, count, size)]
+        if not torch.is_grad_enabled():
+            return torch.cat([self._pass(network, part) for part in parts])
+        return torch.cat(
+            [
+                checkpoint(
+                    self._pass,
+                    network,
+                    part,
+                    use_reentrant=False,
+                    context_fn=lambda: (contextlib.nullcontext(), _still(network)),
+                )
+                for part in parts
+            ]
+        )
+
+    def _pass(self, network: nn.Module, batch: Batch) -> Tensor:
         if not self._is_bf16:
             return self._workload.outputs(network, batch)
         with torch.autocast(self._device.type, torch.bfloat16):
@@ -44,3 +80,18 @@ class Forward:
             yield
         finally:
             self._network = network
+
+
+@contextlib.contextmanager
+def _still(network: nn.Module) -> Iterator[None]:
+    """Inside, running statistics of batch norm are copies: a pass that is made again has moved them before."""
+    # Switched off they would not be among what autograd keeps, which must be the same the second time.
+    norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    own = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: each.clone() for name, each in norm._buffers.items() if each is not None})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, own, strict=True):
+            norm._buffers.update(buffers)
