@@ -6,6 +6,7 @@ printed are ratios, with their spread. Run by `make overhead`. `ARGS='rounds=20 
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from harness import command_line
 from harness.config import WorkloadConfig, load
 from harness.plugins import data
 from harness.plugins.entries import create_workload
+from harness.race.processes import ALLOCATOR
 from harness.race.referee import Referee
 from harness.race.sandbox import Sandbox
 from harness.study.machine.calibration import step_seconds
@@ -127,7 +129,8 @@ def run_bare(case: Case) -> float:
         str(case.batch_size),
         str(case.seconds),
     ]
-    done = subprocess.run(bare_loop, capture_output=True, encoding="utf-8", check=True)
+    environment = {**os.environ, **ALLOCATOR}
+    done = subprocess.run(bare_loop, env=environment, capture_output=True, encoding="utf-8", check=True)
     return float(done.stdout.strip().splitlines()[-1])
 
 

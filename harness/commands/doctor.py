@@ -66,7 +66,7 @@ def _machine(console: Console, machine: Machine, results: Path) -> None:
     lines.add_row("device", str(machine.device) + ("" if machine.device.type == "cpu" else f" ({machine.device_name})"))
     lines.add_row("machine", f"{machine.description}; fingerprint {machine.fingerprint}")
     lines.add_row("cores", f"{machine.properties['cores']}, load {os.getloadavg()[0]:.1f}")
-    lines.add_row("memory", f"{memory:.1f} GiB free")
+    lines.add_row("memory", f"{memory:.1f} GiB free; malloc of trainers: {machine.properties['malloc']}")
     lines.add_row("disk", f"{free:.0f} GiB free" + ("" if free > _FREE_GIB_WANTED else "  too little: free some"))
     revision = git_revision(ROOT)
     lines.add_row("revision", revision if revision != "unknown" else "unknown: no checkout that git can read")

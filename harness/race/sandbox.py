@@ -25,6 +25,7 @@ from harness.race.device import forks as forks_on
 from harness.race.judge import Weights
 from harness.race.outcome import DisturbedError
 from harness.race.process import Untrusted, descendants
+from harness.race.processes import ALLOCATOR
 
 # What a trainer may know of the referee's environment: how to find programs and devices, and the language of messages.
 _PASSED_ON = (
@@ -281,6 +282,7 @@ class Sandbox:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         for library in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TORCHINDUCTOR_COMPILE"):
             environment[f"{library}_THREADS"] = str(self.threads)
+        environment.update(ALLOCATOR)
         environment["PYTHONUTF8"] = "1"  # what trainers print is read as UTF-8, whatever the locale
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))

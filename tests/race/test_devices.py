@@ -310,8 +310,9 @@ def test_another_number_of_devices_is_another_machine():
     one, same, two = (this_machine("local", "cpu", 1, None, count) for count in (1, 1, 2))
     assert one.fingerprint == same.fingerprint != two.fingerprint
     assert (one.device_name, two.device_name) == ("cpu", "2 x cpu")
-    assert departures(one, {"system": "Linux"}) == []
-    assert departures(two, {"system": "Linux"}) == ["devices is 2 instead of 1"]
+    wanted = {"system": "Linux", "malloc": one.properties["malloc"]}
+    assert departures(one, wanted) == []
+    assert departures(two, wanted) == ["devices is 2 instead of 1"]
     assert departures(two, two.properties) == []
 
 
@@ -325,7 +326,7 @@ def test_another_number_of_devices_is_another_machine():
 def test_a_machine_that_is_used_in_another_way_is_another_one(how, said):
     usual, other = this_machine("local", "cpu", 1, None), this_machine("local", "cpu", 1, None, **how)
     assert usual.fingerprint != other.fingerprint
-    assert departures(other, {"system": "Linux"}) == [said]
+    assert departures(other, {"system": "Linux", "malloc": other.properties["malloc"]}) == [said]
     assert departures(other, other.properties) == []
 
 

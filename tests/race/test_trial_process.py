@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from harness.api import Target
 from harness.race.outcome import Outcome
+from harness.race.processes import ALLOCATOR, malloc_of_trainers
 from harness.race.sandbox import Sandbox
 from tests.conftest import SGD, interrupted, race_on
 
@@ -507,6 +509,36 @@ def test_the_trainer_does_not_get_the_environment_of_the_referee(race, monkeypat
     outcome = race(source)
     assert "PATH" in outcome.reason
     assert "WANDB" not in outcome.reason
+
+
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_trainer_takes_large_memory_in_huge_pages_where_the_system_has_them_for_those_who_ask(tmp_path, forks):
+    source = """
+        import os
+
+        def train(trial, hp):
+            held = bytearray(64 << 20)
+            with open("/proc/self/smaps") as maps:
+                asked = any(line.startswith("VmFlags") and "hg" in line.split() for line in maps)
+            raise ValueError(f"{os.environ['GLIBC_TUNABLES']} {asked} {len(held)}")
+    """
+    with Sandbox(torch.device("cpu"), threads=1, forks=forks) as sandbox:
+        outcome = race_on(sandbox, tmp_path, source)
+    assert f"{ALLOCATOR['GLIBC_TUNABLES']} {malloc_of_trainers() == 'huge pages'} " in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("modes", "malloc"),
+    [("always [madvise] never\n", "huge pages"), ("[always] madvise never\n", "as it comes"), (None, "as it comes")],
+)
+def test_the_kernel_says_whether_malloc_may_ask_for_huge_pages(tmp_path, modes, malloc):
+    file = tmp_path / "sys/kernel/mm/transparent_hugepage/enabled"
+    if modes is not None:
+        file.parent.mkdir(parents=True)
+        file.write_text(modes, encoding="ascii")
+    library, version = platform.libc_ver()
+    knows = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
+    assert malloc_of_trainers(tmp_path) == (malloc if knows else "as it comes")
 
 
 def test_the_trainer_works_in_a_folder_of_its_own(race, tmp_path):

@@ -20,6 +20,8 @@ _SYSTEM = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime",
     # How many processors there are, and which memory is near them.
     "/sys/devices/system/cpu", "/sys/devices/system/node",
+    # Whether malloc may ask for huge pages, which it looks up in every new program.
+    "/sys/kernel/mm/transparent_hugepage",
 )  # fmt: skip
 _SYSTEM_OF_GPUS = ("/sys", "/etc/OpenCL", "/etc/vulkan")
 _LINKS_AT_MOST = 40

@@ -14,12 +14,20 @@ from pathlib import Path
 import torch
 
 from harness.race import device as devices
+from harness.race.processes import malloc_of_trainers
 from harness.study.machine import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
 _MEMORY_SHARE = 0.8
-# What was measured before there were others stays valid: as the rule, they are no part of a fingerprint.
-_USUAL: dict[str, str | int | float] = {"devices": 1, "loader_workers": 0, "precision": "float32", "compile": False}
+# What was measured before there were others stays valid: as the rule, they are no part of a fingerprint, and a file of
+# conf/hardware that does not name them means these.
+_USUAL: dict[str, str | int | float] = {
+    "devices": 1,
+    "loader_workers": 0,
+    "precision": "float32",
+    "compile": False,
+    "malloc": "as it comes",
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def this_machine(
         "loader_workers": loader_workers,
         "precision": precision,
         "compile": compiles,
+        "malloc": malloc_of_trainers(),
     }
     together = f"{count} x " if count > 1 else ""
     parts = {name: value for name, value in properties.items() if name not in _USUAL or value != _USUAL[name]}

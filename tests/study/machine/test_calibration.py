@@ -20,6 +20,7 @@ from harness.commands import bench, calibrate
 from harness.config import CONF, HardwareConfig, ReferenceConfig, RulesetConfig, load, names_in
 from harness.plugins.submission import load_submission
 from harness.race.outcome import Observation
+from harness.race.processes import malloc_of_trainers
 from harness.study.budget import seconds_per_step, subject_of
 from harness.study.identity import describe, trial_key
 from harness.study.machine.calibration import (
@@ -175,7 +176,14 @@ def frozen(**changes) -> HardwareConfig:
     adamw = load_submission("adamw")
     reference = ReferenceConfig(adamw.name, adamw.content_hash)
     config = HardwareConfig(
-        "box", "cpu", 1, 2.0, {"blobs": 0.25}, machine={}, reference=reference, workload_versions={"blobs": 1}
+        "box",
+        "cpu",
+        1,
+        2.0,
+        {"blobs": 0.25},
+        machine={"malloc": malloc_of_trainers()},
+        reference=reference,
+        workload_versions={"blobs": 1},
     )
     return dataclasses.replace(config, **changes)
 

@@ -47,7 +47,8 @@ def test_rows_of_the_named_machine_are_official_and_those_of_another_are_not(tmp
 
 
 def test_a_budget_that_was_measured_and_not_frozen_is_unofficial(tmp_path):
-    study = describe(study_on(tmp_path, named({}, seconds_per_step={})))
+    here = describe(study_on(tmp_path, named({}))).machine.properties
+    study = describe(study_on(tmp_path, named(here, seconds_per_step={})))
     assert study.unofficial == ["no seconds per step of blobs version 1 are frozen"]
 
 
@@ -65,7 +66,18 @@ def test_a_value_frozen_later_makes_another_trial(tmp_path):
 
 def test_every_difference_is_named(tmp_path):
     machine = describe(study_on(tmp_path, named({}))).machine
-    assert departures(machine, {"cores": -1, "threads": 1}) == [f"cores is {machine.properties['cores']} instead of -1"]
+    wanted = {**machine.properties, "cores": -1, "malloc": "of its own"}
+    assert departures(machine, wanted) == [
+        f"malloc is {machine.properties['malloc']!r} instead of 'of its own'",
+        f"cores is {machine.properties['cores']} instead of -1",
+    ]
+
+
+def test_a_file_from_before_huge_pages_means_a_machine_without(tmp_path):
+    machine = describe(study_on(tmp_path, named({}))).machine
+    for malloc, departed in (("as it comes", []), ("huge pages", ["malloc is 'huge pages' instead of 'as it comes'"])):
+        other = dataclasses.replace(machine, properties={**machine.properties, "malloc": malloc})
+        assert departures(other, {"cores": machine.properties["cores"]}) == departed
 
 
 def test_unofficial_rows_are_never_ranked_with_official_ones(tmp_path):
