@@ -46,14 +46,14 @@ bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSI
 status: .venv/installed ## studies done, running, failed, missing; same arguments as bench
 	@$(PY) -m harness.commands.status $(OVERRIDES)
 
-retry: .venv/installed ## run failed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
+retry: .venv/installed ## run failed or disturbed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
 	@$(PY) -m harness.commands.retry $(call override_if,STATUS,status) $(OVERRIDES)
 
-leaderboard: .venv/installed ## rank what has been recorded
-	@$(PY) -m harness.commands.leaderboard $(OVERRIDES)
+leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps
+	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit)
 
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
-	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,SERVE,serve)
+	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
 
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
@@ -94,6 +94,10 @@ noise: .venv/installed ## the machine's noise floor by A/A sandwiches of the ref
 
 overhead: .venv/installed ## compare a trial's speed with a bare PyTorch loop
 	@$(PY) -m benchmarks.overhead $(ARGS)
+
+repeatability: .venv/installed ## which unit of time repeats, by workload, and what a busy machine does to a board: WORKLOAD=a,b ARGS='mode=boards'
+	@$(PY) -m benchmarks.repeatability $(call override_if,WORKLOAD,workload) $(call override_if,SUBMISSION,submission) \
+	    $(call override_if,RESULTS,results) $(ARGS)
 
 adapter-overhead: .venv/installed ## compare AdamW in AlgoPerf's API with the same update in a plain loop, 4 min: ARGS='pairs=30 workload=a,b'
 	@$(PY) -m benchmarks.adapter $(ARGS)

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from harness.scoring.clock.units import UNITS
 from harness.scoring.reading import near_misses, speed_and_reliability, target_band
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, leave_one_out, score_tables
@@ -44,8 +45,15 @@ class DashboardBoard:
             words.append("open division")
         if rules.reading:
             words.append(rules.reading.replace("_", " "))
+        if rules.unit != "seconds":
+            words.append(f"by {self.unit}")
         words.append(self.selection.hardware)
         return " · ".join(words)
+
+    @property
+    def unit(self) -> str:
+        """What times are read in, in words."""
+        return UNITS[self.scoring.rules.unit]
 
     @property
     def is_open(self) -> bool:

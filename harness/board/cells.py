@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.api import TrialStatus
+from harness.scoring.clock.disturbance import DISTURBED, disturbed
+from harness.scoring.clock.units import UNITS
 from harness.scoring.score import Scoring
 from harness.scoring.selection import Selection
 from harness.scoring.uncertainty import Uncertainty
@@ -39,6 +41,14 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 1000.0 else f"{seconds:,.0f} s"
 
 
+def time_text(amount: float, unit: str) -> str:
+    """A time in the unit that a board is read in: `12.3 s`, `12.3 CPU s`, `1,180 ref steps`."""
+    if unit == "reference_steps":
+        return f"{amount:,.0f} ref steps" if amount >= 100.0 else f"{amount:.3g} ref steps"
+    text = seconds_text(amount)
+    return f"{text[:-1]}CPU s" if unit == "cpu_seconds" else text
+
+
 def steps_text(steps: float) -> str:
     """`1,200 steps`."""
     return "1 step" if steps == 1 else f"{steps:,.0f} steps"
@@ -60,7 +70,9 @@ def cell_text(scoring: Scoring, workload: str, submission: str, *, between: str)
         return status_text(str(row["status"]))
     steps = row["steps_to_target"]
     # Steps have a median of their own; it is never shown as a number where it is not finite.
-    return seconds_text(row["time_to_target"]) + (f"{between}{steps_text(steps)}" if math.isfinite(steps) else "")
+    return time_text(row["time_to_target"], scoring.rules.unit) + (
+        f"{between}{steps_text(steps)}" if math.isfinite(steps) else ""
+    )
 
 
 def is_fastest(scoring: Scoring, workload: str, submission: str) -> bool:
@@ -104,10 +116,13 @@ def status_table(board: Board) -> list[list[str]]:
     times = board.scoring.times
     counts = times.groupby(["submission", "status"], observed=True).size().unstack(fill_value=0)
     order = [status for status in TrialStatus if status in counts.columns]
-    rows = [["submission", *(status_text(status) for status in order), "trials"]]
+    moved = disturbed(times, board.scoring.rules.drift_limit).groupby(times["submission"], observed=True).sum()
+    also = [DISTURBED] if moved.any() else []
+    rows = [["submission", *(status_text(status) for status in order), "trials", *(f"of them {word}" for word in also)]]
     for submission in board.scoring.scores.index:
         numbers = [int(counts.loc[submission, status]) for status in order]
-        rows.append([str(submission), *(str(number or "") for number in numbers), str(sum(numbers))])
+        last = [str(int(moved[submission]) or "") for _ in also]
+        rows.append([str(submission), *(str(number or "") for number in numbers), str(sum(numbers)), *last])
     return rows
 
 
@@ -119,5 +134,7 @@ def headline(board: Board) -> str:
         words.insert(0, "open division")
     if rules.reading:
         words.append(rules.reading.replace("_", " "))
+    if rules.unit != "seconds":
+        words.append(f"by {UNITS[rules.unit]}")
     words.append(f"hardware {board.selection.hardware}")
     return ", ".join(words)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.board.boards import DashboardBoard
-from harness.board.cells import NOT_RUN, count_text, predictor_sizes, seconds_text, status_text, steps_text
+from harness.board.cells import NOT_RUN, count_text, predictor_sizes, status_text, steps_text, time_text
 from harness.scoring.comparison import compare_all
 
 Row = dict[str, Any]
@@ -81,7 +81,7 @@ def heat_map(board: DashboardBoard) -> list[Row]:
                 detail = f"{ratio:.2f} {_TIMES} the fastest" + (
                     f", {steps_text(steps)}" if math.isfinite(steps) else ""
                 )
-                text = seconds_text(cell["time_to_target"])
+                text = time_text(cell["time_to_target"], board.scoring.rules.unit)
                 cells.append({"text": text, "detail": detail, "ratio": f"{ratio:.2f} {_TIMES}", "heat": f"{heat:.2f}"})
         rows.append({"submission": submission, "cells": cells})
     return rows
@@ -94,7 +94,7 @@ def target_text(board: DashboardBoard, workload: str) -> Row:
     budget = first["max_runtime"]
     return {
         "target": f"{first['target_metric']} {sign} {first['target_validation']:.6g}",
-        "budget": seconds_text(budget) if math.isfinite(budget) else "not known",
+        "budget": time_text(budget, board.scoring.rules.unit) if math.isfinite(budget) else "not known",
         "is_scored": workload in board.scoring.ratios.columns,
         "variant_of": board.scoring.rules.held_out.get(workload),
     }
@@ -115,6 +115,7 @@ def cell_rows(board: DashboardBoard) -> list[Row]:
         cells["ratio"] = cells["time_to_target"] / of_workload["time_to_target"].transform("min")
     cells["place"] = of_workload["time_to_target"].rank(method="min")
     cells["entries"] = of_workload["submission"].transform("size")
+    unit = board.scoring.rules.unit
     memory = _memory(board.scoring.times)
     settings = _settings_reached(board.scoring.times)
     rows = []
@@ -125,8 +126,8 @@ def cell_rows(board: DashboardBoard) -> list[Row]:
             {str(name): _known(value) for name, value in record.items()}
             | {
                 "reached": reached,
-                "time": seconds_text(record["time_to_target"]) if reached else status_text(str(record["status"])),
-                "interval": _interval(record["low"], record["high"]) if reached else "",
+                "time": time_text(record["time_to_target"], unit) if reached else status_text(str(record["status"])),
+                "interval": _interval(record["low"], record["high"], unit) if reached else "",
                 "steps": steps_text(record["steps_to_target"]) if math.isfinite(record["steps_to_target"]) else "",
                 "memory": memory.get(key, ""),
                 "settings": settings.get(key, ""),
@@ -215,10 +216,10 @@ def _speedup(board: DashboardBoard, submission: str) -> str:
     return f"{text} ({row['low']:.2f} to {row['high']:.2f})" if math.isfinite(row["low"]) else text
 
 
-def _interval(low: float, high: float) -> str:
+def _interval(low: float, high: float, unit: str) -> str:
     if not math.isfinite(low):
         return ""
-    return f"{seconds_text(low)} to {seconds_text(high) if math.isfinite(high) else 'a miss'}"
+    return f"{time_text(low, unit)} to {time_text(high, unit) if math.isfinite(high) else 'a miss'}"
 
 
 def _memory(times: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -179,13 +179,13 @@ class _BoardWriter:
         scores = scores.join(board.speed_and_reliability).join(frozen[["frozen_score", "frozen_low", "frozen_high"]])
         if board.is_open:
             scores = scores.join(predictor_sizes(board.scoring))
-        scores.to_csv(data / "leaderboard.csv")
+        scores.assign(unit=board.scoring.rules.unit).to_csv(data / "leaderboard.csv")
         board.scoring.ratios.to_csv(data / "profile.csv")
         board.scoring.cells.merge(board.near_misses, on=["workload", "submission"], how="left").merge(
             board.uncertainty.cells[["workload", "submission", "low", "high"]],
             on=["workload", "submission"],
             how="left",
-        ).to_csv(data / "times.csv", index=False)
+        ).assign(unit=board.scoring.rules.unit).to_csv(data / "times.csv", index=False)
         board.uncertainty.differences.to_csv(data / "differences.csv")
         board.leave_one_out.to_csv(data / "leave_one_out.csv", index=False)
         board.target_band.to_csv(data / "target_band.csv", index=False)

@@ -18,6 +18,7 @@ _NUMBERS = {
     "steps_to_target": 9,
     "best_validation": 5,
     "charged_seconds": 5,
+    "reference_drift": 4,
 }
 COLUMNS = [*_TEXTS, *_NUMBERS, "trial_id"]
 """What the page's table and its download hold of each trial."""

@@ -24,10 +24,13 @@ from harness.command_line import PlainConsole
 from harness.commands.leaderboard import Choice, bad_tables_named, more_notes, read_evaluations, read_trials
 from harness.config import RulesetConfig, TrackingConfig, load, names_in
 from harness.records.tables import TRIALS, disk_errors
+from harness.scoring.clock.units import in_unit, rates
 from harness.scoring.rules import load_rules, readings_of, rules_of
 from harness.scoring.selection import comparable, with_evaluations
 
-_CHOICES = ("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "results")
+_CHOICES = (
+    *("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "unit", "results"),
+)
 _PORT = 8000
 
 
@@ -51,9 +54,11 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
             name = choice.scoring or rules_of(selection.combination["ruleset"])
             for reading in [choice.reading] if choice.reading else readings_of(name):
                 rules = load_rules(name, reading=reading)
+                rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
+                read, seen = in_unit(selection, evaluations, rules.unit)
                 known = reference or _reference_of(selection.combination["ruleset"])
                 board = score_board(
-                    selection, evaluations, rules, notes=selection.notes, reference=known, recorded=trials
+                    read, seen, rules, notes=read.notes, reference=known, recorded=_recorded_in(trials, rules.unit)
                 )
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
@@ -92,6 +97,11 @@ def _chosen(trials: pd.DataFrame, choice: Choice) -> pd.DataFrame:
         of_name = trials["hardware"] == choice.hardware
         keep &= of_name | trials["hardware_fingerprint"].str.startswith(choice.hardware)
     return trials[keep]
+
+
+def _recorded_in(trials: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """All recorded rows with their budgets in `unit`; not a number where a row does not say."""
+    return trials.assign(max_runtime=trials["max_runtime"] * rates(trials, unit))
 
 
 def _reference_of(ruleset: str) -> str | None:

@@ -29,6 +29,8 @@ from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
 from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
+from harness.scoring.clock.disturbance import disturbance_notes
+from harness.scoring.clock.units import UNIT_COLUMNS, in_unit
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable, with_evaluations
@@ -55,6 +57,7 @@ class Choice:
     hardware: str | None = None
     scoring: str | None = None
     reading: str | None = None
+    unit: str | None = None
     results: str = "results"
 
     @property
@@ -135,13 +138,15 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
         )
         evaluations = read_evaluations(choice.runs, selection.trials, left_out=notes.append)
         selection = with_evaluations(selection, evaluations)
-        scored = score_tables(selection.trials, evaluations, chosen_rules(selection, choice))
+        rules = chosen_rules(selection, choice)
+        read, evaluations = in_unit(selection, evaluations, rules.unit)
+        scored = score_tables(read.trials, evaluations, rules)
     has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
     return Board(
         scored,
         bootstrap(scored) if has_spread else None,
-        selection,
-        [*selection.notes, *notes, *more_notes(scored, selection, choice.runs)],
+        read,
+        [*read.notes, *notes, *more_notes(scored, selection, choice.runs)],
     )
 
 
@@ -158,7 +163,8 @@ def read_trials(
 
     `left_out`: as for `read_table`; where nothing is left, that is a DataError all the same.
     """
-    wanted = list(dict.fromkeys([*TRIAL_COLUMNS, *SELECTION_COLUMNS, *BUDGET_COLUMNS, *columns]))
+    known = [*TRIAL_COLUMNS, *SELECTION_COLUMNS, *BUDGET_COLUMNS, *UNIT_COLUMNS, "reference_drift", *columns]
+    wanted = list(dict.fromkeys(known))
     lines: list[str] = []
     trials = read_table(runs, "trials", columns=wanted, left_out=lines.append if left_out else None)
     if lines and trials.empty:
@@ -182,20 +188,23 @@ def read_evaluations(
 def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
     """The chosen rules; by default those named like their ruleset, or this project's own.
 
-    Where workloads were chosen, the score is over these of the rules' workloads alone. Raises ConfigError for rules or
-    a reading that do not exist.
+    Where workloads were chosen, the score is over these of the rules' workloads alone. Raises ConfigError for rules,
+    a reading or a unit that do not exist.
     """
     rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
     workloads = choice.workloads
     if workloads is not None and rules.workloads:
         chosen = tuple(name for name in rules.workloads if name in workloads)
         rules = rules.with_reading(workloads=chosen or rules.workloads)
-    return rules
+    return rules if choice.unit is None else rules.with_reading(unit=choice.unit)
 
 
 def gaps(scoring: Scoring, selection: Selection) -> list[str]:
-    """What a reader must know of what is ranked, a line each: smoke tests, unequal budgets, missing rows."""
-    notes = budget_notes(scoring.times)
+    """What a reader must know of what is ranked, a line each: smoke tests, unequal budgets, missing rows.
+
+    `selection`: with times in seconds, whatever unit they were scored in.
+    """
+    notes = [*budget_notes(selection.trials), *disturbance_notes(selection.trials, scoring.rules.drift_limit)]
     unscored = scoring.seconds.columns.difference(scoring.ratios.columns)
     notes += [f"{name} is a smoke test: shown, not scored" for name in scoring.rules.smoke if name in unscored]
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()

@@ -1,4 +1,4 @@
-"""Runs failed trials again under new trial ids; `make retry STATUS=crashed`. The old rows stay.
+"""Runs failed or disturbed trials again under new trial ids; `make retry STATUS=crashed`. The old rows stay.
 
 Trials that were not run because of such failures are run too.
 """
@@ -13,26 +13,31 @@ from harness.api import FAILED, ConfigError, near_matches
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.commands.status import with_stand_ins
-from harness.records.tables import Records
-from harness.study.identity import describe
+from harness.records.tables import Records, Row
+from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
+from harness.scoring.rules import load_rules, rules_of
+from harness.study.identity import Study, describe
 from harness.study.pruning import no_longer_lost
 from harness.study.standing import standing_of
+
+_AGAIN = (*FAILED, DISTURBED)
 
 
 def main(arguments: Sequence[str]) -> int:
     """`make retry STATUS=crashed [SUITE= WORKLOAD= ...]`, otherwise as make bench, whose exit code it returns.
 
-    Raises ConfigError for a status that is a result: running such a trial until it comes out better would be cheating.
+    `disturbed` is no status: the machine changed its pace around such a trial, whatever it came to. Raises ConfigError
+    for a status that is a result: running such a trial until it comes out better would be cheating.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments if argument.startswith("status="))
     if "status" not in given:
         raise ConfigError(f"retry needs a status. Use make retry STATUS={FAILED[0]}.")
     statuses = given["status"].split(",")
     for status in statuses:
-        if status not in FAILED:
+        if status not in _AGAIN:
             raise ConfigError(
                 f"trials with status {status!r} are not run again: it is a result, or unknown. "
-                f"{near_matches(status, FAILED)} Another seed is another trial: make bench SEED=1."
+                f"{near_matches(status, _AGAIN)} Another seed is another trial: make bench SEED=1."
             )
     console = PlainConsole()
     rest = [argument for argument in arguments if not argument.startswith("status=")]
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         standing = standing_of(study, records)
         unreadable |= dict.fromkeys(standing.unreadable)
         for key, row in standing.rows.items():
-            if row["status"] in statuses:
+            if row["status"] in statuses or (DISTURBED in statuses and _is_disturbed(study, row)):
                 records.retry(key)
                 failed += 1
     freed = 0
@@ -57,6 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     if freed:
         console.print(f"{freed} trials that were not run because studies had missed are run: these had failed")
     return bench.bench(rest, console)
+
+
+def _is_disturbed(study: Study, row: Row) -> bool:
+    return is_disturbed(row["reference_drift"], load_rules(rules_of(study.config.ruleset.name)).drift_limit)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from harness.config import StudyConfig, WorkloadConfig, load
 from harness.plugins import data
 from harness.plugins.entries import create_workload
 from harness.records.tables import Records
+from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
+from harness.scoring.rules import load_rules, rules_of
 from harness.study.identity import describe
 from harness.study.standing import standing_of
 
@@ -36,6 +38,8 @@ class StudyState:
     done: int
     statuses: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    disturbed: int = 0
+    """Of how many trials the machine changed its pace meanwhile, however they ended."""
 
 
 def state_of(config: StudyConfig) -> StudyState:
@@ -50,6 +54,7 @@ def state_of(config: StudyConfig) -> StudyState:
         state = "missing"
     else:
         state = "failed" if set(standing.statuses) & set(FAILED) else "done"
+    limit = load_rules(rules_of(config.ruleset.name)).drift_limit
     return StudyState(
         config.workload.name,
         study.submission.name,
@@ -59,6 +64,7 @@ def state_of(config: StudyConfig) -> StudyState:
         len(standing.rows),
         tuple(standing.statuses),
         tuple(standing.unreadable),
+        sum(is_disturbed(row["reference_drift"], limit) for row in standing.rows.values()),
     )
 
 
@@ -102,12 +108,14 @@ def main(arguments: Sequence[str]) -> int:
         mine = [each for each in states if (each.workload, each.submission) == (workload, submission)]
         counts = Counter(each.state for each in mine)
         ended = Counter(status for each in mine for status in each.statuses)
+        words = [f"{count} {status.replace('_', ' ')}" for status, count in ended.most_common()]
+        moved = sum(each.disturbed for each in mine)
         table.add_row(
             workload,
             submission,
             *(str(counts[state]) if counts[state] else "-" for state in shown),
             f"{sum(each.done for each in mine)} of {sum(each.trials for each in mine)}",
-            ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in ended.most_common()),
+            ", ".join([*words, *([f"{moved} of them {DISTURBED}"] if moved else [])]),
         )
     console.print(table)
     counts = Counter(each.state for each in states)
@@ -118,6 +126,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print("make bench with the same arguments runs what is missing")
     if counts["failed"]:
         console.print("make retry STATUS=crashed (or refused) with the same arguments runs the failed trials again")
+    if any(each.disturbed for each in states):
+        console.print(f"make retry STATUS={DISTURBED} with the same arguments runs the disturbed trials again")
     return 0
 
 

@@ -59,6 +59,10 @@ TRIALS = pa.schema(
         pa.field("eval_period", pa.float64(), nullable=False),  # seconds
         pa.field("reference", pa.string()),  # whose steps the budget is counted in; null: imported, or not known
         pa.field("reference_step_seconds", pa.float64()),  # what one of them was measured to take here
+        # the same, measured around the trial; after over before is its drift; null: not measured, or not known
+        pa.field("reference_step_seconds_before", pa.float64()),
+        pa.field("reference_step_seconds_after", pa.float64()),
+        pa.field("reference_drift", pa.float64()),
         pa.field("evaluate_every_steps", pa.int64()),  # set in development runs only, which are never ranked
         # what it took: infinite where the target was not reached
         pa.field("time_to_target", pa.float64(), nullable=False),  # charged seconds
@@ -92,6 +96,7 @@ TRIALS = pa.schema(
         pa.field("precision", pa.string()),  # of passes: float32, tf32 or bf16; null: not known
         pa.field("compiled", pa.bool_()),  # whether forward passes went through torch.compile; null: not known
         pa.field("micro_batch", pa.int64()),  # so many examples of a batch went through the network at once; null: all
+        pa.field("malloc", pa.string()),  # how trainers get large memory: huge pages, or as it comes; null: not known
         pa.field("frozen", pa.bool_(), nullable=False),  # the trainer was stopped by signal during evaluations
         pa.field("sandboxed", pa.bool_(), nullable=False),  # the trainer could reach nothing that is not its own
         pa.field("versions", pa.string(), nullable=False),  # JSON
@@ -146,6 +151,10 @@ _ADDED = {
     "precision": (6, None),
     "compiled": (6, None),
     "micro_batch": (7, None),
+    "reference_step_seconds_before": (7, None),
+    "reference_step_seconds_after": (7, None),
+    "reference_drift": (7, None),
+    "malloc": (7, None),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

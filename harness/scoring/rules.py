@@ -6,7 +6,7 @@ The numbers live in `conf/scoring/*.yaml`; this module only gives them a shape a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 
 from harness.api import ConfigError, near_matches
 from harness.config import CONF, names_in
+from harness.scoring.clock.units import UNITS
 
 DEFAULT_RULES = "timetrial_v3"
 """What scores the rows of a ruleset that has no rules of its own name."""
@@ -34,6 +35,8 @@ class ScoringRules:
     empty: every workload at hand that is no variant. `smoke`: workloads that rank nothing, shown and not scored; where
     there is nothing else at hand, they are. `max_runtime`, `eval_period` (seconds by workload, a variant has those of
     its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
+    `drift_limit`: by which share the reference's pace may move around a trial before it counts as disturbed.
+    `unit`: what times are read in (`harness.scoring.clock`).
     `miss_extra_seconds`: how many seconds more than the budget a miss stands for where a number is needed.
     """
 
@@ -56,11 +59,14 @@ class ScoringRules:
     budget_factor: float = 1.0
     hardware: str = ""
     miss_extra_seconds: float = 0.0
+    drift_limit: float = math.inf
+    unit: str = "seconds"
 
     def __post_init__(self) -> None:
         _one_of(self.name, "study_trial", self.study_trial, _STUDY_TRIAL)
         _one_of(self.name, "area", self.area, _AREA)
         _one_of(self.name, "trials_without_evaluations", self.trials_without_evaluations, _MISSING_TRIALS)
+        _one_of(self.name, "unit", self.unit, UNITS)
         if self.tau_max <= 1.0:
             raise ConfigError(f"scoring rules {self.name}: tau_max is {self.tau_max}. Use a number above 1.")
         if self.area == "trapezoid" and self.trapezoid_points < 2:
@@ -124,6 +130,6 @@ def _settings(name: str) -> dict[str, Any]:
     return settings if base is None else _settings(base) | settings
 
 
-def _one_of(rules: str, key: str, value: str, choices: tuple[str, ...]) -> None:
+def _one_of(rules: str, key: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise ConfigError(f"scoring rules {rules}: {key} is {value!r}. Use one of {', '.join(choices)}.")

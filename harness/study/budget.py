@@ -167,6 +167,16 @@ def measure_step_seconds(study: Study, judge: Judge, *, seconds: float) -> float
     return read_windows(_windows(study, study.submission, judge, seconds=seconds), cores=0.0).seconds_per_step
 
 
+def reference_step_seconds(study: Study, *, seconds: float) -> float:
+    """Seconds per step of the reference now, in one run of `seconds` through the usual trainer; nothing is kept.
+
+    What else runs on the machine takes part. Raises as `measure_step_seconds`.
+    """
+    workload = study.config.workload
+    judge = _Timekeeper(create_workload(workload.entry, workload.options), workload.target.metric)
+    return read_windows(_windows(study, study.reference, judge, seconds=seconds), cores=0.0).seconds_per_step
+
+
 def _windows(study: Study, submission: Submission, judge: Judge, *, seconds: float) -> list[Window]:
     config, machine = study.config, study.machine
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"

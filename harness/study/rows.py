@@ -15,6 +15,7 @@ from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
 from harness.study.identity import Study, identity_of, workload_hash
+from harness.study.machine.calibration import NOT_MEASURED, Sandwich
 from harness.study.machine.hardware import git_revision
 
 HARNESS = "timetrial"
@@ -61,9 +62,15 @@ def observation_of(row: Row, metric: str) -> Observation:
 
 
 def trial_row(
-    study: Study, trial: int, key: TrialKey, spec: TrialSpec, outcome: Outcome, started_at: datetime.datetime
+    study: Study,
+    trial: int,
+    key: TrialKey,
+    spec: TrialSpec,
+    outcome: Outcome,
+    started_at: datetime.datetime,
+    around: Sandwich = NOT_MEASURED,
 ) -> Row:
-    """One row of the trials table."""
+    """One row of the trials table. `around`: what the reference took before and after."""
     config, machine = study.config, study.machine
     target = config.workload.target
     parameters, size = outcome.predictor_size or (None, None)
@@ -89,6 +96,9 @@ def trial_row(
         "eval_period": spec.eval_period,
         "reference": study.reference.name,
         "reference_step_seconds": spec.max_runtime / config.budget.steps,
+        "reference_step_seconds_before": around.before,
+        "reference_step_seconds_after": around.after,
+        "reference_drift": around.drift,
         "evaluate_every_steps": spec.evaluate_every_steps,
         **summary(outcome.observations, target),
         "charged_seconds": outcome.charged_seconds,
@@ -113,6 +123,7 @@ def trial_row(
         "precision": spec.precision,
         "compiled": spec.is_compiled,
         "micro_batch": spec.micro_batch,
+        "malloc": machine.properties["malloc"],
         "frozen": outcome.frozen,
         "sandboxed": outcome.sandboxed,
         "versions": json.dumps({HARNESS: importlib.metadata.version(HARNESS), **machine.versions, **study.libraries}),

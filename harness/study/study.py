@@ -31,10 +31,13 @@ from harness.race.rehearsal.rehearse import scratch_of_cache
 from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
-from harness.study.budget import seconds_per_step, trial_spec
+from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
+from harness.scoring.rules import load_rules, rules_of
+from harness.study.budget import reference_step_seconds, seconds_per_step, trial_spec
 from harness.study.continuation import TrialJournal
 from harness.study.identity import Study, trial_key, trial_seed
 from harness.study.machine.hardware import Machine, git_revision
+from harness.study.machine.relative_clock import RelativeClock
 from harness.study.progress import TrialProgress
 from harness.study.pruning import Limit, board_limit_of, trial_limit
 from harness.study.rows import evaluation_row, trial_row
@@ -60,11 +63,24 @@ def run_study(study: Study, console: Console) -> None:
     seconds = seconds_per_step(study, console)
     max_runtime = config.budget.steps * seconds
     board = board_limit_of(study, records)
+    clock = _relative_clock(study, max_runtime, console)
     for trial, key in enumerate(keys):
         if not records.is_done(key):
             limit = trial_limit(study, records, board)
-            _run_trial(study, trial, key, records, files, max_runtime=max_runtime, limit=limit, console=console)
+            _run_trial(study, trial, key, records, files, clock, max_runtime=max_runtime, limit=limit, console=console)
             _clear_up(config, key, records)
+
+
+def _relative_clock(study: Study, max_runtime: float, console: Console) -> RelativeClock:
+    """The clock of a study. By steps, in development, there is no time to be read."""
+    config = study.config
+    return RelativeClock(
+        lambda seconds: reference_step_seconds(study, seconds=seconds),
+        budget_seconds=max_runtime if config.evaluate_every_steps is None else 0.0,
+        step_seconds=max_runtime / config.budget.steps,
+        limit=load_rules(rules_of(config.ruleset.name)).drift_limit,
+        say=lambda text: console.print(text, soft_wrap=True),
+    )
 
 
 def _clear_up(config: StudyConfig, key: TrialKey, records: Records) -> None:
@@ -90,6 +106,7 @@ def _run_trial(
     key: TrialKey,
     records: Records,
     files: Files,
+    clock: RelativeClock,
     *,
     max_runtime: float,
     limit: Limit,
@@ -111,7 +128,7 @@ def _run_trial(
             return
         with copy_of(study.submission, files, _copy(study.config, key)) as copy:
             spec = dataclasses.replace(spec, submission={**spec.submission, "folder": str(copy.folder)})
-            _race(study, trial, key, records, journal, spec, console)
+            _race(study, trial, key, records, journal, spec, clock, console)
 
 
 def _race(
@@ -121,6 +138,7 @@ def _race(
     records: Records,
     journal: Journal,
     spec: TrialSpec,
+    clock: RelativeClock,
     console: Console,
 ) -> None:
     config = study.config
@@ -170,16 +188,26 @@ def _race(
         def say(text: str) -> None:
             console.print(f"{title}  {text}", soft_wrap=True)
 
+        clock.before()
         outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
         _check_data(config.workload, study.machine)
         # Its author knows the files by the places that they were copied from.
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
-        row = trial_row(study, trial, key, spec, outcome, datetime.datetime.fromisoformat(notes.started_at))
+        started_at = datetime.datetime.fromisoformat(notes.started_at)
+        row = trial_row(study, trial, key, spec, outcome, started_at)
         journal.append("end", {"trial": row, "evaluations": rows})
+        if clock.runs:  # with the trial safe: a kill now costs no more than what is measured
+            row = trial_row(study, trial, key, spec, outcome, started_at, clock.after())
+            journal.append("end", {"trial": row, "evaluations": rows})
         records.finish(key, row, rows)
         _keep_log(config, key, outcome)
         progress.end(row)
+        if is_disturbed(row["reference_drift"], clock.limit):
+            say(
+                f"disturbed: a step of {study.reference.name} took {row['reference_drift']:.2f} times as long after it "
+                f"as before; make retry STATUS={DISTURBED} runs it again"
+            )
     mirror.evaluations(rows)
     mirror.finish(row)
 

@@ -140,6 +140,19 @@ def test_readings_are_those_of_the_rules_that_others_are_based_on(name):
     assert readings_of(name) == ["as_published", "as_written"]
 
 
+def test_a_dashboard_can_be_read_in_reference_steps(tmp_path):
+    around = dict.fromkeys(("reference_step_seconds_before", "reference_step_seconds_after"), 0.01)
+    write(tmp_path / "runs", [trial_rows("w", name, 10.0, **around) for name in ("adamw", "muon")])
+    (board,) = build_boards(Choice(results=str(tmp_path), unit="reference_steps"))
+    assert "by reference steps" in board.label
+    page = write_site([board], tmp_path / "site")
+    assert ">1,000 ref steps<" in page.read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "site" / "data" / "times.csv")
+    assert table["unit"].unique().tolist() == ["reference_steps"]
+    assert table["time_to_target"].tolist() == pytest.approx([1000.0] * 2)
+    assert set(table["way_to_target"]) == {1.0}
+
+
 def test_rules_without_readings_have_one():
     assert readings_of("timetrial_v2") == [None]
 

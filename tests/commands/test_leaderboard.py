@@ -139,6 +139,32 @@ def test_a_smoke_test_is_shown_and_a_line_says_that_it_is_not_scored(runs):
     assert re.search(r"1 +│ adamw +│ 0\.8333", text), "as without it"
 
 
+def test_a_board_can_be_read_in_reference_steps_and_in_cpu_seconds(tmp_path):
+    def row(submission, seconds, pace):
+        around = dict.fromkeys(("reference_step_seconds_before", "reference_step_seconds_after"), pace)
+        return trial_rows("w", submission, seconds, charged_seconds=seconds, cpu_seconds=seconds / 2, **around)
+
+    # On a machine that had become four times as slow.
+    write(tmp_path / "runs", [row("adamw", 10.0, 0.01), row("muon", 20.0, 0.04)])
+    assert re.search(r"1 +│ adamw +│ 1\.0000", printed(tmp_path / "runs"))
+    steps = printed(tmp_path / "runs", unit="reference_steps")
+    assert re.search(r"1 +│ muon +│ 1\.0000", steps)
+    assert "by reference steps" in steps
+    assert "500 ref steps" in steps
+    assert "5.00 CPU s" in printed(tmp_path / "runs", unit="cpu_seconds")
+    page = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "by CPU seconds" in page
+    with pytest.raises(ConfigError, match=r"unit is 'hours'\. Use one of seconds, cpu_seconds, reference_steps"):
+        printed(tmp_path / "runs", unit="hours")
+
+
+def test_disturbed_trials_are_counted_and_named(runs):
+    write(runs, [trial_rows("digits", "sgd", 7.0, reference_drift=1.4)])
+    text = flat(runs)
+    assert re.search(r"of them disturbed .* sgd │ 1 │ │ 1 │ 1 │", text)
+    assert "1 of 5 trials are disturbed" in text
+
+
 def test_fewer_studies_than_the_others_is_said(tmp_path):
     rows = [trial_rows("w", "a", 10.0, study=study) for study in range(3)] + [trial_rows("w", "b", 10.0)]
     write(tmp_path / "runs", rows)

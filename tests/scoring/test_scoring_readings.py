@@ -133,10 +133,11 @@ def test_the_shipped_rules_say_what_algoperf_says():
     assert load_rules("timetrial_v2").area == "exact"
 
 
-def test_version_three_leaves_the_smoke_test_out_and_changes_nothing_else():
+def test_version_three_leaves_the_smoke_test_out_says_what_is_disturbed_and_changes_nothing_else():
     older, newer = load_rules("timetrial_v2"), load_rules("timetrial_v3")
     assert rules_of("quick") == "timetrial_v3"
-    assert newer.with_reading(name=older.name, version=older.version, smoke=()) == older
+    assert (newer.smoke, newer.drift_limit) == (("digits_mlp",), 0.13)
+    assert newer.with_reading(name=older.name, version=older.version, smoke=(), drift_limit=math.inf) == older
 
 
 def test_rules_with_a_mistake_say_which():

@@ -18,6 +18,7 @@ from harness.race.outcome import Outcome
 from harness.records.tables import Records, TrialKey
 from harness.study.budget import trial_spec
 from harness.study.identity import describe, trial_key, trial_seed
+from harness.study.machine.calibration import NOT_MEASURED, Sandwich
 from harness.study.pruning import no_longer_lost
 from harness.study.rows import trial_row
 from tests.commands.test_bench import FAST
@@ -98,7 +99,7 @@ def test_studies_stop_when_the_median_can_no_longer_be_finite(tmp_path):
     assert (last["charged_seconds"], last["steps"], math.isinf(last["time_to_target"])) == (0.0, 0, True)
 
 
-def give_row(config, *, status: TrialStatus, pruned_by: str | None = None) -> TrialKey:
+def give_row(config, *, status: TrialStatus, pruned_by: str | None = None, around: Sandwich = NOT_MEASURED) -> TrialKey:
     """The row of the only trial of a study that ended without an evaluation."""
     study, records = describe(config), Records(config.results / "runs")
     key = trial_key(study, 0, records)
@@ -112,7 +113,7 @@ def give_row(config, *, status: TrialStatus, pruned_by: str | None = None) -> Tr
         eval_period=0.1,
     )
     outcome = Outcome(status, "a test", pruned_by=pruned_by)
-    records.finish(key, trial_row(study, 0, key, spec, outcome, datetime.datetime.now(datetime.UTC)), [])
+    records.finish(key, trial_row(study, 0, key, spec, outcome, datetime.datetime.now(datetime.UTC), around), [])
     return key
 
 
@@ -202,6 +203,19 @@ def test_retry_runs_what_failed_and_what_was_not_run_because_of_it(tmp_path, cap
     assert trials_of(tmp_path)["trial_id"].nunique() == 6
     assert status.main(arguments) == 0
     assert "3 done, 0 running, 0 failed, 0 missing" in capfd.readouterr().out
+
+
+def test_a_disturbed_trial_is_run_again_whatever_it_came_to_and_one_beside_it_is_not(tmp_path, capfd):
+    arguments = ["workload=digits_mlp", "submission=adamw", "ruleset=self", f"results={tmp_path}", *FAST]
+    for config, after in zip(bench.studies_of(bench.parse(arguments)), (0.9, 1.1, 1.5), strict=True):
+        give_row(config, status=TrialStatus.REACHED, around=Sandwich(1.0, after))
+    assert status.main(arguments) == 0
+    said = capfd.readouterr().out
+    assert "3 reached, 1 of them disturbed" in " ".join(said.split())
+    assert "make retry STATUS=disturbed" in said
+    assert retry.main(["status=disturbed", *arguments]) == 0
+    assert "1 trials with status disturbed are run again" in capfd.readouterr().out
+    assert trials_of(tmp_path).groupby("study")["trial_id"].nunique().tolist() == [1, 1, 2]
 
 
 def test_a_result_is_not_run_again_until_it_pleases():

@@ -3,6 +3,7 @@
 (() => {
   const { figures, hidden, look, axis, css, isNarrow, names } = timetrial.charts;
   const escaped = text => String(text).replace(/[&<>]/g, sign => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+  const unit = document.documentElement.dataset.unit, charged = unit === "seconds" ? "charged seconds" : unit;
   const share = value => `${(100 * value).toFixed(0)} %`;
   const shown = all => names().filter(name => name in all && !hidden.has(name));
 
@@ -115,12 +116,12 @@
         const { color, dash } = look(curve.submission);
         return { x: curve[by], y: curve.validation, name: escaped(curve.submission), mode: "lines", opacity: curve.is_median ? 1 : 0.35,
           line: { color, dash, width: curve.is_median ? 2.2 : 1.2 },
-          hovertemplate: `<b>${escaped(curve.submission)}</b> study ${curve.study}, trial ${curve.trial} (${curve.status.replaceAll("_", " ")})<br>%{y:.5~g} after %{x:,.5~r} ${by === "seconds" ? "s" : "steps"}<extra></extra>` };
+          hovertemplate: `<b>${escaped(curve.submission)}</b> study ${curve.study}, trial ${curve.trial} (${curve.status.replaceAll("_", " ")})<br>%{y:.5~g} after %{x:,.5~r} ${by === "seconds" ? unit : "steps"}<extra></extra>` };
       });
       const shapes = [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: data.target, y1: data.target, line: { color: css("--ink"), width: 1.2, dash: "dash" } }];
       const note = { x: 1, xref: "paper", xanchor: "right", y: data.target, yanchor: data.goal === "min" ? "top" : "bottom", text: `target ${data.target}`, showarrow: false, bgcolor: css("--paper"), opacity: 0.85, font: { color: css("--ink"), size: 12 } };
       const scale = options.axis === "log" ? { type: "log" } : { rangemode: "tozero" };
-      return { traces, layout: { shapes, annotations: [note], xaxis: axis(by === "seconds" ? "charged seconds" : "steps", scale),
+      return { traces, layout: { shapes, annotations: [note], xaxis: axis(by === "seconds" ? charged : "steps", scale),
         yaxis: axis(`validation ${data.metric}`, { range: curveRange(curves, data) }) } };
     },
   };
@@ -134,7 +135,7 @@
         line: { color: look(name).color, dash: look(name).dash, width: 2 }, marker: { size: 4 },
         hovertemplate: `<b>${escaped(name)}</b><br>best of %{x}: %{y:${isShare ? ".0%" : ",.4~r"}}${isShare ? "" : " s"}<extra></extra>` }));
       return { traces, layout: { xaxis: axis("trials k", { rangemode: "tozero" }), yaxis: isShare
-        ? axis("probability of reaching the target", { range: [-0.03, 1.05], tickformat: ".0%" }) : axis("expected seconds") } };
+        ? axis("probability of reaching the target", { range: [-0.03, 1.05], tickformat: ".0%" }) : axis(`expected ${unit}`) } };
     },
   };
 
@@ -173,7 +174,7 @@
       const isLog = numeric && Math.min(...positive) > 0 && Math.max(...positive) / Math.min(...positive) > 20;
       return { traces: [part(true, { size: 8, color: css("--accent"), opacity: 0.75 }), part(false, { size: 7, color: css("--bad"), symbol: "x-thin", line: { color: css("--bad"), width: 1.4 } })],
         layout: { xaxis: axis(name + (group.left_out ? ` (a sample; ${group.left_out.toLocaleString("en")} trials not drawn)` : ""), numeric ? { type: isLog ? "log" : "linear" } : { type: "category" }),
-          yaxis: axis("seconds to target", { range: [0, 1.05 * top] }),
+          yaxis: axis(`${unit} to target`, { range: [0, 1.05 * top] }),
           shapes: [{ type: "line", x0: 0, x1: 1, xref: "paper", y0: top, y1: top, layer: "below", line: { color: css("--line"), width: 1 } }],
           annotations: [{ x: 0, xref: "paper", xanchor: "left", y: top, yanchor: "bottom", text: "missed", showarrow: false }] } };
     },

@@ -3,7 +3,7 @@
 addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("filters"), body = document.querySelector("#trials tbody"), count = document.getElementById("count");
   const shownColumns = [...document.querySelectorAll("[data-sort]")].map(button => button.dataset.sort);
-  const numeric = new Set(["study", "trial", "time_to_target", "steps_to_target", "best_validation", "charged_seconds"]);
+  const numeric = new Set(["study", "trial", "time_to_target", "steps_to_target", "best_validation", "charged_seconds", "reference_drift"]);
   const PAGE = 50, chunks = [], total = Number(form.dataset.chunks);
   let rows = [], page = 0, sort = { key: null, up: true };
 

@@ -46,6 +46,22 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Sandwich:
+    """Seconds per step of the reference before and after something; None: not measured."""
+
+    before: float | None = None
+    after: float | None = None
+
+    @property
+    def drift(self) -> float | None:
+        """How much slower the machine has become: after over before."""
+        return self.after / self.before if self.before is not None and self.after is not None else None
+
+
+NOT_MEASURED = Sandwich()
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is measured: one form of a workload with one form of the reference, each by its name and its hash."""
 

@@ -16,6 +16,7 @@ from harness.race.clock import evaluation_due, is_early
 from harness.race.referee import CPU_FACTOR, CPU_SECONDS
 from harness.records.tables import Row, has_its_checksum
 from harness.study.identity import seed_of, trial_id
+from harness.study.machine.calibration import Sandwich
 from harness.study.rows import observation_of, summary
 
 OURS = "timetrial"
@@ -132,6 +133,9 @@ def _times(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
     for column in ("max_runtime", "eval_period"):
         if not 0.0 < row[column] < math.inf:
             yield f"{column} is {row[column]}, no number of seconds"
+    around = Sandwich(row["reference_step_seconds_before"], row["reference_step_seconds_after"])
+    if row["reference_drift"] != around.drift:
+        yield f"reference_drift is {row['reference_drift']}, but before and after make it {around.drift}"
     charged, total = row["charged_seconds"], row["total_seconds"]
     last = evaluations[-1]["charged_seconds"] if evaluations else 0.0
     if last > charged + _ROUNDING:

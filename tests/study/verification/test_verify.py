@@ -108,6 +108,9 @@ EDITS = {
     "the seed": lambda row, _: row.update(seed=row["seed"] + 1),
     "the submission": lambda row, _: row.update(submission_hash="0" * 64),
     "the status": lambda row, _: row.update(status="reached"),
+    "the pace around it": lambda row, _: row.update(
+        reference_step_seconds_after=0.5, reference_step_seconds_before=1.0
+    ),
     "the machine": lambda row, _: row.update(hardware_fingerprint="0" * 12),
     "an evaluation away": lambda _, evaluations: evaluations.pop(1),
     "all evaluations away": lambda _, evaluations: evaluations.clear(),

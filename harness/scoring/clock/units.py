@@ -1,0 +1,75 @@
+"""Times in another unit than charged seconds: reference steps, or CPU seconds. What a trial took is divided by its own
+pace, so that machines and moments of another speed can be compared. Nothing is scored here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from harness.api import DataError
+from harness.scoring.checks import check_columns
+from harness.scoring.selection import Selection
+
+UNITS = {"seconds": "seconds", "cpu_seconds": "CPU seconds", "reference_steps": "reference steps"}
+"""The units that a board can be read in, and what each is called."""
+
+AROUND = ("reference_step_seconds_before", "reference_step_seconds_after")
+
+UNIT_COLUMNS = ["cpu_seconds", "charged_seconds", "max_runtime", "reference_step_seconds", *AROUND]
+"""What is read of the trials table here."""
+
+_OF_A_TRIAL = ("max_runtime", "eval_period", "charged_seconds", "time_to_target")
+
+
+def rates(trials: pd.DataFrame, unit: str) -> pd.Series:
+    """How many of `unit` a charged second of each trial is; NaN where its row does not say.
+
+    Reference steps: one over the seconds that one took around the trial, the geometric mean of before and after; where
+    neither was measured, those that its budget is made of. CPU seconds: the share of its charged seconds that its
+    processes ran, which is exact for a trial that ended at its target.
+    """
+    check_columns("trials", trials, UNIT_COLUMNS)
+    if unit == "seconds":
+        return pd.Series(1.0, trials.index)
+    if unit == "cpu_seconds":
+        charged = trials["charged_seconds"].astype(float)
+        share: pd.Series = trials["cpu_seconds"].astype(float) / charged.where(charged > 0)
+        return share.where(share > 0)
+    around = np.log(trials[list(AROUND)].astype(float)).mean(axis=1)  # of what there is of the two
+    return 1.0 / np.exp(around).fillna(trials["reference_step_seconds"].astype(float))
+
+
+def in_unit(selection: Selection, evaluations: pd.DataFrame, unit: str) -> tuple[Selection, pd.DataFrame]:
+    """The selected trials and their evaluations with every charged second turned into `unit`, budgets too.
+
+    A trial that missed and does not know its own pace has the median one of its workload; one that reached the target
+    is left out, with a note. Raises DataError where no row is left.
+    """
+    if unit == "seconds":
+        return selection, evaluations
+    trials, notes = selection.trials, list(selection.notes)
+    rate = rates(trials, unit)
+    missed = trials["status"] != "reached"
+    rate = rate.where(rate.notna() | ~missed, rate.groupby(trials["workload"], observed=True).transform("median"))
+    known = rate.notna()
+    if not known.any():
+        raise DataError(f"trials: no row says what it took in {UNITS[unit]}. Use unit=seconds.")
+    if not known.all():
+        notes.append(f"left out: {int((~known).sum())} trials that do not say what they took in {UNITS[unit]}")
+    ran = trials[known & (trials["charged_seconds"] > 0)]
+    if unit == "reference_steps" and (bare := int(ran[list(AROUND)].isna().all(axis=1).sum())):
+        notes.append(
+            f"{bare} of {len(ran)} trials have no measurement of the reference around them: "
+            "what their budget is made of stands for it"
+        )
+    if (trials["status"] == "pruned").any():
+        notes.append(f"trials were pruned by seconds: in {UNITS[unit]} some of these might have been the fastest")
+    rows, rate = trials[known].reset_index(drop=True), rate[known].reset_index(drop=True)
+    rows = rows.assign(**{name: rows[name] * rate for name in _OF_A_TRIAL if name in rows.columns})
+    of_trial = pd.Series(rate.to_numpy(), pd.Index(rows["trial_id"]))
+    seen = evaluations[evaluations["trial_id"].isin(rows["trial_id"])]
+    seen = seen.assign(charged_seconds=seen["charged_seconds"] * seen["trial_id"].map(of_trial).astype(float))
+    return replace(selection, trials=rows, notes=notes), seen
