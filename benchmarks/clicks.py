@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from harness import command_line
-from harness.api import SPLITS
+from harness.api import PREPARED, SPLITS, SplitName
 from harness.config import ROOT
 from harness.plugins.data import load_verified
 from harness.race.judge import Judge
@@ -32,10 +32,7 @@ _LIMIT_GIB = 2.0
 _EVALUATIONS = 20
 _BATCH = 131072
 _JUDGE = "judge"
-_TINY = {
-    "tables": [16384] * 4, "embedding_width": 8, "bottom": [16, 8], "top": [16], "embedding_scale": 0.004,
-    "float_ids": False,
-}  # fmt: skip
+_HELD_OUT: tuple[SplitName, ...] = ("validation", "test")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,15 +73,17 @@ def judge(folder: Path) -> int:
     """What the referee does with its splits, in a process of its own."""
     torch.set_num_threads(1)
     console = Console()
-    workload = Criteo1tb(**_TINY)
-    splits = [load_verified(workload, split, folder, "prepared") for split in ("validation", "test")]
-    judge = Judge(workload, torch.device("cpu"), *splits, _BATCH)
+    workload = Criteo1tb(
+        tables=[16384] * 4, embedding_width=8, bottom=[16, 8], top=[16], embedding_scale=0.004, float_ids=False
+    )
+    validation, test = (load_verified(workload, split, folder, PREPARED) for split in _HELD_OUT)
+    judge = Judge(workload, torch.device("cpu"), validation, test, _BATCH)
     began = time.perf_counter()
     found = [judge.validation()["bce"] for _ in range(_EVALUATIONS)]
     seconds = (time.perf_counter() - began) / _EVALUATIONS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
     console.print(
-        f"judged: {_EVALUATIONS} evaluations of {len(splits[0])} rows, {seconds:.1f} s each, bce {found[0]:.6f} "
+        f"judged: {_EVALUATIONS} evaluations of {len(validation)} rows, {seconds:.1f} s each, bce {found[0]:.6f} "
         f"{'each time' if len(set(found)) == 1 else 'NOT each time'}; the process had {peak:.2f} GiB at most"
     )
     return 0 if peak < _LIMIT_GIB and len(set(found)) == 1 else 1

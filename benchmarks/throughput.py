@@ -97,8 +97,8 @@ class Steps:
         self._home = torch.device("cpu") if config.data == "prepared" else device
         self._examples = MadeUpExamples(few, batch_size).to(self._home)
         self._index = torch.randperm(batch_size, generator=generator).to(self._home)
-        fused = {"fused": True} if device.type == "cuda" else {}
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE, **fused)
+        fused = True if device.type == "cuda" else None
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE, fused=fused)
 
     def batch(self) -> Batch:
         """The next one, on the device."""
@@ -133,7 +133,7 @@ class Steps:
         with FlopCounterMode(display=False) as counter:
             mean_loss(*self.workload.losses(self.workload.outputs(self.model, batch), batch, 0.0)).backward()
         self.model.zero_grad(set_to_none=True)
-        return counter.get_total_flops() * self.batch_size // size
+        return int(counter.get_total_flops()) * self.batch_size // size
 
 
 def measured(
@@ -284,7 +284,7 @@ def _one(name: str, device: str, precision: str, ways: str, batch_size: str, sec
     """Print a line of JSON for each way as soon as it is measured."""
     torch.set_num_threads(1)
     for way in ways:
-        torch._dynamo.reset()  # type: ignore[no-untyped-call]
+        torch._dynamo.reset()
         found = measured(
             name,
             devices.resolve(device),

@@ -39,7 +39,8 @@ def rates(trials: pd.DataFrame, unit: str) -> pd.Series:
         share: pd.Series = trials["cpu_seconds"].astype(float) / charged.where(charged > 0)
         return share.where(share > 0)
     around = np.log(trials[list(AROUND)].astype(float)).mean(axis=1)  # of what there is of the two
-    return 1.0 / np.exp(around).fillna(trials["reference_step_seconds"].astype(float))
+    found: pd.Series = 1.0 / np.exp(around).fillna(trials["reference_step_seconds"].astype(float))
+    return found
 
 
 def in_unit(selection: Selection, evaluations: pd.DataFrame, unit: str) -> tuple[Selection, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class Forward:
         self._is_bf16 = precision == "bf16"
         if is_compiled:
             # A hook that a submission registers after the first step would never be called.
-            torch._dynamo.config.skip_nnmodule_hook_guards = False  # type: ignore[attr-defined]
-            self._network = torch.compile(model)
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
+            self._network = cast("nn.Module", torch.compile(model))
 
     def __call__(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Outputs, in float32 whatever the pass is made in. `model`: another one in place of the trial's own."""

@@ -30,7 +30,8 @@ def fingerprints(strings: numpy.ndarray) -> numpy.ndarray:
         if length > 0:
             begin, middle, end = (strings[:, at].astype(numpy.uint64) for at in (0, length // 2, length - 1))
             both = (begin + (middle << numpy.uint64(8))) * _K2 ^ (numpy.uint64(length) + (end << _TWO)) * _K0
-            return (both ^ (both >> numpy.uint64(47))) * _K2
+            short: _Words = (both ^ (both >> numpy.uint64(47))) * _K2
+            return short
         return numpy.full(count, _K2)
 
 
