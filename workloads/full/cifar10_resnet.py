@@ -1,0 +1,44 @@
+"""AlgoPerf's cifar: a ResNet-18 with batch norm on CIFAR-10."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import Batch, DataSource, Examples, SplitName
+from workloads.data.prepared import PreparedExamples, Raw
+from workloads.full.data.cifar10 import Cifar10Archive, cropped_and_flipped
+from workloads.full.residual_classifier import ResidualClassifier
+
+# Of the training pixels in [0, 1], red, green, blue.
+_MEANS = (0.49139968, 0.48215827, 0.44653124)
+_DEVIATIONS = (0.24703233, 0.24348505, 0.26158768)
+
+
+class Cifar10Resnet(ResidualClassifier):
+    """Residual network of the given sizes on CIFAR-10; training images are cropped and flipped."""
+
+    classes: ClassVar[int] = 10
+
+    def sources(self) -> list[DataSource]:
+        """The published archive."""
+        return [Cifar10Archive()]
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Images in published order. Raises DataError where they are not prepared."""
+        return CifarImages(folder / "cifar10" / split)
+
+
+class CifarImages(PreparedExamples):
+    """Images as `workloads.full.data.cifar10` reads them, normalised when they are gathered."""
+
+    def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:
+        """`inputs` float32 [batch, 3, 32, 32] and `targets` int64 [batch]."""
+        images = torch.from_numpy(raw["image"])
+        if seeds is not None:
+            images = cropped_and_flipped(images, seeds)
+        means, deviations = (255 * torch.tensor(each)[:, None, None] for each in (_MEANS, _DEVIATIONS))
+        return {"inputs": (images.float() - means) / deviations, "targets": torch.from_numpy(raw["label"])}
