@@ -36,7 +36,6 @@ _PARTS: dict[SplitName, tuple[int, ...]] = {"train": (0, 2, 4), "validation": (1
 _MASKS: dict[SplitName, int] = {"train": 6, "validation": 1, "test": 1}  # each slice is seen through so many
 _SEEDS: dict[SplitName, int] = {"train": 0, "validation": 1, "test": 2}  # of the masks
 _ACCELERATION, _CENTRE = 4, 0.08
-_LEAST_MEAN = 0.02  # of a window that shows the head, by the largest value of the volume
 _LIMIT = 6.0  # deviations at which images are cut, as fastMRI
 
 
@@ -46,6 +45,8 @@ class MriUnet(Workload):
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
     has_open_division = True
     compiles = True
+    least_mean: ClassVar[float] = 0.02
+    """Of a window that shows the head, by the largest value of the volume; the others do not count."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class MriUnet(Workload):
         """
         mean, deviation = batch["mean"][:, None, None], batch["deviation"][:, None, None]
         images, references = (values * deviation + mean for values in (outputs, batch["targets"]))
-        return {"ssim": structural_similarity(images, references, ranges=batch["maximum"], least_mean=_LEAST_MEAN)}
+        return {"ssim": structural_similarity(images, references, ranges=batch["maximum"], least_mean=self.least_mean)}
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`ssim`: mean over all images."""
@@ -145,26 +146,26 @@ class Slices(TensorExamples):
 
 
 def undersampled(images: Tensor, masks: Tensor) -> Batch:
-    """What the network sees and shall make, for images of values up to 1.
+    """What the network sees and shall make, for images of values up to 1: see `standardised`; `maximum`: 1.
 
-    `inputs` and `targets` float32 [n, height, width], both by the `mean` and `deviation` [n] of the input and cut at
-    six deviations; `maximum` [n], the range for SSIM: 1. The input is the magnitude of the image whose k-space is zero
-    where the mask is false. Source: AlgoPerf's fastmri.
+    The input is the magnitude of the image whose k-space is zero where the mask is false. Source: AlgoPerf's fastmri.
     """
     kspace = torch.fft.fftshift(torch.fft.fft2(images, norm="ortho"), dim=(-2, -1)) * masks.unsqueeze(1)
     filled = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="ortho").abs()
+    return standardised(filled, images, maximum=images.new_ones(len(images)))
+
+
+def standardised(filled: Tensor, images: Tensor, *, maximum: Tensor) -> Batch:
+    """`inputs`, `targets` float32 [n, height, width], both by the `mean` and `deviation` [n] of the input.
+
+    Both are cut at six deviations, as fastMRI. `maximum`: the range for SSIM, [n].
+    """
     mean, deviation = filled.mean(dim=(1, 2)), filled.std(dim=(1, 2), correction=0)
     inputs, targets = (
         ((values - mean[:, None, None]) / deviation[:, None, None]).clamp(-_LIMIT, _LIMIT)
         for values in (filled, images)
     )
-    return {
-        "inputs": inputs,
-        "targets": targets,
-        "mean": mean,
-        "deviation": deviation,
-        "maximum": torch.ones_like(mean),
-    }
+    return {"inputs": inputs, "targets": targets, "mean": mean, "deviation": deviation, "maximum": maximum}
 
 
 def column_masks(count: int, width: int, *, seed: int) -> Tensor:

@@ -1,0 +1,38 @@
+"""AlgoPerf's fastmri: slices of knees from a quarter of their k-space, and a U-Net that takes the artefacts away."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import Batch, DataSource, Examples, SplitName
+from workloads.data.prepared import PreparedExamples, Raw
+from workloads.full.data.knee_volumes import KneeVolumes
+from workloads.mri_unet import MriUnet, standardised
+
+
+class Fastmri(MriUnet):
+    """Mean absolute error of standardised images; metric `ssim`, of images in their own units, all windows alike."""
+
+    least_mean: ClassVar[float] = -math.inf
+
+    def sources(self) -> list[DataSource]:
+        """The prepared splits, from volumes that a person has signed for."""
+        return [KneeVolumes()]
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Slices in the order of their volumes' names. Raises DataError where they are not prepared."""
+        return KneeSlices(folder / "fastmri" / split)
+
+
+class KneeSlices(PreparedExamples):
+    """Slices as `workloads.full.data.knee_volumes` reads them, standardised when they are gathered."""
+
+    def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:  # noqa: ARG002
+        """What `standardised` makes; `maximum` of a volume that says none is 1."""
+        image, reference, maximum = (torch.from_numpy(raw[name]) for name in ("image", "reference", "maximum"))
+        return standardised(image, reference, maximum=torch.where(maximum == 0, 1.0, maximum))
