@@ -292,6 +292,12 @@ def test_a_network_gets_slices_by_mean_and_deviation_of_its_input_cut_at_six(tmp
     assert batch["maximum"].tolist() == pytest.approx([2e-3] * 2)
 
 
+def test_the_deviation_is_that_of_all_pixels():
+    image = torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])
+    found = standardised(image, image, maximum=torch.ones(1))
+    assert (found["mean"].item(), found["deviation"].item()) == pytest.approx((3.0, math.sqrt(5)))
+
+
 def test_a_volume_without_a_maximum_has_the_range_one(tmp_path: Path):
     batch = made("fastmri").load("test", prepared(tmp_path, maximum=None)).gather(torch.tensor([0]))
     assert batch["maximum"].tolist() == [1.0]
