@@ -20,7 +20,6 @@ from harness.race.evaluation import evaluate
 from harness.trial.parameter_kinds import kinds_of
 from workloads.digits_mlp import DigitsMlp
 from workloads.networks.decoder_transformer import DecoderTransformer
-from workloads.networks.residual_network import ResidualNetwork
 
 each_workload = pytest.mark.parametrize("name", base_workloads())
 # A variant shares data, loss and metric with its base: what is to be tested is its model.
@@ -325,15 +324,6 @@ def test_the_splits_of_the_digits_use_every_published_image():
     digits = DigitsMlp(hidden=[64, 64])
     sizes = [len(digits.load(split, data_folder())) for split in SPLITS]
     assert sizes == [997, 500, 300]
-
-
-def test_the_residual_network_reaches_resnet_50_by_its_sizes():
-    with torch.device("meta"):
-        network = ResidualNetwork(
-            channels=3, classes=1000, widths=[64, 128, 256, 512], blocks=[3, 4, 6, 3], expansion=4,
-            stem_kernel=7, stem_stride=2, stem_pool=True,
-        )  # fmt: skip
-    assert sum(parameter.numel() for parameter in network.parameters()) == 25_557_032
 
 
 def test_the_transformer_reaches_algoperfs_language_model_by_its_sizes():

@@ -33,12 +33,22 @@ class Cifar10Resnet(ResidualClassifier):
 
 
 class CifarImages(PreparedExamples):
-    """Images as `workloads.full.data.cifar10` reads them, normalised when they are gathered."""
+    """Images as `workloads.full.data.cifar10` reads them: `inputs` float32 [batch, 3, 32, 32], `targets` int64 [batch].
+
+    In training they are cropped and flipped. Bytes go to the device and become numbers there.
+    """
 
     def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:
-        """`inputs` float32 [batch, 3, 32, 32] and `targets` int64 [batch]."""
+        """Images as bytes, on the CPU."""
         images = torch.from_numpy(raw["image"])
         if seeds is not None:
             images = cropped_and_flipped(images, seeds)
-        means, deviations = (255 * torch.tensor(each)[:, None, None] for each in (_MEANS, _DEVIATIONS))
-        return {"inputs": (images.float() - means) / deviations, "targets": torch.from_numpy(raw["label"])}
+        return {"inputs": images, "targets": torch.from_numpy(raw["label"])}
+
+    def finished(self, batch: Batch) -> Batch:
+        """Bytes as numbers with the mean and deviation of each channel taken out."""
+        images = batch["inputs"].float()
+        means, deviations = (
+            255 * torch.tensor(each, device=images.device)[:, None, None] for each in (_MEANS, _DEVIATIONS)
+        )
+        return {**batch, "inputs": (images - means) / deviations}

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from harness.api import Batch, DataSource, Examples, SplitName
-from workloads.data.prepared import PreparedExamples, Raw
+from workloads.data.prepared import PreparedExamples
 from workloads.full.data.knee_volumes import KneeVolumes
 from workloads.mri_unet import MriUnet, standardised
 
@@ -30,9 +29,9 @@ class Fastmri(MriUnet):
 
 
 class KneeSlices(PreparedExamples):
-    """Slices as `workloads.full.data.knee_volumes` reads them, standardised when they are gathered."""
+    """Slices as `workloads.full.data.knee_volumes` reads them, standardised on the device that they are gathered to."""
 
-    def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:  # noqa: ARG002
+    def finished(self, batch: Batch) -> Batch:
         """What `standardised` makes; `maximum` of a volume that says none is 1."""
-        image, reference, maximum = (torch.from_numpy(raw[name]) for name in ("image", "reference", "maximum"))
-        return standardised(image, reference, maximum=torch.where(maximum == 0, 1.0, maximum))
+        maximum = torch.where(batch["maximum"] == 0, 1.0, batch["maximum"])
+        return standardised(batch["image"], batch["reference"], maximum=maximum)

@@ -14,7 +14,7 @@ from torch import Tensor
 from workloads.data.torchvision_import import import_torchvision
 from workloads.full.data.cifar10 import cropped_and_flipped
 from workloads.full.data.imagenet_v2 import central_square
-from workloads.full.data.mixup import mixed_up
+from workloads.full.data.mixup import drawn_shares, mixed_up
 from workloads.full.data.philox import philox, uniform
 from workloads.full.data.rand_augment import OPERATIONS, rand_augment
 
@@ -142,14 +142,14 @@ def labelled(count: int) -> dict[str, Tensor]:
 
 
 def share_of(seed: int) -> float:
-    mixed = mixed_up(labelled(4), torch.tensor([seed, 0, 0, 0]), classes=3)
-    # Image 1 beside image 0.
-    return mixed["inputs"][1, 0, 0, 0].item()
+    shares = drawn_shares(torch.tensor([seed, 0, 0, 0]))
+    assert len(set(shares.tolist())) == 1
+    return shares[0].item()
 
 
 def test_images_and_labels_are_mixed_with_the_one_before_in_one_share():
     batch, share = labelled(4), share_of(8)
-    mixed = mixed_up(batch, torch.tensor([8, 1, 2, 3]), classes=3)
+    mixed = mixed_up(batch, drawn_shares(torch.tensor([8, 1, 2, 3])), classes=3)
     assert mixed["inputs"][:, 0, 0, 0].tolist() == pytest.approx([3 - 3 * share, share, 1 + share, 2 + share])
     expected = [[1.0, 0.0, 0.0], [1 - share, share, 0.0], [0.0, 1 - share, share], [share, 0.0, 1 - share]]
     torch.testing.assert_close(mixed["targets"], torch.tensor(expected))

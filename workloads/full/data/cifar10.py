@@ -28,6 +28,8 @@ class Cifar10Archive(DataSource):
 
     name = "cifar10"
     size_megabytes = 170.5
+    # The archive, its files and the splits.
+    disk_megabytes = 550.0
     licence = "none stated (Krizhevsky, Learning multiple layers of features from tiny images, 2009)"
 
     def is_present(self, folder: Path) -> bool:
