@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy
@@ -13,7 +14,7 @@ import torch
 from harness.api import SPLITS, DataError
 from tests.workloads.full.parity import made
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data.cifar10 import FOLDER, labelled_images, prepare_images
+from workloads.full.data.cifar10 import FOLDER, Cifar10Archive, labelled_images, prepare_images
 
 MEANS = torch.tensor([0.49139968, 0.48215827, 0.44653124])[:, None, None]
 DEVIATIONS = torch.tensor([0.24703233, 0.24348505, 0.26158768])[:, None, None]
@@ -74,6 +75,23 @@ def test_files_that_are_not_the_published_ones_are_not_even_opened(tmp_path: Pat
     with pytest.raises(DataError, match=r"cifar-10-batches-py is not CIFAR-10 as published .*make data"):
         list(labelled_images(tmp_path, "train"))
     assert not (tmp_path / "sprung").exists()
+
+
+def test_what_was_put_there_is_taken_and_nothing_is_downloaded(tmp_path: Path):
+    write_published(tmp_path / "elsewhere")
+    (tmp_path / "cifar10").mkdir()
+    with tarfile.open(tmp_path / "cifar10" / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "elsewhere" / FOLDER, FOLDER)
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is not CIFAR-10 as published"):
+        Cifar10Archive().fetch(tmp_path)
+    assert (tmp_path / "cifar10" / FOLDER / "data_batch_3").is_file()
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path):
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "cifar-10-python.tar.gz").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"cifar-10-python.tar.gz cannot be unpacked .*Remove it and run: make data"):
+        Cifar10Archive().fetch(tmp_path)
 
 
 def test_a_network_gets_normalised_images_and_in_training_crops_of_them(tmp_path: Path):

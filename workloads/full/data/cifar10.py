@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from torch import Tensor
 from harness.api import SPLITS, DataError, DataSource, SplitName
 from workloads.data.prepared import MANIFEST, Field, one_by_one, prepare
 from workloads.data.torchvision_import import import_torchvision
+from workloads.full.data.download import download
 from workloads.full.data.philox import uniform
 
 FOLDER = "cifar-10-batches-py"
+_ARCHIVE = "cifar-10-python.tar.gz"
 HELD_OUT = 5_000  # the last of the published training images validate
 FIELDS = {"image": Field("|u1", (3, 32, 32)), "label": Field("<i8")}
 COUNTS: dict[SplitName, int] = {"train": 45_000, "validation": 5_000, "test": 10_000}
@@ -24,7 +28,7 @@ _PADDING = 4
 
 
 class Cifar10Archive(DataSource):
-    """The published archive, by torchvision, and the splits that are prepared from it."""
+    """The published archive and the splits that are prepared from it."""
 
     name = "cifar10"
     size_megabytes = 170.5
@@ -41,13 +45,14 @@ class Cifar10Archive(DataSource):
         place = folder / self.name
         if self.is_present(folder):
             return
-        try:
-            import_torchvision("torchvision.datasets").CIFAR10(str(place), download=True)
-        except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"{self.name} cannot be downloaded from www.cs.toronto.edu/~kriz ({error}). Check the network and run "
-                f"make data again, or unpack cifar-10-python.tar.gz in {place}."
-            ) from error
+        archive = place / _ARCHIVE
+        if not (place / FOLDER).is_dir():
+            if not archive.is_file():
+                download([f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"], archive, terms="www.cs.toronto.edu/~kriz")
+            try:
+                shutil.unpack_archive(archive, place, filter="data")
+            except (shutil.ReadError, tarfile.TarError, EOFError, OSError) as error:
+                raise DataError(f"{archive} cannot be unpacked ({error}). Remove it and run: make data") from error
         for split in SPLITS:
             prepare_images(place, split, count=COUNTS[split])
 
