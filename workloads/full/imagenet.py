@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import Raw
-from workloads.full.data.imagenet import ImagenetFolders, ImagenetImages
-from workloads.full.data.imagenet_v2 import central_square
+from workloads.full.data.imagenet import HeldOutImages, ImagenetFolders, ImagenetImages
 from workloads.full.data.mixup import drawn_shares, mixed_up
 from workloads.full.data.rand_augment import rand_augment
 from workloads.full.residual_classifier import ResidualClassifier
@@ -33,22 +32,14 @@ class Imagenet(Classification):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Images in the order of names; the test split is ImageNet-V2. Raises DataError where they are not prepared."""
-        kinds = {"train": self.training_images, "validation": ImagenetImages, "test": ImagenetV2Images}
-        return kinds[split](folder / ImagenetFolders.name / split)
+        kind = self.training_images if split == "train" else HeldOutImages
+        return kind(folder / ImagenetFolders.name / split)
 
 
 class ImagenetResnet(ResidualClassifier, Imagenet):
     """Residual network of the given sizes; see ResidualNetwork. Training images are cropped and flipped."""
 
     classes: ClassVar[int] = _CLASSES
-
-
-class ImagenetV2Images(ImagenetImages):
-    """Images of ImageNet-V2 as AlgoPerf evaluates them."""
-
-    def seen(self, image: Image.Image) -> numpy.ndarray:
-        """Seven eighths of the shorter side in the middle, resized at once. Shape: float32 [side, side, 3]."""
-        return central_square(numpy.asarray(image), self.side)
 
 
 class MixedImages(ImagenetImages):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy
@@ -12,12 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from harness.api import SPLITS
+from harness.api import SPLITS, SplitName
 from harness.race.evaluation import evaluate
 from tests.workloads.full.imagenet_tree import write_tree
 from tests.workloads.full.parity import made
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data.imagenet import ImagenetImages, middle, prepare_images, random_crop
+from workloads.full.data.imagenet import FOLDERS, labelled_files, middle, prepare_images, random_crop
 from workloads.full.data.imagenet_v2 import central_square
 from workloads.full.data.mixup import drawn_shares
 from workloads.full.data.rand_augment import rand_augment
@@ -36,12 +35,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stored(data: Path, split: str, number: int) -> Image.Image:
-    content = ImagenetImages(data / "imagenet" / split).raw(torch.tensor([number]))["jpeg"][0]
-    return Image.open(io.BytesIO(content.tobytes())).convert("RGB")
+def stored(data: Path, split: SplitName, number: int) -> Image.Image:
+    path, _ = labelled_files(data / "imagenet" / FOLDERS[split], split)[number]
+    return Image.open(path).convert("RGB")
 
 
-def normalised(pixels: numpy.ndarray) -> Tensor:
+def as_numbers(pixels: numpy.ndarray) -> Tensor:
     return (torch.from_numpy(pixels.transpose(2, 0, 1).astype(numpy.float32)) / 255 - MEAN) / DEVIATION
 
 
@@ -50,10 +49,10 @@ def test_held_out_images_are_whole_in_their_middle_and_those_of_imagenet_v2_cut_
     index = torch.tensor([4, 1])
     validation, test = (made(name).load(split, data).gather(index) for split in ("validation", "test"))
     for place, number in enumerate(index.tolist()):
-        expected = normalised(numpy.asarray(middle(stored(data, "validation", number), 224)))
+        expected = as_numbers(numpy.asarray(middle(stored(data, "validation", number), 224)))
         torch.testing.assert_close(validation["inputs"][place], expected, atol=1e-5, rtol=0)
         square = central_square(numpy.asarray(stored(data, "test", number)), 224)
-        torch.testing.assert_close(test["inputs"][place], normalised(square), atol=1e-5, rtol=0)
+        torch.testing.assert_close(test["inputs"][place], as_numbers(square), atol=1e-5, rtol=0)
     assert validation["targets"].tolist() == test["targets"].tolist() == [2, 0]
 
 
@@ -63,7 +62,7 @@ def test_a_resnet_trains_on_crops_and_flips_alone(data: Path):
     for place, (number, seed) in enumerate([(3, 11), (0, 12)]):
         draw = numpy.random.default_rng(seed)
         cut = numpy.asarray(random_crop(stored(data, "train", number), 224, draw))
-        expected = normalised(cut[:, ::-1] if draw.random() < 0.5 else cut)
+        expected = as_numbers(cut[:, ::-1] if draw.random() < 0.5 else cut)
         torch.testing.assert_close(found["inputs"][place], expected, atol=1e-5, rtol=0)
     assert found["targets"].dtype == torch.int64
 
@@ -76,7 +75,7 @@ def test_a_transformer_trains_on_images_after_rand_augment_which_are_then_mixed(
         draw = numpy.random.default_rng(seed)
         cut = random_crop(stored(data, "train", number), 224, draw)
         turned = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else cut
-        alone.append(normalised(numpy.asarray(rand_augment(turned, draw))))
+        alone.append(as_numbers(numpy.asarray(rand_augment(turned, draw))))
     images, labels = torch.stack(alone), F.one_hot(torch.tensor([1, 0, 2]), 1000).float()
     share = drawn_shares(seeds)[0]
     found = train.gather_augmented(index, seeds)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.api import DataError
+from harness.api import DataError, SplitName
 from tests.workloads.full.imagenet_tree import write_tree
 from workloads.data.torchvision_import import import_torchvision
 from workloads.full.data.imagenet import (
@@ -124,6 +124,15 @@ def test_without_the_files_one_line_says_where_to_sign_and_where_they_go(tmp_pat
         DataError, match=r"raw/train is not there.*image-net\.org/download-images.*n01440764.*make data"
     ):
         ImagenetFolders().fetch(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_held_out_file_that_is_cut_short_is_named(tmp_path: Path, split: SplitName):
+    write_tree(tmp_path, split, count=2, classes=1, size=(80, 60))
+    path, _ = labelled_files(tmp_path / FOLDERS[split], split)[1]
+    path.write_bytes(path.read_bytes()[:800])
+    with pytest.raises(DataError, match=r"00000001\.JPEG is a damaged image .*Unpack it again"):
+        prepare_images(tmp_path, split)
 
 
 def test_a_flat_validation_archive_is_answered(tmp_path: Path):
