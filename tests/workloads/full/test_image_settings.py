@@ -1,4 +1,4 @@
-"""The kinds of parameters that a submission sees, against the counts of AlgoPerf's labels."""
+"""What a submission sees of the image workloads beside their batches: kinds of parameters, step hints. And variants."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from harness.config import WorkloadConfig, load, names_in
 from harness.trial.parameter_kinds import kinds_of
 from tests.workloads.full.parity import made
 
@@ -24,9 +25,28 @@ COUNTS = [
     ("cifar10_resnet", {"conv": 20, "norm_scale": 20, "norm_bias": 20, "output": 1, "bias": 1}),
 ]  # fmt: skip
 
+BASES = [name for name, _ in COUNTS]
+
 
 @pytest.mark.parametrize(("name", "expected"), COUNTS)
 def test_parameters_have_as_many_of_each_kind_as_algoperf_counts(name: str, expected: dict[str, int]):
     with torch.device("meta"):
         model = made(name).build_model()
     assert Counter(kinds_of(model).values()) == expected
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_schedules_run_out_where_those_of_algoperf_do(name: str):
+    config = load("workload", name, WorkloadConfig)
+    assert config.budget.step_hint == config.published["v0.6"].step_hint
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names_in("workload") if name.startswith(("imagenet_", "fastmri_")) and name not in BASES]
+)
+def test_a_variant_is_its_base_with_another_model_and_target(name: str):
+    variant = load("workload", name, WorkloadConfig)
+    base = load("workload", str(variant.variant_of), WorkloadConfig)
+    assert (variant.data, variant.budget, variant.entry) == (base.data, base.budget, base.entry)
+    assert variant.options != base.options
+    assert variant.target != base.target
