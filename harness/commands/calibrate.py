@@ -109,6 +109,7 @@ class Frozen:
             "memory_gib": known.memory_gib if known else None,
             "precision": study.config.hardware.precision,
             "compile": study.config.hardware.compile,
+            "micro_batches": study.config.hardware.micro_batches,
             "machine": machine.properties,
             "reference": dataclasses.asdict(_reference(study)),
             "workload_versions": dict(sorted(versions.items())),

@@ -66,6 +66,7 @@ def debug(study: Study, console: Console) -> None:
         division=study.submission.division,
         precision=config.hardware.precision,
         is_compiled=is_compiled(config),
+        micro_batch=config.hardware.micro_batches.get(config.workload.name),
     )
     torch.manual_seed(stream_seed(conditions.seed, "model"))
     model = workload.build_model().to(device).train()

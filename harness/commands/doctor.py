@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         hardware.loader_workers,
         precision=hardware.precision,
         compiles=hardware.compile,
+        micro_batches=hardware.micro_batches,
     )
     results = path_of(chosen.get("results", "results"))
     _machine(console, machine, results)

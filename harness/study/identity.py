@@ -56,6 +56,7 @@ def describe(config: StudyConfig) -> Study:
         hardware.loader_workers,
         precision=hardware.precision,
         compiles=hardware.compile,
+        micro_batches=hardware.micro_batches,
     )
     reference = load_submission(config.ruleset.reference)
     check_reference(reference)
@@ -139,7 +140,6 @@ def _key_of(study: Study, identity: str) -> TrialKey:
 def _identity(study: Study, trial: int, attempt: int) -> str:
     """All that may change the result of a trial, as JSON. `attempt`: how often it was asked for again."""
     config = study.config
-    micro_batch = config.hardware.micro_batches.get(config.workload.name)
     rehearsal = config.ruleset.rehearsal
     # What the fingerprint holds already is no second reason for another id.
     libraries = {name: version for name, version in study.libraries.items() if name not in study.machine.properties}
@@ -160,7 +160,6 @@ def _identity(study: Study, trial: int, attempt: int) -> str:
         "trial": trial,
         "seed": config.seed,
         **({"rehearsal": [rehearsal.seconds, rehearsal.steps]} if rehearsal.steps else {}),
-        **({"micro_batch": micro_batch} if micro_batch is not None else {}),
         **({"libraries": libraries} if libraries else {}),
         **({"attempt": attempt} if attempt else {}),
     }

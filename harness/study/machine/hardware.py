@@ -27,6 +27,7 @@ _USUAL: dict[str, str | int | float] = {
     "precision": "float32",
     "compile": False,
     "malloc": "as it comes",
+    "micro_batches": "",
 }
 
 
@@ -58,6 +59,7 @@ def this_machine(
     *,
     precision: str = "float32",
     compiles: bool = False,
+    micro_batches: Mapping[str, int] | None = None,
 ) -> Machine:
     """The machine that this process runs on, with `count` devices for each trial, and so many loader workers for each.
 
@@ -81,6 +83,7 @@ def this_machine(
         "precision": precision,
         "compile": compiles,
         "malloc": malloc_of_trainers(),
+        "micro_batches": " ".join(f"{name}={size}" for name, size in sorted((micro_batches or {}).items())),
     }
     together = f"{count} x " if count > 1 else ""
     parts = {name: value for name, value in properties.items() if name not in _USUAL or value != _USUAL[name]}
