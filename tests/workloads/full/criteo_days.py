@@ -11,30 +11,39 @@ import numpy
 from workloads.full.data.criteo import LEVELS, NUMBERS
 
 
-def write_days(folder: Path, rows: Sequence[int], *, seed: int = 0, at_once: int = 200_000) -> None:
-    """Files of so many rows: a tenth of the numbers and categories are missing, a few numbers negative."""
+def write_days(folder: Path, rows: Sequence[int], *, seed: int = 0, different: int = 200_000) -> None:
+    """Files of so many rows: a tenth of the numbers and categories are missing, a few numbers negative.
+
+    After so many `different` rows of a day these come again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for day, count in enumerate(rows):
         draw = numpy.random.default_rng([seed, day])
-        with gzip.open(folder / f"day_{day}.gz", "wb", compresslevel=1) as file:
-            for begin in range(0, count, at_once):
-                file.write(_text(min(at_once, count - begin), draw))
+        with (folder / f"day_{day}.gz").open("wb") as file:
+            if count >= different:
+                file.write(gzip.compress(_text(different, draw), compresslevel=1) * (count // different))
+            file.write(gzip.compress(_text(count % different, draw), compresslevel=1))
 
 
 def _text(count: int, draw: numpy.random.Generator) -> bytes:
+    """Lines as a table of letters, from which the empty places are left out."""
     digits = numpy.frombuffer(b"0123456789abcdef", numpy.uint8)
-    fields: list[numpy.ndarray] = [draw.choice([b"0", b"1"], count, p=[0.97, 0.03]).astype("S1")]
+    tab = numpy.full((count, 1), ord("\t"), numpy.uint8)
+    fields = [_letters([b"0", b"1"])[(draw.random(count) < 0.03).astype(int)]]
+    numbers = _letters([b"", b"-1", b"-2", *(str(number).encode() for number in range(997))])
     for _ in range(NUMBERS):
-        values = draw.geometric(0.05, count).astype("S8")
-        values[draw.random(count) < 0.1] = b""
-        values[draw.random(count) < 0.02] = draw.choice([b"-1", b"-2"])
-        fields.append(values)
+        drawn = draw.geometric(0.05, count).clip(1, 990) + 2
+        drawn[draw.random(count) < 0.1] = 0
+        drawn[draw.random(count) < 0.02] = draw.integers(1, 3)
+        fields += [tab, numbers[drawn]]
     for _ in LEVELS:
-        letters = digits[draw.integers(0, 16, (count, 8))]
-        values = numpy.ascontiguousarray(letters).view("S8")[:, 0].copy()
-        values[draw.random(count) < 0.1] = b""
-        fields.append(values)
-    table = fields[0]
-    for values in fields[1:]:
-        table = numpy.char.add(numpy.char.add(table, b"\t"), values)
-    return b"\n".join(table.tolist()) + b"\n"
+        letters = digits[draw.integers(0, 16, (count, 8), dtype=numpy.uint8)]
+        letters[draw.random(count) < 0.1] = 0
+        fields += [tab, letters]
+    table = numpy.concatenate([*fields, numpy.full((count, 1), ord("\n"), numpy.uint8)], axis=1)
+    return table[table != 0].tobytes()
+
+
+def _letters(texts: Sequence[bytes]) -> numpy.ndarray:
+    """Each text as a row of letters, zero behind its end. Shape: uint8 [texts, longest]."""
+    return numpy.array(texts)[:, None].view(numpy.uint8)
