@@ -74,7 +74,8 @@ class CriteoDays(DataSource):
     licence = "CC BY-NC-SA 4.0 (Criteo)"
     notes = (
         f"hosted at {_TERMS} (moved there from labs.criteo.com and ailab.criteo.com), 24 files of 14 GB",
-        "downloading takes an hour at 100 MB/s; preparing reads 100,000 rows a second of one core: half a day, and it goes on after a cut",
+        "downloading takes an hour at 100 MB/s",
+        "preparing reads 100,000 rows a second of one core: half a day, and it goes on after a cut",
     )
 
     def is_present(self, folder: Path) -> bool:
