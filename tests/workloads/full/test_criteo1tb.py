@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import json
 import math
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import numpy
 import pytest
 import torch
 
-from harness.api import SPLITS, DataError, SplitName
+from harness.api import SPLITS, Coarse, DataError, SplitName
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
 from tests.workloads.full.criteo_days import write_days
+from tests.workloads.full.refereed import STEPS, trial_and_evaluations
 from workloads.full.criteo1tb import Criteo1tb
 from workloads.full.data.criteo import LEVELS, ROWS, TEST_ROWS, Clicks, chunks_from, parts_of, prepare_clicks
 from workloads.full.data.farm_hash import fingerprints
@@ -166,3 +169,19 @@ def test_ids_may_pass_through_float32_as_algoperfs_do():
 
 def test_training_takes_runs_of_neighbours(folder: Path):
     assert Clicks(folder / "criteo1tb/train").run_length == 4096
+
+
+@pytest.mark.slow
+def test_three_steps_and_an_evaluation_from_small_files_of_the_published_form(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TIMETRIAL_DATA", str(folder))
+    row, evaluations = trial_and_evaluations(
+        tmp_path, "criteo1tb_test", options={}, batch_size=64, eval_batch_size=32, coarse=Coarse(64, 1e-9)
+    )
+    assert (row["status"], row["steps"], row["examples"]) == ("out_of_budget", STEPS, 64 * STEPS)
+    splits = {split: Clicks(folder / "criteo1tb" / split).digest() for split in SPLITS}
+    settings = dataclasses.replace(load("workload", "criteo1tb_test", WorkloadConfig), data=splits)
+    assert row["data_hash"] == settings.data_hash()
+    assert math.isfinite(evaluations["validation"].iloc[-1])
+    assert json.loads(evaluations["other_metrics"].iloc[-1])["validation_examples"] == 64
