@@ -12,10 +12,12 @@ import numpy
 import pytest
 import torch
 
-from harness.api import SPLITS, Coarse, DataError, SplitName
+from harness.api import SPLITS, Coarse, DataError, SplitName, Target
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
+from harness.race.sandbox import Sandbox
+from tests.conftest import race_on
 from tests.workloads.full.criteo_days import write_days
 from tests.workloads.full.refereed import STEPS, trial_and_evaluations
 from workloads.full.criteo1tb import Criteo1tb
@@ -185,3 +187,25 @@ def test_three_steps_and_an_evaluation_from_small_files_of_the_published_form(
     assert row["data_hash"] == settings.data_hash()
     assert math.isfinite(evaluations["validation"].iloc[-1])
     assert json.loads(evaluations["other_metrics"].iloc[-1])["validation_examples"] == 64
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_a_fresh_interpreter_reads_its_own_folder_too(folder: Path, tmp_path: Path):
+    (tmp_path / "data").symlink_to(folder)
+    source = """
+        import os
+
+        def train(trial, hp):
+            split = trial.train_set.folder
+            print("FOUND", os.listdir(split.parent), len(trial.next_batch(16)["ids"]))
+            trial.finish()
+    """
+    with Sandbox(torch.device("cpu"), threads=1, memory_bytes=2 << 30, forks=False, loader_workers=1) as sandbox:
+        outcome = race_on(
+            sandbox, tmp_path, source, entry="workloads.full.criteo1tb.Criteo1tb", options=TINY,
+            target=Target("bce", "min", -1.0), max_runtime=120.0, eval_period=60.0,
+        )  # fmt: skip
+        if sandbox.missing:
+            pytest.skip(f"this system lacks {sandbox.missing}")
+    assert outcome.status == "finished", outcome.log
+    assert outcome.log.strip() == "FOUND ['train'] 16"
