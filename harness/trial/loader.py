@@ -7,6 +7,7 @@ batches, and so does a trial that goes on after a kill.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -199,8 +200,10 @@ class _Ahead:
             )
             return iter(loader)
         finally:
-            # A DataLoader's own handler raises wherever the trainer is just then, when it says why it ends too.
-            signal.signal(signal.SIGCHLD, handler)
+            # A DataLoader's own handler raises wherever the trainer is just then, when it says why it ends too. Only a
+            # main thread has handlers.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, handler)
 
 
 class _Waiting:

@@ -47,8 +47,7 @@ class Forward:
         """Outputs, in float32 whatever the pass is made in. `model`: another one in place of the trial's own."""
         network = self._network if model is None or model is self._model else model
         size = self._micro_batch
-        count = len(next(iter(batch.values())))
-        if size is None or count <= size:
+        if size is None or (count := len(next(iter(batch.values())))) <= size:
             return self._pass(network, batch)
         parts = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, count, size)]
         if not torch.is_grad_enabled():
