@@ -38,7 +38,7 @@ class Librispeech(Workload):
         self._spellings: Sequence[str] | None = None
 
     def sources(self) -> list[DataSource]:
-        """The three splits, prepared from what the archives unpack to."""
+        """The three splits, prepared from the published archives."""
         return [LibrispeechSplits(vocabulary=self.vocabulary, limits=Limits(samples=self.samples))]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
@@ -103,6 +103,8 @@ class Librispeech(Workload):
 
 class LibrispeechConformer(Librispeech):
     """With a Conformer of the given sizes; see ConformerSizes."""
+
+    compiles = True
 
     def __init__(self, *, samples: int, tokens: int, **sizes: Any) -> None:
         super().__init__(samples=samples, tokens=tokens)

@@ -30,9 +30,10 @@ class Ogbg(LabelledGraphs):
     node_features: ClassVar[int] = NODE_FEATURES
     edge_features: ClassVar[int] = EDGE_FEATURES
     tasks: ClassVar[int] = TASKS
+    compiles = True
 
     def sources(self) -> list[DataSource]:
-        """The three splits, prepared from what the archive unpacks to."""
+        """The three splits, prepared from the published archive."""
         return [MolpcbaSplits()]
 
     def load(self, split: SplitName, folder: Path) -> Examples:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from harness.api import SPLITS, DataError, mean_loss
+from harness.api import SPLITS, DataError, mean_loss, visible
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from tests.workloads import librispeech
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
 from tests.workloads.test_spoken_digits import REFERENCES
+from workloads.full.data.archives import Archive
 from workloads.full.data.librispeech import (
     SUBSETS,
     LibrispeechSplits,
@@ -86,7 +89,7 @@ def write_corpus(folder: Path, *, each: int = 6) -> Path:
     One more is too long to be an example; the vocabulary is trained on its text.
     """
     stream = numpy.random.RandomState(1)
-    raw = folder / "librispeech" / "LibriSpeech"
+    raw = folder / "librispeech" / "raw" / "LibriSpeech"
     for number, subset in enumerate(subset for split in SPLITS for subset in SUBSETS[split]):
         for utterance in range(each):
             name = f"{100 * number}-{utterance % 2}-{utterance:04d}"
@@ -161,7 +164,7 @@ def test_damaged_files_give_one_error_that_names_the_file_and_the_way_out(tmp_pa
     def read() -> list[numpy.ndarray]:
         return [samples_of(each.file) for each in within(utterances(tmp_path, ["dev-clean"]), Limits())]
 
-    with pytest.raises(DataError, match=rf"(?s){complaint}.*openslr\.org/12 again, or run make data"):
+    with pytest.raises(DataError, match=rf"(?s){complaint}.*Remove the folder of its subset, and run make data"):
         read()
 
 
@@ -262,10 +265,53 @@ def test_another_number_of_utterances_than_the_published_one_is_refused(tmp_path
     assert not LibrispeechSplits(vocabulary=36, limits=Limits()).is_present(tmp_path)
 
 
-def test_without_the_archives_the_error_says_size_licence_and_where_to_get_them(tmp_path: Path):
+def packed(folder: Path) -> list[Archive]:
+    """The archives of a whole tree, as a server has them."""
+    raw = write_corpus(folder / "elsewhere", each=2)
+    archives = []
+    for subset in (subset for split in SPLITS for subset in SUBSETS[split]):
+        with tarfile.open(folder / f"{subset}.tar.gz", "w:gz") as file:
+            file.add(raw / subset, f"LibriSpeech/{subset}")
+        content = (folder / f"{subset}.tar.gz").read_bytes()
+        places = [(folder / "moved").as_uri(), folder.as_uri()]
+        sha256 = hashlib.sha256(content).hexdigest()
+        archives.append(Archive(f"{subset}.tar.gz", places, sha256, f"LibriSpeech/{subset}"))
+    return archives
+
+
+def test_archives_are_fetched_unpacked_and_prepared_once(tmp_path: Path):
+    archives = packed(tmp_path)
+    prepared(tmp_path / "data", archives=archives)
+    assert [path.name for path in visible(tmp_path / "data" / "librispeech" / "raw", "*")] == ["LibriSpeech"]
+    assert len(workload_of(CONFORMER).load("train", tmp_path / "data")) == 6
+    for archive in archives:
+        (tmp_path / archive.name).unlink()
+    prepared(tmp_path / "data", archives=archives)
+
+
+def test_an_archive_that_is_not_there_stops_it_and_what_was_fetched_stays(tmp_path: Path):
+    archives = packed(tmp_path)
+    late = (tmp_path / "dev-other.tar.gz").rename(tmp_path / "late")
+    with pytest.raises(DataError, match=r"dev-other\.tar\.gz cannot be fetched .*run make data again"):
+        prepared(tmp_path / "data", archives=archives)
+    late.rename(tmp_path / "data" / "librispeech" / "raw" / "dev-other.tar.gz")  # by hand
+    (tmp_path / "train-clean-100.tar.gz").unlink()
+    assert prepared(tmp_path / "data", archives=archives).is_present(tmp_path / "data")
+
+
+def test_another_archive_than_the_published_one_is_refused_and_removed(tmp_path: Path):
+    archives = packed(tmp_path)
+    (tmp_path / "dev-clean.tar.gz").write_bytes((tmp_path / "dev-other.tar.gz").read_bytes())
+    with pytest.raises(DataError, match=r"dev-clean\.tar\.gz had another content .*Run make data again"):
+        prepared(tmp_path / "data", archives=archives)
+    assert not (tmp_path / "data" / "librispeech" / "raw" / "dev-clean.tar.gz").exists()
+
+
+def test_size_licence_mirrors_and_time_are_known_before_anything_is_fetched():
     source = workload_of(CONFORMER).sources()[0]
-    with pytest.raises(DataError, match=r"train-clean-100\.tar\.gz.*61 GB, CC BY 4\.0.*openslr\.org/12.*make data"):
-        source.fetch(tmp_path)
+    assert (source.size_megabytes, source.disk_megabytes, source.licence) == (61_000, 205_000, "CC BY 4.0")
+    assert "https://www.openslr.org/12" in source.notes[0]
+    assert "us.openslr.org" in source.notes[0]
 
 
 def test_a_longer_utterance_than_the_options_allow_is_refused(tmp_path: Path):
@@ -324,10 +370,22 @@ def test_each_yaml_gives_the_masks_and_the_dropout_of_algoperf(name: str):
     many = name.endswith("spec_aug")
     assert (masks.time_masks, masks.time_mask_share) == (15 if many else 10, 0.05)
     assert (masks.frequency_masks, masks.frequency_mask_bins) == (4 if many else 2, 27)
-    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.1}
-    places = sum(isinstance(module, nn.Dropout) for module in model.modules())
-    # Behind the positions and behind four parts of each of 4 blocks; behind the subsampling and three layers.
-    assert places == (17 if name.startswith(CONFORMER) else 4)
+    places = {place for place, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p == 0.1}
+    parts = ("feed_forward1", "attention", "convolution", "feed_forward2")
+    if name.startswith(CONFORMER):
+        assert places == {"dropout", *(f"blocks.{block}.{part}.dropout" for block in range(4) for part in parts)}
+    else:
+        assert places == {"dropout", *(f"feed_forward.{layer}.dropout" for layer in range(3))}
+
+
+@each_base
+def test_dropout_changes_training_alone(name: str):
+    workload = workload_of(name, **{**SMALLEST[name], "dropout": 0.5}, time_masks=0, frequency_masks=0)
+    batch, model = sounds([16_000, 9000], length=16_000), workload.build_model()
+    with torch.no_grad():
+        evaluated, trained = ([workload.outputs(model.train(mode), batch) for _ in range(2)] for mode in (False, True))
+    assert torch.equal(*evaluated)
+    assert not torch.allclose(*trained)
 
 
 @pytest.mark.slow  # five seconds each: the networks alone are tested on every run
@@ -445,6 +503,17 @@ def test_a_made_up_batch_has_the_form_of_a_true_one_and_needs_no_data(name: str,
     losses, weights = workload.losses(workload.outputs(workload.build_model(), batch), batch, 0.0)
     assert math.isfinite(mean_loss(losses, weights).item())
     assert weights.sum(dim=1).tolist() == [6.0, 6.0, 6.0]  # of 25 outputs
+
+
+@pytest.mark.slow
+def test_the_conformer_compiles_without_breaks():
+    workload = workload_of(CONFORMER, **SMALLEST[CONFORMER])
+    batch = workload.synthetic_batch(2, torch.Generator().manual_seed(0), Path())
+    torch.manual_seed(0)
+    model = workload.build_model().eval()
+    torch._dynamo.reset()
+    traced = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(workload.outputs(traced, batch), workload.outputs(model, batch))
 
 
 # --- word error rates ---

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
+from workloads.full.data.archives import Archive
 from workloads.full.data.molpcba import MolpcbaSplits, read_molecules, split_folder, split_index
 from workloads.full.ogbg import Ogbg, evaluated_by_algoperf
 
@@ -61,7 +64,7 @@ def write_archive(folder: Path, *, molecules: int = 30, **tables: Any) -> Path:
         ],
         **tables,
     }
-    pcba = folder / "ogbg" / "pcba"
+    pcba = folder / "ogbg" / "raw" / "pcba"
     for name, rows in raw.items():
         write_table(pcba / "raw" / f"{name.replace('_', '-')}.csv.gz", rows)
     order = stream.permutation(molecules)
@@ -109,7 +112,7 @@ def test_tables_that_do_not_fit_give_one_error_that_names_the_file_and_the_way_o
     tmp_path: Path, tables: dict[str, Any], complaint: str
 ):
     pcba = write_archive(tmp_path, **tables)
-    with pytest.raises(DataError, match=rf"(?s){complaint}.*snap\.stanford\.edu/ogb again, or run make data"):
+    with pytest.raises(DataError, match=rf"(?s){complaint}.*Remove the folder pcba, and run make data"):
         read_molecules(pcba / "raw")
 
 
@@ -127,9 +130,23 @@ def test_damaged_files_give_the_same_error(tmp_path: Path, damage: str):
         MolpcbaSplits(counts=None).fetch(tmp_path)
 
 
-def test_without_the_archive_the_error_says_size_licence_and_where_to_get_it(tmp_path: Path):
-    with pytest.raises(DataError, match=r"csv_mol_download/pcba\.zip \(61 MB, MIT\).*make data"):
-        workload_of().sources()[0].fetch(tmp_path)
+def test_the_archive_is_fetched_unpacked_and_prepared_once(tmp_path: Path):
+    pcba = write_archive(tmp_path / "elsewhere")
+    shutil.make_archive(str(tmp_path / "pcba"), "zip", pcba.parent, "pcba")
+    sha256 = hashlib.sha256((tmp_path / "pcba.zip").read_bytes()).hexdigest()
+    source = MolpcbaSplits(counts=None, archive=Archive("pcba.zip", [tmp_path.as_uri()], sha256, "pcba"))
+    source.fetch(tmp_path / "data")
+    assert len(workload_of().load("validation", tmp_path / "data")) == 10
+    (tmp_path / "pcba.zip").unlink()
+    source.fetch(tmp_path / "data")
+
+
+def test_what_is_no_archive_is_answered(tmp_path: Path):
+    (tmp_path / "pcba.zip").write_bytes(b"no archive")
+    sha256 = hashlib.sha256(b"no archive").hexdigest()
+    source = MolpcbaSplits(counts=None, archive=Archive("pcba.zip", [tmp_path.as_uri()], sha256, "pcba"))
+    with pytest.raises(DataError, match=r"pcba\.zip cannot be unpacked"):
+        source.fetch(tmp_path / "data")
 
 
 def test_another_number_of_molecules_than_the_published_one_is_refused(tmp_path: Path):
@@ -157,7 +174,7 @@ def outputs_of(batch: dict[str, Tensor]) -> Tensor:
 
 def test_prepared_molecules_are_those_of_the_tables(tmp_path: Path):
     batch = batch_of(tmp_path, list(range(10)))
-    pcba = tmp_path / "ogbg" / "pcba"
+    pcba = tmp_path / "ogbg" / "raw" / "pcba"
     index = split_index(pcba / "split" / "scaffold", "train", 30)
     for row, each in enumerate(read_molecules(pcba / "raw").examples(index)):
         atoms, bonds = batch["sizes"][row].tolist()
@@ -245,7 +262,8 @@ def test_each_yaml_gives_the_network_of_algoperf_and_computes_what_it_computes_o
     sizes = [parameter.numel() for parameter in model.parameters()]
     assert (sum(sizes), len(sizes)) == (parameters, tensors)
     assert load("workload", name, WorkloadConfig).parameters == parameters
-    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.1}
+    dropout = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert dropout == [0.1] * (5 * 3 if name != "ogbg_model_size" else 3 * 3 * 2)
     set_parity_weights(model)
     nodes = torch.zeros(2, 4, 9, dtype=torch.uint8)
     drawn = torch.from_numpy(numpy.random.RandomState(7).randint(0, 10, (7, 9))).byte()
@@ -271,6 +289,17 @@ def test_layers_take_as_many_inputs_as_those_of_algoperf(name: str):
     ]
     first = [896, 896, 640] if name == "ogbg" else [512, 768, 640]
     assert widths == [first, *[[1024, 1024, 768]] * (4 if name == "ogbg" else 2)]
+
+
+@pytest.mark.slow
+def test_the_network_compiles_without_breaks():
+    workload = workload_of(**SMALL)
+    batch = workload.synthetic_batch(3, torch.Generator().manual_seed(0), Path())
+    torch.manual_seed(0)
+    model = workload.build_model().eval()
+    torch._dynamo.reset()
+    traced = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(workload.outputs(traced, batch), workload.outputs(model, batch))
 
 
 # --- the metric ---

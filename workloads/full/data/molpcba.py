@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from harness.api import SPLITS, Batch, DataError, DataSource, SplitName
 from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, one_by_one, prepare
+from workloads.full.data.archives import Archive, unpack
 
 NODE_FEATURES = 9
 EDGE_FEATURES = 3
@@ -25,11 +26,18 @@ UNKNOWN = -1
 
 COUNTS: Mapping[SplitName, int] = {"train": 350_343, "validation": 43_793, "test": 43_793}
 """Molecules of each split, by their scaffolds. Source: the Open Graph Benchmark."""
-ARCHIVE = "https://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download/pcba.zip"
+ARCHIVE = Archive(
+    "pcba.zip",
+    ("https://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download",),
+    "0bb12da2f3ec8b0bb80564114a6174fad2df6a3a0d3c19470b3a27813a7d4e53",
+    "pcba",
+)
+"""Hash as TensorFlow Datasets has it."""
 
+_TERMS = "https://ogb.stanford.edu/docs/graphprop"
 _READER = "molpcba 1"
 _SPLIT_FILES: Mapping[SplitName, str] = {"train": "train", "validation": "valid", "test": "test"}
-_BY = "Unpack pcba.zip of snap.stanford.edu/ogb again, or run make data."
+_BY = "Remove the folder pcba, and run make data, which fetches it again."
 
 
 @dataclass(frozen=True)
@@ -137,33 +145,32 @@ class Graphs(PreparedExamples):
 
 
 class MolpcbaSplits(DataSource):
-    """The three splits, prepared from the unpacked archive, which a person puts into the data folder.
+    """The three splits, prepared from the published archive.
 
-    There, under `ogbg`: `pcba`, what the archive unpacks to, and the prepared splits. `counts`: how many molecules each
-    split must have; None: any number.
+    In the data folder, under `ogbg`: `raw/pcba`, what the archive unpacks to, and the prepared splits. `counts`: how
+    many molecules each split must have; None: any number.
     """
 
     name = "ogbg"
-    size_megabytes = 61.0
+    size_megabytes = 39.6
+    disk_megabytes = 450.0
     licence = "MIT"
+    notes = ("ogbg-molpcba of the Open Graph Benchmark; preparing it takes a minute or two and 4 GB of memory",)
 
-    def __init__(self, *, counts: Mapping[SplitName, int] | None = COUNTS) -> None:
+    def __init__(self, *, counts: Mapping[SplitName, int] | None = COUNTS, archive: Archive = ARCHIVE) -> None:
         self._counts = counts or {}
+        self._archive = archive
 
     def is_present(self, folder: Path) -> bool:
         """True where all splits have been prepared."""
         return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
 
     def fetch(self, folder: Path) -> None:
-        """Prepare what has not been prepared. Raises DataError where the archive has not been unpacked, or in part."""
+        """Bring what is missing. Raises DataError where that fails."""
         if self.is_present(folder):
             return
-        raw = folder / self.name / "pcba"
-        if not raw.is_dir():
-            raise DataError(
-                f"{raw} does not exist. Fetch {ARCHIVE} (61 MB, {self.licence}) and unpack it in {raw.parent}. "
-                "Then run make data again: it prepares 350 MB more, in a minute or two, and needs 4 GB of memory."
-            )
+        unpack(self._archive, folder / self.name / "raw", terms=_TERMS)
+        raw = folder / self.name / "raw" / "pcba"
         molecules = read_molecules(raw / "raw")
         for split in SPLITS:
             index = split_index(raw / "split" / "scaffold", split, len(molecules))
