@@ -6,7 +6,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from workloads.full.data.log_mel_librispeech import frames_of, normalised_log_mel
+from workloads.full.data.speech.log_mel import frames_of, normalised_log_mel
 
 
 def audio() -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, Workload
-from workloads.full.data.librispeech import LibrispeechSplits, Limits, Utterances, split_folder
-from workloads.full.data.log_mel_librispeech import frames_of, normalised_log_mel
 from workloads.full.data.pieces import text_of
+from workloads.full.data.speech.librispeech import LibrispeechSplits, Limits, Utterances, split_folder
+from workloads.full.data.speech.log_mel import frames_of, normalised_log_mel
 from workloads.losses.ctc import greedy_reading, losses_per_symbol
 from workloads.losses.word_errors import word_error_rate, word_error_rate_algoperf
 from workloads.networks.conformer import Conformer, ConformerSizes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from harness.api import SPLITS, DataError, mean_loss, visible
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
+from harness.trial.parameter_kinds import kinds_of
 from tests.workloads import librispeech
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
 from tests.workloads.test_spoken_digits import REFERENCES
 from workloads.full.data.archives import Archive
-from workloads.full.data.librispeech import (
+from workloads.full.data.pieces import Pieces, stored_pieces, text_of, trained_pieces
+from workloads.full.data.speech.librispeech import (
     SUBSETS,
     LibrispeechSplits,
     Limits,
@@ -34,8 +37,7 @@ from workloads.full.data.librispeech import (
     utterances,
     within,
 )
-from workloads.full.data.log_mel_librispeech import FRONTEND, MEANS, frames_of, normalised_log_mel
-from workloads.full.data.pieces import Pieces, stored_pieces, text_of, trained_pieces
+from workloads.full.data.speech.log_mel import FRONTEND, MEANS, frames_of, normalised_log_mel
 from workloads.full.librispeech import Librispeech
 from workloads.losses.ctc import ctc_losses
 from workloads.losses.word_errors import word_error_rate, word_error_rate_algoperf
@@ -376,6 +378,45 @@ def test_each_yaml_gives_the_masks_and_the_dropout_of_algoperf(name: str):
         assert places == {"dropout", *(f"blocks.{block}.{part}.dropout" for block in range(4) for part in parts)}
     else:
         assert places == {"dropout", *(f"feed_forward.{layer}.dropout" for layer in range(3))}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # AlgoPerf counts 18, 32 and 22 of the first three: linear layers of the convolution module as conv, the four
+        # scales of queries, vectors of 64, as weights.
+        (
+            CONFORMER,
+            {
+                "conv": 6, "bias": 36, "weight": 29, "output": 1, "norm_scale": 25, "norm_bias": 25, "attention_qkv": 4,
+                "attention_out": 4, "attention_bias": 8,
+            },
+        ),
+        (
+            DEEPSPEECH,
+            {"conv": 2, "bias": 31, "weight": 4, "recurrent": 24, "output": 1, "norm_scale": 10, "norm_bias": 10},
+        ),
+    ],
+)  # fmt: skip
+def test_parameters_have_as_many_of_each_kind_as_algoperf_counts(name: str, expected: dict[str, int]):
+    with torch.device("meta"):
+        model = workload_of(name).build_model()
+    assert Counter(kinds_of(model).values()) == expected
+
+
+@each_base
+def test_schedules_run_out_where_those_of_algoperf_do(name: str):
+    config = load("workload", name, WorkloadConfig)
+    assert config.budget.step_hint == config.published["v0.6"].step_hint
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_its_base_with_another_network_and_target(name: str):
+    variant = load("workload", name, WorkloadConfig)
+    base = load("workload", str(variant.variant_of), WorkloadConfig)
+    assert (variant.data, variant.budget, variant.entry) == (base.data, base.budget, base.entry)
+    assert variant.options != base.options
+    assert variant.target != base.target
 
 
 @each_base

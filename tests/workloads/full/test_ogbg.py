@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from harness.api import SPLITS, DataError, mean_loss
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
+from harness.trial.parameter_kinds import kinds_of
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
 from workloads.full.data.archives import Archive
@@ -289,6 +291,28 @@ def test_layers_take_as_many_inputs_as_those_of_algoperf(name: str):
     ]
     first = [896, 896, 640] if name == "ogbg" else [512, 768, 640]
     assert widths == [first, *[[1024, 1024, 768]] * (4 if name == "ogbg" else 2)]
+
+
+def test_parameters_have_as_many_of_each_kind_as_algoperf_counts():
+    with torch.device("meta"):
+        model = workload_of().build_model()
+    # AlgoPerf calls two of the weights, which take numbers in, embeddings.
+    assert Counter(kinds_of(model).values()) == {
+        "weight": 17, "output": 1, "bias": 18, "norm_scale": 15, "norm_bias": 15,
+    }  # fmt: skip
+
+
+def test_schedules_run_out_where_those_of_algoperf_do():
+    config = load("workload", "ogbg", WorkloadConfig)
+    assert config.budget.step_hint == config.published["v0.6"].step_hint
+
+
+@pytest.mark.parametrize("name", ["ogbg_gelu", "ogbg_silu", "ogbg_model_size"])
+def test_a_variant_is_its_base_with_another_network_and_target(name: str):
+    variant, base = (load("workload", each, WorkloadConfig) for each in (name, "ogbg"))
+    assert (variant.data, variant.budget, variant.entry) == (base.data, base.budget, base.entry)
+    assert variant.options != base.options
+    assert variant.target != base.target
 
 
 @pytest.mark.slow

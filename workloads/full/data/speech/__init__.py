@@ -1,0 +1,1 @@
+"""LibriSpeech: its files, and the features that AlgoPerf makes of its sound."""
