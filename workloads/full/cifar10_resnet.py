@@ -22,6 +22,7 @@ class Cifar10Resnet(ResidualClassifier):
     """Residual network of the given sizes on CIFAR-10; training images are cropped and flipped."""
 
     classes: ClassVar[int] = 10
+    side: ClassVar[int] = 32
 
     def sources(self) -> list[DataSource]:
         """The published archive."""

@@ -10,7 +10,7 @@ import torch
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import PreparedExamples
-from workloads.full.data.knee_volumes import KneeVolumes
+from workloads.full.data.knee_volumes import SIDE, KneeVolumes
 from workloads.mri_unet import MriUnet, standardised
 
 
@@ -26,6 +26,11 @@ class Fastmri(MriUnet):
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Slices in the order of their volumes' names. Raises DataError where they are not prepared."""
         return KneeSlices(folder / "fastmri" / split)
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Magnitudes of noise, of the size and range of slices."""
+        image, reference = torch.randn(2, size, SIDE, SIDE, generator=generator).abs()
+        return standardised(image, reference, maximum=torch.ones(size))
 
 
 class KneeSlices(PreparedExamples):

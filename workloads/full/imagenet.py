@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import Raw
-from workloads.full.data.imagenet import HeldOutImages, ImagenetFolders, ImagenetImages
+from workloads.full.data.imagenet import SIDE, HeldOutImages, ImagenetFolders, ImagenetImages
 from workloads.full.data.mixup import drawn_shares, mixed_up
 from workloads.full.data.rand_augment import rand_augment
 from workloads.full.residual_classifier import ResidualClassifier
@@ -40,6 +41,7 @@ class ImagenetResnet(ResidualClassifier, Imagenet):
     """Residual network of the given sizes; see ResidualNetwork. Training images are cropped and flipped."""
 
     classes: ClassVar[int] = _CLASSES
+    side: ClassVar[int] = SIDE
 
 
 class MixedImages(ImagenetImages):
@@ -99,7 +101,7 @@ class ImagenetVit(Imagenet):
         return VisionTransformer(
             channels=3,
             classes=_CLASSES,
-            image=224,
+            image=SIDE,
             patch=self.patch,
             width=self.width,
             layers=self.layers,
@@ -110,6 +112,12 @@ class ImagenetVit(Imagenet):
             pooling=self.pooling,
             dropout=self.dropout,
         )
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Noise of deviation 1, which normalised images have, and mixed classes by chance."""
+        images = torch.randn(size, 3, SIDE, SIDE, generator=generator)
+        batch = {"inputs": images, "targets": torch.randint(_CLASSES, (size,), generator=generator)}
+        return mixed_up(batch, torch.rand(1, generator=generator).expand(size), classes=_CLASSES)
 
     def resized(self) -> dict[str, Any]:
         """Four more numbers a token for each head, so that all sizes divide, and wider hidden layers."""

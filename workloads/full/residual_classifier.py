@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
+from harness.api import Batch
 from workloads.losses.classification import Classification
 from workloads.networks.residual_network import ResidualNetwork
 
@@ -16,6 +19,7 @@ class ResidualClassifier(Classification):
 
     compiles = True
     classes: ClassVar[int]
+    side: ClassVar[int]
 
     def __init__(
         self,
@@ -52,6 +56,13 @@ class ResidualClassifier(Classification):
             activation=self.activation,
             last_norm_scale=self.last_norm_scale,
         )
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Noise of deviation 1, which normalised images have, and classes by chance."""
+        return {
+            "inputs": torch.randn(size, 3, self.side, self.side, generator=generator),
+            "targets": torch.randint(self.classes, (size,), generator=generator),
+        }
 
     def resized(self) -> dict[str, Any]:
         """A channel more in each stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -39,3 +40,17 @@ def check_outputs(model: nn.Module, inputs: Tensor, mean: float, deviation: floa
     assert found.std(correction=0).item() == pytest.approx(deviation, rel=1e-4)
     assert found.flatten()[:4].tolist() == pytest.approx(first, abs=1e-3)
     assert found.flatten()[-1].item() == pytest.approx(last, abs=1e-3)
+
+
+def check_made_up_batch(workload: Workload, folder: Path):
+    """That what is made up without data has fields, shapes and dtypes of a batch of training, and follows a seed."""
+    train = workload.load("train", folder)
+    wanted = train.gather_augmented(torch.arange(2), torch.arange(2))
+    found, again, other = (
+        workload.synthetic_batch(2, torch.Generator().manual_seed(seed), folder / "nothing") for seed in (1, 1, 2)
+    )
+    assert {name: (each.shape, each.dtype) for name, each in found.items()} == {
+        name: (each.shape, each.dtype) for name, each in wanted.items()
+    }
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    assert not torch.equal(found["inputs"], other["inputs"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.api import SPLITS, DataError
-from tests.workloads.full.parity import made
+from tests.workloads.full.parity import check_made_up_batch, made
 from tests.workloads.full.refereed import trial_and_evaluations
 from workloads.full.data.cifar10 import FOLDER, Cifar10Archive, labelled_images, prepare_images
 
@@ -108,6 +108,7 @@ def test_a_network_gets_normalised_images_and_in_training_crops_of_them(tmp_path
     torch.testing.assert_close(batch["inputs"], expected[index].float(), atol=1e-5, rtol=0)
     assert batch["targets"].tolist() == [labels[place] for place in (2, 0, 3)]
 
+    check_made_up_batch(workload, tmp_path)
     train = workload.load("train", tmp_path)
     seeds = torch.arange(17)
     crops = train.gather_augmented(torch.arange(17), seeds)

@@ -15,7 +15,7 @@ from harness.api import SPLITS, DataError
 from harness.config import values_of
 from harness.race.evaluation import evaluate
 from tests.workloads.algoperf_weights import set_parity_weights
-from tests.workloads.full.parity import check_outputs, made, noise, shapes_of
+from tests.workloads.full.parity import check_made_up_batch, check_outputs, made, noise, shapes_of
 from tests.workloads.full.refereed import trial_and_evaluations
 from workloads.full.data.knee_volumes import column_mask, masked_image, prepare_slices, slices, volumes
 from workloads.losses.similarity import structural_similarity
@@ -259,12 +259,14 @@ def test_the_similarity_is_that_of_scikit_image_with_the_maximum_of_each_volume(
 # --- what a network gets, and what is measured ---
 
 
-def prepared(folder: Path, maximum: float | None = 2e-3) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of the smallest volumes: two for training, a hundred and one held out."""
+    folder = tmp_path_factory.mktemp("data")
     raw = folder / "fastmri"
     for number in range(2):
         write_volume(raw / "singlecoil_train" / f"file{number}.h5", 2, seed=number)
-    first = write_volume(raw / "singlecoil_val" / "file000.h5", 1, maximum=maximum, seed=9)
+    first = write_volume(raw / "singlecoil_val" / "file000.h5", 1, seed=9)
     # The same few slices again, so that the test does not write gigabytes of noise.
     for number in range(1, 101):
         (raw / "singlecoil_val" / f"file{number:03}.h5").symlink_to(first)
@@ -273,13 +275,13 @@ def prepared(folder: Path, maximum: float | None = 2e-3) -> Path:
     return folder
 
 
-def test_a_network_gets_slices_by_mean_and_deviation_of_its_input_cut_at_six(tmp_path: Path):
+def test_a_network_gets_slices_by_mean_and_deviation_of_its_input_cut_at_six(data: Path, tmp_path: Path):
     workload = made("fastmri")
     assert not workload.sources()[0].is_present(tmp_path)
-    examples = workload.load("train", prepared(tmp_path))
-    assert workload.sources()[0].is_present(tmp_path)
-    assert [len(workload.load(split, tmp_path)) for split in SPLITS] == [4, 100, 1]
-    paths = volumes(tmp_path / "fastmri", "train")
+    assert workload.sources()[0].is_present(data)
+    assert [len(workload.load(split, data)) for split in SPLITS] == [4, 100, 1]
+    paths = volumes(data / "fastmri", "train")
+    examples = workload.load("train", data)
     batch = examples.gather(torch.tensor([3, 0]))
     raw = list(slices(paths, "train"))
     for place, number in enumerate([3, 0]):
@@ -290,6 +292,7 @@ def test_a_network_gets_slices_by_mean_and_deviation_of_its_input_cut_at_six(tmp
         assert batch["mean"][place].item() == pytest.approx(image.mean(), rel=1e-5)
         assert batch["deviation"][place].item() == pytest.approx(image.std(), rel=1e-5)
     assert batch["maximum"].tolist() == pytest.approx([2e-3] * 2)
+    check_made_up_batch(workload, data)
 
 
 def test_the_deviation_is_that_of_all_pixels():
@@ -299,7 +302,9 @@ def test_the_deviation_is_that_of_all_pixels():
 
 
 def test_a_volume_without_a_maximum_has_the_range_one(tmp_path: Path):
-    batch = made("fastmri").load("test", prepared(tmp_path, maximum=None)).gather(torch.tensor([0]))
+    write_volume(tmp_path / "fastmri" / "singlecoil_train" / "file0.h5", 1, maximum=None)
+    prepare_slices(tmp_path / "fastmri", "train")
+    batch = made("fastmri").load("train", tmp_path).gather(torch.tensor([0]))
     assert batch["maximum"].tolist() == [1.0]
 
 
@@ -322,9 +327,9 @@ def test_the_metric_is_algoperfs_of_images_in_their_own_units_with_references_cu
     assert itself.tolist() == pytest.approx([1.0] * 3)
 
 
-def test_an_evaluation_does_not_depend_on_how_full_its_last_batch_is(tmp_path: Path):
+def test_an_evaluation_does_not_depend_on_how_full_its_last_batch_is(data: Path):
     workload = made("fastmri", channels=2, pools=1)
-    examples = workload.load("train", prepared(tmp_path))
+    examples = workload.load("train", data)
     torch.manual_seed(0)
     model = workload.build_model()
     whole, uneven = (evaluate(workload, model, examples, size) for size in (4, 3))
@@ -332,8 +337,8 @@ def test_an_evaluation_does_not_depend_on_how_full_its_last_batch_is(tmp_path: P
 
 
 @pytest.mark.slow
-def test_three_steps_and_an_evaluation_pass_the_referee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TIMETRIAL_DATA", str(prepared(tmp_path / "data")))
+def test_three_steps_and_an_evaluation_pass_the_referee(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TIMETRIAL_DATA", str(data))
     trial, evaluations = trial_and_evaluations(tmp_path, "fastmri", options={}, batch_size=2, eval_batch_size=2)
     assert (trial["status"], trial["steps"]) == ("out_of_budget", 3)
     assert evaluations["validation"].between(-1.0, 1.0).all()

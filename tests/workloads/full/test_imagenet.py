@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.api import SPLITS, SplitName
 from harness.race.evaluation import evaluate
 from tests.workloads.full.imagenet_tree import write_tree
-from tests.workloads.full.parity import made
+from tests.workloads.full.parity import check_made_up_batch, made
 from tests.workloads.full.refereed import trial_and_evaluations
 from workloads.full.data.imagenet import FOLDERS, labelled_files, middle, prepare_images, random_crop
 from workloads.full.data.imagenet_v2 import central_square
@@ -90,6 +90,11 @@ def test_a_transformer_is_evaluated_on_whole_labels_and_nothing_is_drawn_where_n
     first, again = (examples.gather(torch.tensor([2, 5])) for _ in range(2))
     assert first["targets"].tolist() == [1, 2]
     assert torch.equal(first["inputs"], again["inputs"])
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet", "imagenet_vit"])
+def test_a_made_up_batch_is_like_one_of_training(name: str, data: Path):
+    check_made_up_batch(made(name), data)
 
 
 def test_an_evaluation_does_not_depend_on_how_full_its_last_batch_is(data: Path):

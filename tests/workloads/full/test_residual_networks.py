@@ -87,12 +87,12 @@ REFERENCES = [
 ]
 
 
+QUICK = [("imagenet_resnet", True), ("cifar10_resnet", False), ("cifar10_resnet", True)]
+
+
 @pytest.mark.parametrize(
     ("name", "trains", "mean", "deviation", "first", "last"),
-    [
-        pytest.param(*values, marks=[] if values[0] in ("imagenet_resnet", "cifar10_resnet") else pytest.mark.slow)
-        for values in REFERENCES
-    ],
+    [pytest.param(*values, marks=[] if values[:2] in QUICK else pytest.mark.slow) for values in REFERENCES],
 )
 def test_it_computes_what_algoperf_computes(
     name: str, trains: bool, mean: float, deviation: float, first: list[float], last: float
@@ -136,6 +136,7 @@ def test_initial_weights_are_algoperfs(name: str, scale: float):
     assert model.output.bias.abs().sum() == 0
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_finds_what_algoperfs_logs_have():
     batch = {"inputs": noise(4, 3, 96, 96), "targets": torch.arange(4)}
     found = {}

@@ -20,12 +20,12 @@ from harness.api import SPLITS, Batch, DataError, DataSource, SplitName, visible
 from workloads.data.prepared import MANIFEST, Field, PreparedExamples, Raw, one_by_one, prepare
 from workloads.full.data.imagenet_v2 import central_square
 
-_SIDE = 224
+SIDE = 224
 FIELDS: dict[SplitName, dict[str, Field]] = {
     "train": {"jpeg": Field("|u1", None), "label": Field("<i8")},
-    "validation": {"pixels": Field("|u1", (3, _SIDE, _SIDE)), "label": Field("<i8")},
+    "validation": {"pixels": Field("|u1", (3, SIDE, SIDE)), "label": Field("<i8")},
     # Resized without a limit to bytes.
-    "test": {"pixels": Field("<f4", (3, _SIDE, _SIDE)), "label": Field("<i8")},
+    "test": {"pixels": Field("<f4", (3, SIDE, SIDE)), "label": Field("<i8")},
 }
 COUNTS: dict[SplitName, int] = {"train": 1_281_167, "validation": 50_000, "test": 10_000}
 FOLDERS: dict[SplitName, str] = {
@@ -113,9 +113,9 @@ def _read(files: list[tuple[Path, int]], split: SplitName) -> Iterator[dict[str,
             yield {"jpeg": numpy.frombuffer(content, numpy.uint8), "label": numpy.int64(label)}
         else:
             image = _opened(content, f"{path} is a damaged image")
-            seen = numpy.asarray(middle(image, _SIDE))
+            seen = numpy.asarray(middle(image, SIDE))
             if split == "test":
-                seen = central_square(numpy.asarray(image), _SIDE)
+                seen = central_square(numpy.asarray(image), SIDE)
             yield {"pixels": seen.transpose(2, 0, 1), "label": numpy.int64(label)}
 
 

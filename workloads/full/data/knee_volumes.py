@@ -14,7 +14,8 @@ from workloads.data.prepared import MANIFEST, Field, one_by_one, prepare
 from workloads.full.data.philox import uniform
 
 FOLDERS: dict[SplitName, str] = {"train": "singlecoil_train", "validation": "singlecoil_val", "test": "singlecoil_val"}
-FIELDS = {"image": Field("<f4", (320, 320)), "reference": Field("<f4", (320, 320)), "maximum": Field("<f4")}
+SIDE = 320
+FIELDS = {"image": Field("<f4", (SIDE, SIDE)), "reference": Field("<f4", (SIDE, SIDE)), "maximum": Field("<f4")}
 COUNTS: dict[SplitName, int] = {"train": 34_742, "validation": 3_554, "test": 3_581}
 _VALIDATION_VOLUMES = 100  # of the folder that validation and test share, by name; the others are the test split
 _ACCELERATION, _CENTRE = 4, 0.08
