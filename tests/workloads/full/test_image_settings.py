@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,3 +51,17 @@ def test_a_variant_is_its_base_with_another_model_and_target(name: str):
     assert (variant.data, variant.budget, variant.entry) == (base.data, base.budget, base.entry)
     assert variant.options != base.options
     assert variant.target != base.target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASES)
+def test_the_network_has_a_graph_without_breaks(name: str, tmp_path: Path):
+    workload = made(name)
+    assert workload.compiles
+    batch = workload.synthetic_batch(2, torch.Generator().manual_seed(0), tmp_path)
+    torch.manual_seed(0)
+    model = workload.build_model().eval()
+    torch._dynamo.reset()
+    traced = torch.compile(model, fullgraph=True, backend="aot_eager")
+    expected, outputs = workload.outputs(model, batch), workload.outputs(traced, batch)
+    assert torch.allclose(outputs, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
