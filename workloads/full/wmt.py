@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, ConfigError, DataSource, Examples, Renamed, SplitName, Symmetry
+from harness.api import Batch, ConfigError, DataError, DataSource, Examples, Renamed, SplitName, Symmetry
 from workloads.full.data.pieces import END
 from workloads.full.data.wmt17 import PackedPairRows, SinglePairRows, WmtSplits, split_folder
 from workloads.losses.beam_search import beam_search
@@ -44,7 +44,15 @@ class Wmt(Transduction):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Prepared rows: of several pairs for training, of one otherwise. Raises DataError where there are none."""
-        return (PackedPairRows if split == "train" else SinglePairRows)(split_folder(folder, split))
+        found = (PackedPairRows if split == "train" else SinglePairRows)(split_folder(folder, split))
+        about = found.manifest.about
+        prepared_for = about["row_length"], len(about["spellings"])
+        if prepared_for != (self.row_length, self.sizes.vocabulary):
+            raise DataError(
+                f"{found.folder} was prepared for rows of {prepared_for[0]} tokens and {prepared_for[1]} pieces, the "
+                f"options ask for {self.row_length} and {self.sizes.vocabulary}. Remove it and run: make data"
+            )
+        return found
 
     def decoded_metrics(self, model: nn.Module, examples: Examples) -> dict[str, float]:
         """`bleu` and `bleu_algoperf` of beam search, as sacreBLEU has it: case counts, "13a", 4-grams."""

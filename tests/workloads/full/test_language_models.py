@@ -492,6 +492,13 @@ def test_a_made_up_batch_has_the_form_of_a_true_one(tmp_path: Path, name: str):
     }
 
 
+def test_windows_of_another_size_are_refused(data: Path):
+    write_fineweb(data)
+    fineweb_splits(data).fetch(data)
+    with pytest.raises(DataError, match=r"prepared for another window.*make data"):
+        workload("fineweb_gpt", **{**SMALL["fineweb_gpt"], "context": 32}).load("train", data)
+
+
 def test_an_evaluation_covers_every_window_whatever_the_batch(data: Path):
     write_fineweb(data)
     fineweb_splits(data).fetch(data)

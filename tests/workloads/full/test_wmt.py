@@ -395,6 +395,12 @@ def test_held_out_rows_hold_one_pair_each_with_its_published_text(ready: Path):
     assert [validation.text(up_to_end(row)) for row in batch["targets"].tolist()] == published
 
 
+def test_splits_that_were_prepared_for_other_options_are_refused(ready: Path):
+    for changes in ({"row_length": 32}, {"vocabulary": 46}):
+        with pytest.raises(DataError, match=r"prepared for rows of 40 tokens and 45 pieces.*make data"):
+            small(**changes).load("train", ready)
+
+
 def test_preparing_again_gives_the_same_splits(ready: Path, tmp_path: Path):
     prepared(tmp_path, vocabulary=VOCABULARY, row_length=ROW)
     for split in ("train", "validation", "test"):

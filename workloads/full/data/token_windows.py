@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.api import Batch
+from harness.api import Batch, DataError
 from workloads.data.prepared import Chunk, Field, PreparedExamples, Raw
 
 Tokens = NDArray[numpy.uint16]
@@ -18,7 +19,15 @@ _AT_ONCE = 1024
 
 
 class TokenWindows(PreparedExamples):
-    """Prepared windows, each with the token behind it."""
+    """Prepared windows of `window` tokens, each with the token behind it. Raises DataError for another size."""
+
+    def __init__(self, folder: Path, *, window: int) -> None:
+        super().__init__(folder)
+        if (found := self.manifest.fields["tokens"].shape) != (window + 1,):
+            raise DataError(
+                f"{folder} was prepared for another window ({found} instead of {window + 1} tokens are kept together). "
+                "Remove it and run: make data"
+            )
 
     def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:  # noqa: ARG002 - nothing is drawn
         """`inputs`, and for each of them the next token in `targets`; int64 [batch, window]."""
