@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +18,16 @@ LENGTH = 4
 INPUTS = torch.tensor([[2, 3, 4, 1], [4, 4, 1, 0], [3, 1, 0, 0]])
 
 
+SIZES = TransformerSizes(
+    vocabulary=SYMBOLS, context=8, width=16, heads=2, hidden=16, encoder_layers=1, decoder_layers=2, norm="pre",
+    activation="relu", gated=False, attention_temperature=1.0, embedding_deviation=2.0, embedding_scaled="output",
+    dropout=0.0,
+)  # fmt: skip
+
+
 def transformer(seed: int) -> EncoderDecoderTransformer:
     torch.manual_seed(seed)
-    sizes = TransformerSizes(
-        vocabulary=SYMBOLS, context=8, width=16, heads=2, hidden=16, encoder_layers=1, decoder_layers=2, norm="pre",
-        activation="relu", gated=False, attention_temperature=1.0, embedding_deviation=2.0, embedding_scaled="output",
-        dropout=0.0,
-    )  # fmt: skip
-    made = EncoderDecoderTransformer(sizes).eval()
+    made = EncoderDecoderTransformer(SIZES).eval()
     # A model with random weights repeats the symbol that it reads.
     made.decoder_norm.weight.data = 2.0 * torch.randn(16)
     return made
@@ -68,6 +71,58 @@ def test_the_penalty_of_the_length_decides_between_a_short_and_a_long_target():
                 likeliest = max(all_targets(), key=lambda target: log_probability(made, inputs[inputs > 0], target))
                 differ += by_score != likeliest
     assert differ > 0
+
+
+def searched_to_the_end(made: EncoderDecoderTransformer, inputs: torch.Tensor, beams: int, length: int) -> list[int]:
+    """What the search finds if it never stops before `length`, written out."""
+    live: list[tuple[float, list[int]]] = [(0.0, [])]
+    done: list[tuple[float, list[int]]] = []
+    for place in range(length):
+        found = []
+        for before, target in live:
+            chances = made(inputs[None], torch.tensor([[*target, 2]]))[0, -1].log_softmax(dim=0).tolist()
+            found += [(before + chances[symbol], [*target, symbol]) for symbol in range(1, SYMBOLS)]
+        best = sorted(found, reverse=True)[: 2 * beams]
+        done += [(score / ((6 + place) / 6) ** 0.6, target) for score, target in best if target[-1] == END]
+        live = [(score, target) for score, target in best if target[-1] != END][:beams]
+    return max(done)[1] if done else live[0][1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@torch.no_grad()
+def test_a_search_that_stops_early_finds_what_it_would_have_found(seed: int):
+    made = transformer(seed)
+    # Ends are likely, so that the beams are full of finished targets soon.
+    made.embedding.weight.data[END] += 0.5 * made.decoder_norm.weight
+    wanted = [searched_to_the_end(made, inputs[inputs > 0], 2, 8) for inputs in INPUTS]
+    found = beam_search(made, INPUTS, beams=2, length=8, end=END)
+    assert found.tolist() == [target + [0] * (8 - len(target)) for target in wanted]
+
+
+class Hesitant(EncoderDecoderTransformer):
+    """Ends at once, a little more likely than not; else goes on for five symbols, surely, and ends then."""
+
+    place = 0
+
+    def writing(self, inputs: torch.Tensor, *, copies: int = 1) -> Any:  # noqa: ARG002
+        return self
+
+    def scores_after(self, last: torch.Tensor) -> torch.Tensor:
+        scores = torch.full((len(last), SYMBOLS), -50.0)
+        self.place += 1
+        scores[:, END] = 0.1 if self.place == 1 else -50.0 if self.place < 6 else 50.0
+        scores[:, 2] = 0.0
+        scores[:, 3] = 0.05 if self.place == 1 else -50.0
+        return scores
+
+    def keep(self, rows: torch.Tensor) -> None:
+        pass
+
+
+def test_the_search_goes_on_while_a_longer_target_may_still_become_better():
+    made = Hesitant(SIZES)
+    [found] = beam_search(made, INPUTS[:1], beams=1, length=8, end=END).tolist()
+    assert found == [3, 2, 2, 2, 2, END, 0, 0]
 
 
 @torch.no_grad()
