@@ -127,6 +127,13 @@ throughput: .venv/installed ## training speed on made-up batches: WORKLOAD=a,b D
 	@$(PY) -m benchmarks.throughput $(call override_if,WORKLOAD,workload) $(call override_if,DEVICE,device) \
 	    $(call override_if,PRECISION,precision) $(call override_if,COMPILE,compile) $(call override_if,JSON,json) $(ARGS)
 
+gpu-proof: ## all that only a GPU can show, ten minutes, on a bare machine: DEVICE=cpu SMALL=1 runs it in little, PART=a,b OUT=
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m benchmarks.gpu_proof $(call override_if,DEVICE,device) \
+	    $(call override_if,SMALL,small) $(call override_if,PART,part) $(call override_if,OUT,out)
+
+gpu-wheels: .venv/installed ## download what a bare machine lacks for make gpu-proof into .gpu_wheels, under 60 MB
+	@$(PY) -m benchmarks.gpu_proof.wheels
+
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
 

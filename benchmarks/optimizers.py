@@ -138,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     for size in chosen:
         rows, left_out = [], []
         for name, kind in classes:
-            if "lr" not in inspect.signature(kind).parameters:
+            if not is_timed(kind):
                 left_out.append(f"{name}: its step needs more than gradients")
                 continue
             console.print(f"{name}, {size} ...", style="dim")
@@ -175,6 +175,11 @@ def classes_of(submissions: Sequence[str]) -> list[tuple[str, type[Optimizer]]]:
         if not any(each.startswith(f"{name}: ") for each, _ in found):
             raise ConfigError(f"submissions/{name} has no optimizer class of its own. Name one that has.")
     return found
+
+
+def is_timed(kind: type[Optimizer]) -> bool:
+    """Whether a step of it needs gradients alone."""
+    return "lr" in inspect.signature(kind).parameters
 
 
 def compared(

@@ -50,11 +50,15 @@ _HANG_FACTOR = 10.0
 
 
 class Referee:
-    """Runs trials one after the other: *go*, evaluate, *go* ... *stop*."""
+    """Runs trials one after the other: *go*, evaluate, *go* ... *stop*.
 
-    def __init__(self, judge: Judge, sandbox: Sandbox) -> None:
+    `freezes`: whether trainers are stopped by signal while they wait; None: where the device is known to allow it.
+    """
+
+    def __init__(self, judge: Judge, sandbox: Sandbox, *, freezes: bool | None = None) -> None:
         self._judge = judge
         self._sandbox = sandbox
+        self._freezes = devices.freezes(sandbox.device) if freezes is None else freezes
 
     def run(
         self,
@@ -91,7 +95,9 @@ class Referee:
                 hand_on(scratch)
             callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
-            trial = _Trial(spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks)
+            trial = _Trial(
+                spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks, freezes=self._freezes
+            )
             outcome = trial.run(began)
             if rehearsal is not None:
                 outcome.rehearsal_seconds, outcome.log = rehearsal.seconds, rehearsal.log + outcome.log
@@ -149,6 +155,8 @@ class _Trial:
         checkpoint_folder: Path,
         continuation: Continuation | None,
         callbacks: _Callbacks,
+        *,
+        freezes: bool,
     ) -> None:
         self._spec = spec
         self._judge = judge
@@ -163,7 +171,7 @@ class _Trial:
         self._callbacks = callbacks
         self._clock = ChargedClock(continuation.checkpoint.charged_seconds if continuation else 0.0)
         self._energy = devices.EnergyMeter(*devices.of_ranks(sandbox.device, sandbox.devices))
-        self._freezes = devices.freezes(sandbox.device)
+        self._freezes = freezes
         self._outcome = Outcome(TrialStatus.CRASHED, "")
         self._best: float | None = None
         self._awaits_checkpoint = False
