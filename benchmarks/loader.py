@@ -23,7 +23,7 @@ from harness import command_line
 from harness.trial.loader import Loader
 from harness.trial.order import Order
 from tests.workloads.full.imagenet_tree import write_tree
-from workloads.full.data.imagenet import ImagenetImages, prepare_images
+from workloads.full.data.images.imagenet import ImagenetImages, prepare_images
 from workloads.networks.residual_network import ResidualNetwork
 
 _WORKERS = (0, 1, 2)

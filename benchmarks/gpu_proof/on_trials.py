@@ -6,13 +6,13 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from benchmarks.gpu_proof.part import Part
 from benchmarks.gpu_proof.subjects import WORKLOAD as SMALLEST
-from harness.api import SPLITS, Budget, HarnessError, one_line
+from harness.api import SPLITS, Budget, HarnessError, SplitName, one_line
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.commands.calibrate import Frozen
@@ -87,7 +87,9 @@ def _study(part: Part, name: str, results: Path) -> tuple[StudyConfig, bool]:
             eval_batch_size=min(workload.eval_batch_size, few["held_out"]),
         )
         made = create_workload(workload.entry, workload.options)
-        content = {split: made.load(split, data_folder()).digest() for split in SPLITS}
+        content: dict[SplitName | Literal["weights"], str] = {
+            split: made.load(split, data_folder()).digest() for split in SPLITS
+        }
         workload = dataclasses.replace(workload, data=content)
     steps = _SMALL_STEPS if part.is_small else _STEPS
     budget = Budget(min(workload.budget.steps, steps), min(workload.budget.evaluations, 4))

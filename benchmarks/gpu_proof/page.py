@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def _device(folder: Path) -> str:
 
 def _results(parts: Mapping[str, Found]) -> Iterator[str]:
     """A paragraph or table for each part that has found something."""
-    writers = {
+    writers: dict[str, Callable[[Any], str]] = {
         "throughput": _throughput,
         "trials": _trials,
         "freezing": _freezing,

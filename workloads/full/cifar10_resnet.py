@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import PreparedExamples, Raw
-from workloads.full.data.cifar10 import Cifar10Archive, cropped_and_flipped
+from workloads.full.data.images.cifar10 import Cifar10Archive, cropped_and_flipped
 from workloads.full.residual_classifier import ResidualClassifier
 
 # Of the training pixels in [0, 1], red, green, blue.
@@ -34,7 +34,7 @@ class Cifar10Resnet(ResidualClassifier):
 
 
 class CifarImages(PreparedExamples):
-    """Images as `workloads.full.data.cifar10` reads them: `inputs` float32 [batch, 3, 32, 32], `targets` int64 [batch].
+    """Images as `data.images.cifar10` reads them: `inputs` float32 [batch, 3, 32, 32], `targets` int64 [batch].
 
     In training they are cropped and flipped. Bytes go to the device and become numbers there.
     """

@@ -10,7 +10,7 @@ import torch
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import PreparedExamples
-from workloads.full.data.knee_volumes import SIDE, KneeVolumes
+from workloads.full.data.images.knee_volumes import SIDE, KneeVolumes
 from workloads.mri_unet import MriUnet, standardised
 
 
@@ -34,7 +34,7 @@ class Fastmri(MriUnet):
 
 
 class KneeSlices(PreparedExamples):
-    """Slices as `workloads.full.data.knee_volumes` reads them, standardised on the device that they are gathered to."""
+    """Slices as `data.images.knee_volumes` reads them, standardised on the device that they are gathered to."""
 
     def finished(self, batch: Batch) -> Batch:
         """What `standardised` makes; `maximum` of a volume that says none is 1."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import Raw
-from workloads.full.data.imagenet import SIDE, HeldOutImages, ImagenetFolders, ImagenetImages
-from workloads.full.data.mixup import drawn_shares, mixed_up
-from workloads.full.data.rand_augment import rand_augment
+from workloads.full.data.images.imagenet import SIDE, HeldOutImages, ImagenetFolders, ImagenetImages
+from workloads.full.data.images.mixup import drawn_shares, mixed_up
+from workloads.full.data.images.rand_augment import rand_augment
 from workloads.full.residual_classifier import ResidualClassifier
 from workloads.losses.classification import Classification
 from workloads.networks.vision_transformer import VisionTransformer

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, Renamed, SplitName, Symmetry
-from workloads.full.data import finewebedu, token_files
-from workloads.full.data.token_windows import TokenWindows
+from workloads.full.data.text import finewebedu, token_files
+from workloads.full.data.text.token_windows import TokenWindows
 from workloads.full.networks.speedrun_gpt import SpeedrunGpt
 from workloads.losses.next_symbol import NextSymbol
 from workloads.networks.decoder_transformer import DecoderTransformer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.api import Batch, ConfigError, DataError, DataSource, Examples, Renamed, SplitName, Symmetry
 from workloads.full.data.pieces import END
-from workloads.full.data.wmt17 import PackedPairRows, SinglePairRows, WmtSplits, split_folder
+from workloads.full.data.text.wmt17 import PackedPairRows, SinglePairRows, WmtSplits, split_folder
 from workloads.losses.beam_search import beam_search
 from workloads.losses.transduction import PADDING, Transduction
 from workloads.networks.encoder_decoder_transformer import EncoderDecoderTransformer

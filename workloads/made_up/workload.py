@@ -31,4 +31,5 @@ class MadeUp(Workload):
             generator = torch.Generator().manual_seed(SPLITS.index(split))
             return TensorExamples(self.synthetic_batch(train if split == "train" else held_out, generator, folder))
 
-        return type(f"MadeUp{name}", (kind,), {"sources": sources, "load": load})(**options)
+        made: Workload = type(f"MadeUp{name}", (kind,), {"sources": sources, "load": load})(**options)
+        return made

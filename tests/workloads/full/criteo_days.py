@@ -41,7 +41,8 @@ def _text(count: int, draw: numpy.random.Generator) -> bytes:
         letters[draw.random(count) < 0.1] = 0
         fields += [tab, letters]
     table = numpy.concatenate([*fields, numpy.full((count, 1), ord("\n"), numpy.uint8)], axis=1)
-    return table[table != 0].tobytes()
+    text: bytes = table[table != 0].tobytes()
+    return text
 
 
 def _letters(texts: Sequence[bytes]) -> numpy.ndarray:

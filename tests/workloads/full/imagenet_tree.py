@@ -8,7 +8,7 @@ import numpy
 from PIL import Image
 
 from harness.api import SplitName
-from workloads.full.data.imagenet import FOLDERS
+from workloads.full.data.images.imagenet import FOLDERS
 
 
 def write_tree(folder: Path, split: SplitName, *, count: int, classes: int, size: tuple[int, int] = (500, 375)) -> None:

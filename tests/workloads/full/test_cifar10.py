@@ -14,7 +14,7 @@ import torch
 from harness.api import SPLITS, DataError
 from tests.workloads.full.parity import check_made_up_batch, made
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data.cifar10 import FOLDER, Cifar10Archive, labelled_images, prepare_images
+from workloads.full.data.images.cifar10 import FOLDER, Cifar10Archive, labelled_images, prepare_images
 
 MEANS = torch.tensor([0.49139968, 0.48215827, 0.44653124])[:, None, None]
 DEVIATIONS = torch.tensor([0.24703233, 0.24348505, 0.26158768])[:, None, None]

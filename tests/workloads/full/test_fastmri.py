@@ -17,7 +17,7 @@ from harness.race.evaluation import evaluate
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.parity import check_made_up_batch, check_outputs, made, noise, shapes_of
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data.knee_volumes import column_mask, masked_image, prepare_slices, slices, volumes
+from workloads.full.data.images.knee_volumes import column_mask, masked_image, prepare_slices, slices, volumes
 from workloads.losses.similarity import structural_similarity
 from workloads.mri_unet import standardised
 

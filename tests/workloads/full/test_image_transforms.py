@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from workloads.data.torchvision_import import import_torchvision
-from workloads.full.data.cifar10 import cropped_and_flipped
-from workloads.full.data.imagenet_v2 import central_square
-from workloads.full.data.mixup import drawn_shares, mixed_up
+from workloads.full.data.images.cifar10 import cropped_and_flipped
+from workloads.full.data.images.imagenet_v2 import central_square
+from workloads.full.data.images.mixup import drawn_shares, mixed_up
+from workloads.full.data.images.rand_augment import OPERATIONS, rand_augment
 from workloads.full.data.philox import philox, uniform
-from workloads.full.data.rand_augment import OPERATIONS, rand_augment
 
 STRENGTHS = {operation.__name__.strip("_"): (operation, strength, sign) for operation, strength, sign in OPERATIONS}
 

@@ -16,10 +16,10 @@ from harness.race.evaluation import evaluate
 from tests.workloads.full.imagenet_tree import write_tree
 from tests.workloads.full.parity import check_made_up_batch, made
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data.imagenet import FOLDERS, labelled_files, middle, prepare_images, random_crop
-from workloads.full.data.imagenet_v2 import central_square
-from workloads.full.data.mixup import drawn_shares
-from workloads.full.data.rand_augment import rand_augment
+from workloads.full.data.images.imagenet import FOLDERS, labelled_files, middle, prepare_images, random_crop
+from workloads.full.data.images.imagenet_v2 import central_square
+from workloads.full.data.images.mixup import drawn_shares
+from workloads.full.data.images.rand_augment import rand_augment
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]

@@ -12,7 +12,7 @@ from PIL import Image
 from harness.api import DataError, SplitName
 from tests.workloads.full.imagenet_tree import write_tree
 from workloads.data.torchvision_import import import_torchvision
-from workloads.full.data.imagenet import (
+from workloads.full.data.images.imagenet import (
     FOLDERS,
     ImagenetFolders,
     ImagenetImages,

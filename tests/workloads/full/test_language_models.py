@@ -22,9 +22,9 @@ from harness.race.evaluation import evaluate
 from harness.trial.parameter_kinds import kinds_of
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
-from workloads.full.data import finewebedu, token_files
-from workloads.full.data.gpt2_tokens import Gpt2Encoding, check_merges
-from workloads.full.data.token_windows import TokenWindows, cut, from_to, overlapping
+from workloads.full.data.text import finewebedu, token_files
+from workloads.full.data.text.gpt2_tokens import Gpt2Encoding, check_merges
+from workloads.full.data.text.token_windows import TokenWindows, cut, from_to, overlapping
 from workloads.full.networks.speedrun_gpt import SpeedrunGpt
 
 WINDOW = 16

@@ -31,7 +31,7 @@ from tests.workloads.full.wmt_files import (
     write_archives,
 )
 from workloads.full.data.pieces import END, trained_pieces
-from workloads.full.data.wmt17 import (
+from workloads.full.data.text.wmt17 import (
     ARCHIVES,
     UNKNOWN,
     Archive,

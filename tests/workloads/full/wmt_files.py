@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.api import SPLITS, SplitName
-from workloads.full.data.wmt17 import Archive, WmtSplits
+from workloads.full.data.text.wmt17 import Archive, WmtSplits
 
 Pair = tuple[str, str]
 WORDS = [

@@ -9,8 +9,8 @@ from pathlib import Path
 from harness.api import SPLITS, DataError, DataSource, SplitName
 from workloads.data.prepared import MANIFEST, Chunk, prepare
 from workloads.full.data.download import download
-from workloads.full.data.gpt2_tokens import MERGES_URL, Gpt2Encoding, check_merges
-from workloads.full.data.token_windows import cut, from_to, window_field
+from workloads.full.data.text.gpt2_tokens import MERGES_URL, Gpt2Encoding, check_merges
+from workloads.full.data.text.token_windows import cut, from_to, window_field
 
 COUNTS: Mapping[SplitName, int] = {"train": 8_749_870, "validation": 100_000, "test": 10_000}
 """Windows of each split: AlgoPerf's, which has no test split."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.api import SPLITS, Batch, DataError, DataSource, SplitName, visible
 from workloads.data.prepared import MANIFEST, Field, PreparedExamples, Raw, one_by_one, prepare
-from workloads.full.data.imagenet_v2 import central_square
+from workloads.full.data.images.imagenet_v2 import central_square
 
 SIDE = 224
 FIELDS: dict[SplitName, dict[str, Field]] = {

@@ -10,7 +10,7 @@ import numpy
 
 from harness.api import DataError
 from workloads.full.data.extras import extra
-from workloads.full.data.token_windows import Tokens
+from workloads.full.data.text.token_windows import Tokens
 
 MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"

@@ -12,7 +12,7 @@ import numpy
 from harness.api import SPLITS, DataError, DataSource, SplitName
 from workloads.data.prepared import MANIFEST, Chunk, prepare
 from workloads.full.data.download import download
-from workloads.full.data.token_windows import Tokens, from_to, overlapping, window_field
+from workloads.full.data.text.token_windows import Tokens, from_to, overlapping, window_field
 
 MAGIC, VERSION = 20240520, 1
 _HEADER_BYTES = 256 * 4

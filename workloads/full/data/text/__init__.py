@@ -1,0 +1,1 @@
+"""Readers of published texts and tokens, and how they become rows of a batch."""
