@@ -88,4 +88,4 @@ def test_size_terms_and_time_are_said_before_a_full_disk_is():
     source = CriteoDays()
     assert source.disk_megabytes > 1_000_000
     assert any("huggingface.co/datasets/criteo/CriteoClickLogs" in note for note in source.notes)
-    assert any("hours" in note for note in source.notes)
+    assert any("half a day" in note for note in source.notes)
