@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,27 @@ def test_a_split_that_is_there_is_not_read_again_and_one_of_another_reader_is(fo
     prepare(folder, FIELDS, nothing, about=ABOUT)
     prepare(folder, FIELDS, lambda begin: examples_from(begin, 5), about={**ABOUT, "version": 2})
     assert len(Letters(folder)) == 5
+
+
+def _prepare_in_another(folder: Path, began: Any) -> None:
+    def slowly(begin: int) -> Iterator[Any]:
+        began.set()
+        yield from examples_from(begin)
+
+    prepare(folder, FIELDS, slowly, about=ABOUT, count=COUNT)
+
+
+def test_processes_that_prepare_at_once_read_the_files_once(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    events = [context.Event() for _ in range(3)]
+    processes = [context.Process(target=_prepare_in_another, args=(tmp_path / "train", each)) for each in events]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [event.is_set() for event in events].count(True) == 1
+    assert len(Letters(tmp_path / "train")) == COUNT
 
 
 def test_another_number_of_examples_than_expected_is_an_error_and_no_split(tmp_path: Path):

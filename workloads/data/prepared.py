@@ -8,6 +8,7 @@ looked at them, and a mapped file that is cut short kills it. Knows no data set.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -155,33 +156,65 @@ def prepare(
     Raises DataError where the disk is full, or the number of examples is another.
     """
     wanted = json.loads(json.dumps(dict(about)))
-    if (folder / MANIFEST).exists():
-        found = read_manifest(folder)
-        if found.about == wanted and found.fields == dict(fields):
-            return found
-    beside = folder.with_name(f".{folder.name}.partial")
+    known = _known(folder, wanted, fields)
+    if known is not None:
+        return known
     try:
-        begun = _begun(beside, wanted, fields)
-        for shard in _written(beside, fields, chunks_from, begun, shard_bytes):
-            begun.append(shard)
-            _keep(beside / "progress.json", Manifest(wanted, dict(fields), tuple(begun)).text())
-        manifest = Manifest(wanted, dict(fields), tuple(begun))
-        if count is not None and manifest.examples != count:
-            shutil.rmtree(beside)
-            raise DataError(
-                f"{folder.name}: {manifest.examples} examples were read, {count} are expected. The raw files are not "
-                "whole, or another version: get them again, then run make data again."
-            )
-        (beside / "progress.json").unlink(missing_ok=True)
-        _keep(beside / MANIFEST, manifest.text())
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
+        with _alone(folder.parent):
+            # By another process, between the look and the lock.
+            return _known(folder, wanted, fields) or _prepared(folder, fields, chunks_from, wanted, count, shard_bytes)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror or error}). Free some space, or set TIMETRIAL_DATA to "
             "another folder, and run make data again: it goes on where it stopped."
         ) from error
+
+
+def _known(folder: Path, about: Mapping[str, Any], fields: Mapping[str, Field]) -> Manifest | None:
+    """The manifest of a split that is there already, and was read as it would be now."""
+    if not (folder / MANIFEST).exists():
+        return None
+    found = read_manifest(folder)
+    return found if found.about == about and found.fields == dict(fields) else None
+
+
+def _prepared(
+    folder: Path,
+    fields: Mapping[str, Field],
+    chunks_from: Callable[[int], Iterable[Chunk]],
+    about: Mapping[str, Any],
+    count: int | None,
+    shard_bytes: int,
+) -> Manifest:
+    beside = folder.with_name(f".{folder.name}.partial")
+    begun = _begun(beside, about, fields)
+    for shard in _written(beside, fields, chunks_from, begun, shard_bytes):
+        begun.append(shard)
+        _keep(beside / "progress.json", Manifest(dict(about), dict(fields), tuple(begun)).text())
+    manifest = Manifest(dict(about), dict(fields), tuple(begun))
+    if count is not None and manifest.examples != count:
+        shutil.rmtree(beside)
+        raise DataError(
+            f"{folder.name}: {manifest.examples} examples were read, {count} are expected. The raw files are not "
+            "whole, or another version: get them again, then run make data again."
+        )
+    (beside / "progress.json").unlink(missing_ok=True)
+    _keep(beside / MANIFEST, manifest.text())
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.replace(folder)
     return manifest
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process prepares a split in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _begun(beside: Path, about: Mapping[str, Any], fields: Mapping[str, Field]) -> list[Shard]:
