@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy
 
-from harness.api import SPLITS, ConfigError, DataError, DataSource, SplitName, visible
+from harness.api import SPLITS, DataError, DataSource, SplitName, visible
 from workloads.data.prepared import MANIFEST, Field, one_by_one, prepare
+from workloads.full.data.extras import extra
 from workloads.full.data.philox import uniform
 
 FOLDERS: dict[SplitName, str] = {"train": "singlecoil_train", "validation": "singlecoil_val", "test": "singlecoil_val"}
@@ -82,9 +82,9 @@ def slices(paths: Sequence[Path], split: SplitName, *, start: int = 0) -> Iterat
 
     `image` and `reference` float32 [320, 320], magnitudes in the file's unit; `maximum` float32 [], of the volume, 0
     where the file does not say. Held-out slices of one width have one mask; a training slice has its own, always the
-    same. Raises DataError for a file that cannot be read as a volume, ConfigError without h5py.
+    same. Raises DataError for a file that cannot be read as a volume, or without h5py.
     """
-    h5py = _h5py()
+    h5py = extra("h5py")
     first = 0  # of this volume, among all slices
     for path in paths:
         try:
@@ -141,12 +141,3 @@ def _fields(volume: Any) -> tuple[Any, Any]:
             f"kspace is {kspace.dtype} {kspace.shape}, reconstruction_esc {references.dtype} {references.shape}"
         )
     return kspace, references
-
-
-def _h5py() -> ModuleType:
-    try:
-        import h5py
-    except ModuleNotFoundError:
-        raise ConfigError("h5py is not installed, which reads fastMRI's files. Run: pip install h5py") from None
-    found: ModuleType = h5py
-    return found
