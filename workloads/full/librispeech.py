@@ -42,8 +42,16 @@ class Librispeech(Workload):
         return [LibrispeechSplits(vocabulary=self.vocabulary, limits=Limits(samples=self.samples))]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
-        """Prepared utterances; the metrics spell words as the last split that was loaded. Raises DataError."""
+        """Prepared utterances; the metrics spell words as the last split that was loaded.
+
+        Raises DataError where there are none, or for other options.
+        """
         found = Utterances(split_folder(folder, split), samples=self.samples, tokens=self.tokens)
+        if (found.longest, len(found.spellings)) != (self.samples, self.vocabulary):
+            raise DataError(
+                f"{found.folder} was prepared for sound of {found.longest} samples and {len(found.spellings)} pieces, "
+                f"the options are {self.samples} and {self.vocabulary}. Remove it and run: make data"
+            )
         self._spellings = found.spellings
         return found
 

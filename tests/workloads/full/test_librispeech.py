@@ -285,7 +285,7 @@ def test_archives_are_fetched_unpacked_and_prepared_once(tmp_path: Path):
     archives = packed(tmp_path)
     prepared(tmp_path / "data", archives=archives)
     assert [path.name for path in visible(tmp_path / "data" / "librispeech" / "raw", "*")] == ["LibriSpeech"]
-    assert len(workload_of(CONFORMER).load("train", tmp_path / "data")) == 6
+    assert len(workload_of(CONFORMER, **SMALLEST[CONFORMER]).load("train", tmp_path / "data")) == 6
     for archive in archives:
         (tmp_path / archive.name).unlink()
     prepared(tmp_path / "data", archives=archives)
@@ -314,6 +314,14 @@ def test_size_licence_mirrors_and_time_are_known_before_anything_is_fetched():
     assert (source.size_megabytes, source.disk_megabytes, source.licence) == (61_000, 205_000, "CC BY 4.0")
     assert "https://www.openslr.org/12" in source.notes[0]
     assert "us.openslr.org" in source.notes[0]
+
+
+@pytest.mark.parametrize("changed", [{"samples": 32_000}, {"vocabulary": 1024}])
+def test_splits_that_were_prepared_for_other_options_are_refused(tmp_path: Path, changed: dict[str, int]):
+    write_corpus(tmp_path, each=2)
+    prepared(tmp_path)
+    with pytest.raises(DataError, match=r"test was prepared for sound of 16000 samples and 36 pieces.*make data"):
+        workload_of(CONFORMER, **{**SMALLEST[CONFORMER], **changed}).load("test", tmp_path)
 
 
 def test_a_longer_utterance_than_the_options_allow_is_refused(tmp_path: Path):

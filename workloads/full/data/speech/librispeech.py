@@ -163,6 +163,11 @@ class Utterances(PreparedExamples):
         spellings: list[str] = self.manifest.about["spellings"]
         return spellings
 
+    @property
+    def longest(self) -> int:
+        """Samples of the longest sound that was let in."""
+        return int(self.manifest.about["limits"]["samples"])
+
     def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:  # noqa: ARG002 - the network draws its own masks
         """`inputs` int16 [batch, samples], `samples` int64 [batch], how many are true; `targets` int64 [batch, tokens].
 
