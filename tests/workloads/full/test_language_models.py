@@ -49,6 +49,16 @@ def small(name: str) -> Any:
 each_workload = pytest.mark.parametrize("name", list(SMALL))
 
 
+def test_the_budget_of_finewebedu_lm_is_algoperfs_and_that_of_fineweb_gpt_has_its_sources_evaluations():
+    [published] = config("finewebedu_lm").published.values()
+    budget = config("finewebedu_lm").budget
+    assert budget.step_hint == published.step_hint == 72_000
+    assert budget.evaluations == round(published.max_runtime / published.eval_period)
+    track = config("fineweb_gpt").budget
+    assert track.steps / track.evaluations == 125
+    assert config("fineweb_gpt").batch_size * config("fineweb_gpt").options["context"] == 524_288
+
+
 # --- the models ---
 
 
@@ -79,15 +89,12 @@ def in_algoperfs_order(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 @pytest.mark.slow
 def test_the_model_of_finewebedu_lm_computes_what_algoperfs_does():
     # Reference values of an independent implementation with the same weights and inputs.
-    with torch.device("meta"):
-        model = workload("finewebedu_lm").build_model()
-    model.to_empty(device="cpu")
-    model.register_buffer("rotations", small_rotations())
-    set_parity_weights_in_order(in_algoperfs_order(model))
+    model = workload("finewebedu_lm").build_model().eval()
+    set_parity_weights(model, in_algoperfs_order(model))
     tokens = torch.from_numpy(numpy.random.RandomState(7).randint(0, 50_257, (2, 17)))
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
     with torch.no_grad():
-        scores = workload("finewebedu_lm").outputs(model.eval(), batch)
+        scores = workload("finewebedu_lm").outputs(model, batch)
         loss = mean_loss(*workload("finewebedu_lm").losses(scores, batch, 0.0)).item()
     assert scores.shape == (2, 16, 50_257)
     assert scores.mean().item() == pytest.approx(0.003103, abs=2e-6)
@@ -95,30 +102,6 @@ def test_the_model_of_finewebedu_lm_computes_what_algoperfs_does():
     assert scores.flatten()[:4].tolist() == pytest.approx([0.48124, 0.21501, 0.98435, -1.37258], rel=1e-4)
     assert scores.flatten()[-1].item() == pytest.approx(-1.50368, rel=1e-4)
     assert loss == pytest.approx(11.37437, rel=1e-5)
-
-
-def small_rotations() -> Tensor:
-    """Those of a model of true context and heads, and one narrow layer."""
-    narrow = workload("finewebedu_lm", width=128, heads=1, layers=1, hidden=1, vocabulary=2).build_model()
-    return narrow.get_buffer("rotations")
-
-
-def set_parity_weights_in_order(parameters: list[torch.nn.Parameter]) -> None:
-    holder = torch.nn.Module()
-    for number, parameter in enumerate(parameters):
-        if parameter.ndim == 0:
-            # Without a place in the kit: it keeps its initial value.
-            parameter.data.fill_(math.log2(1024**2 - 1024))
-        holder.register_parameter(str(number), parameter)
-    scales = [parameter for parameter in parameters if parameter.ndim == 1]
-    kept = [parameter for parameter in parameters if parameter.ndim == 0]
-    values = [parameter.clone() for parameter in kept]
-    set_parity_weights(holder)
-    with torch.no_grad():
-        for scale in scales:
-            scale.add_(1.0)
-        for parameter, value in zip(kept, values, strict=True):
-            parameter.copy_(value)
 
 
 def test_the_model_of_fineweb_gpt_has_the_parameters_of_its_source():

@@ -65,6 +65,14 @@ def small(**changes: Any) -> Wmt:
     return workload(**{**SMALL, "encoder_layers": 2, "decoder_layers": 2, **changes})
 
 
+def test_the_budget_and_the_evaluations_are_those_of_algoperf():
+    settings, published = config(), config().published
+    assert settings.budget.step_hint == published["algoperf_0.6"].step_hint == 120_000
+    period = published["algoperf_0.6"].max_runtime / published["algoperf_0.6"].eval_period
+    assert settings.budget.evaluations == round(period)
+    assert {each.step_hint for each in published.values()} == {133_333, 120_000}
+
+
 # --- the models ---
 
 
