@@ -493,6 +493,20 @@ def test_an_evaluation_covers_every_window_whatever_the_batch(data: Path):
     assert found[0]["nats_per_token"] == pytest.approx(found[0]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
+@each_workload
+def test_the_network_compiles_without_breaks_to_the_same_outputs(name: str):
+    made = small(name)
+    torch.manual_seed(0)
+    model = made.build_model().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    batch = made.synthetic_batch(2, torch.Generator().manual_seed(0), Path())
+    assert made.compiles
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(made.outputs(compiled, batch), made.outputs(model, batch), rtol=1e-4, atol=1e-5)
+
+
 # --- a trial ---
 
 

@@ -523,6 +523,19 @@ def test_a_part_of_no_pairs_is_refused():
         small(decoded_every=0)
 
 
+@pytest.mark.slow
+def test_the_network_compiles_without_breaks_to_the_same_outputs():
+    made = small()
+    torch.manual_seed(0)
+    model = made.build_model().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    batch = made.synthetic_batch(2, torch.Generator().manual_seed(0), Path())
+    assert made.compiles
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(made.outputs(compiled, batch), made.outputs(model, batch), rtol=1e-4, atol=1e-5)
+
+
 # --- a trial ---
 
 

@@ -231,7 +231,7 @@ class WmtSplits(DataSource):
     licence = "none stated by WMT for the news tests; research only for the corpora (Europarl, Common Crawl, Rapid)"
     notes = (
         f"five archives of {_TERMS} and its news tests, which need no account",
-        "training a vocabulary and preparing the splits takes about an hour of one core",
+        "training a vocabulary and preparing the splits takes some twenty minutes of one core",
     )
 
     def __init__(
