@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor, nn
 
-from harness.api import ConfigError, DataError, mean_loss
+from harness.api import DataError, mean_loss
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
+from harness.race.judge import Judge
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
 from tests.workloads.full.wmt_files import (
@@ -30,7 +31,7 @@ from tests.workloads.full.wmt_files import (
     write_archive,
     write_archives,
 )
-from workloads.full.data.pieces import END, trained_pieces
+from workloads.full.data.pieces import END, text_of, trained_pieces
 from workloads.full.data.text.wmt17 import (
     ARCHIVES,
     UNKNOWN,
@@ -40,6 +41,7 @@ from workloads.full.data.text.wmt17 import (
     SinglePairRows,
     WmtSplits,
     pairs_within,
+    sentences_of,
     text_pairs,
     tokens_of,
 )
@@ -48,7 +50,7 @@ from workloads.networks.encoder_decoder_transformer import EncoderDecoderTransfo
 
 VARIANTS = ["wmt", "wmt_post_ln", "wmt_attention_temp", "wmt_glu_tanh"]
 VOCABULARY, ROW = 45, 40
-SMALL = {"vocabulary": VOCABULARY, "row_length": ROW, "width": 16, "heads": 2, "hidden": 16, "decoded_every": 1}
+SMALL = {"vocabulary": VOCABULARY, "row_length": ROW, "width": 16, "heads": 2, "hidden": 16}
 
 
 def config(name: str = "wmt") -> WorkloadConfig:
@@ -371,6 +373,13 @@ def split_of(ready: Path, split: Any) -> Any:
     return small().load(split, ready)
 
 
+def loaded(ready: Path) -> tuple[Wmt, SinglePairRows]:
+    made = small()
+    validation = made.load("validation", ready)
+    assert isinstance(validation, SinglePairRows)
+    return made, validation
+
+
 def pairs_in(batch: dict[str, Tensor]) -> Iterator[tuple[list[int], list[int]]]:
     for row in range(len(batch["inputs"])):
         for segment in range(1, int(batch["input_segments"][row].max()) + 1):
@@ -402,8 +411,8 @@ def test_held_out_rows_hold_one_pair_each_with_its_published_text(ready: Path):
     batch = validation.gather(index)
     assert int(batch["input_segments"].max()) == 1
     published = [english for _, english in texts_of_all_splits()["validation"]]
-    assert validation.references(index) == published
-    assert [validation.text(up_to_end(row)) for row in batch["targets"].tolist()] == published
+    assert sentences_of(batch) == published
+    assert [text_of(up_to_end(row), validation.spellings) for row in batch["targets"].tolist()] == published
 
 
 def test_splits_that_were_prepared_for_other_options_are_refused(ready: Path):
@@ -473,7 +482,7 @@ def reciter(made: Wmt, examples: SinglePairRows, change: Any = lambda number, to
 
 
 def test_bleu_is_a_hundred_for_the_references_and_small_for_them_backwards(ready: Path):
-    made, validation = small(), split_of(ready, "validation")
+    made, validation = loaded(ready)
     true = made.decoded_metrics(reciter(made, validation), validation)
     backwards = made.decoded_metrics(reciter(made, validation, lambda _, row: [*row[:-1][::-1], END]), validation)
     assert true == pytest.approx({"bleu": 100.0, "bleu_algoperf": 100.0})
@@ -481,12 +490,12 @@ def test_bleu_is_a_hundred_for_the_references_and_small_for_them_backwards(ready
 
 
 def test_bleu_is_sacrebleus_of_the_translations_against_the_published_texts(ready: Path):
-    made, validation = small(), split_of(ready, "validation")
+    made, validation = loaded(ready)
     index = torch.arange(len(validation))
     model = reciter(made, validation, lambda number, row: [*row[: 2 + number % 4], END])
-    texts = [validation.text(up_to_end(list(each))) for each in model.texts.values()]
+    texts = [text_of(up_to_end(each), validation.spellings) for each in model.texts.values()]
     found = made.decoded_metrics(model, validation)
-    assert found["bleu"] == BLEU().corpus_score(texts, [validation.references(index)]).score
+    assert found["bleu"] == BLEU().corpus_score(texts, [sentences_of(validation.gather(index))]).score
     assert 0.0 < found["bleu"] < 100.0
 
 
@@ -509,21 +518,20 @@ def test_algoperfs_bleu_compares_with_what_the_pieces_give_back(tmp_path: Path):
     assert found["bleu"] < 100.0
 
 
-@pytest.mark.parametrize(("all_from", "asked"), [(101.0, 4), (99.0, 4 + 12)])
-def test_some_pairs_are_translated_until_their_bleu_is_near_the_target_and_all_then(
-    ready: Path, all_from: float, asked: int
-):
-    made, validation = small(decoded_every=3, all_decoded_from=all_from), split_of(ready, "validation")
-    # What is not every third pair is translated wrongly.
-    model = reciter(made, validation, lambda number, row: row if number % 3 == 0 else [*row[:-1][::-1], END])
-    found = made.decoded_metrics(model, validation)
-    assert model.asked == asked
-    assert (found["bleu_algoperf"] == pytest.approx(100.0)) == (asked == 4)
-
-
-def test_a_part_of_no_pairs_is_refused():
-    with pytest.raises(ConfigError, match="decoded_every is 0"):
-        small(decoded_every=0)
+def test_a_part_of_the_pairs_is_translated_until_its_bleu_is_near_the_target_and_all_are_then(ready: Path):
+    made, validation = loaded(ready)
+    asked = []
+    for target in (40.0, 101.0, 140.0):
+        coarse = dataclasses.replace(config().coarse, examples=4)
+        judge = Judge(
+            made, torch.device("cpu"), validation, validation, 4,
+            target=dataclasses.replace(config().target, validation=target), coarse=coarse,
+        )  # fmt: skip
+        judge.model = reciter(made, validation)
+        found = judge.validation()
+        assert found["bleu_algoperf"] == pytest.approx(100.0)
+        asked.append((judge.model.asked, found.get("examples")))
+    assert asked == [(4 + 12, None), (4 + 12, None), (4, 4.0)]
 
 
 @pytest.mark.slow

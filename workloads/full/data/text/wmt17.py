@@ -23,7 +23,7 @@ from harness.api import SPLITS, Batch, DataError, DataSource, SplitName
 from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, one_by_one, prepare
 from workloads.data.sources import StoredFile
 from workloads.full.data.download import download
-from workloads.full.data.pieces import Pieces, store, stored_pieces, text_of, trained_pieces
+from workloads.full.data.pieces import Pieces, store, stored_pieces, trained_pieces
 from workloads.losses.transduction import Pair, packed_rows
 
 UNKNOWN = 1
@@ -33,6 +33,7 @@ _READER = "wmt17 1"
 _TERMS = "https://www.statmt.org/wmt17/translation-task.html"
 _VOCABULARY_CHARACTERS = 10_000_000
 _GROUP = 256
+_TEXT_BYTES = 2048
 _ORDER_SEED = 17
 _SEGMENT = re.compile(r'<seg id="\d+">(.*)</seg>')
 
@@ -194,6 +195,12 @@ class ShuffledPairs:
 class PackedPairRows(PreparedExamples):
     """Prepared rows of pairs: batches are those of PackedPairs."""
 
+    @property
+    def spellings(self) -> list[str]:
+        """How each token is spelt; see text_of."""
+        spellings: list[str] = self.manifest.about["spellings"]
+        return spellings
+
     def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:  # noqa: ARG002 - nothing is drawn
         """`inputs`, `targets`, `input_segments`, `target_segments`, all int64 [batch, row length]."""
         inputs, targets, input_segments, target_segments = torch.from_numpy(raw["rows"]).long().unbind(dim=1)
@@ -206,15 +213,21 @@ class PackedPairRows(PreparedExamples):
 
 
 class SinglePairRows(PackedPairRows):
-    """Prepared rows of one pair each, which know their texts."""
+    """Prepared rows of one pair each, and the published English sentence of each, whatever the pieces make of it."""
 
-    def references(self, index: Tensor) -> list[str]:
-        """The published English sentence of each row, whatever the pieces make of it."""
-        return [text.tobytes().decode() for text in self.raw(index)["text"]]
+    def decode(self, raw: Raw, seeds: Tensor | None) -> Batch:
+        """Also `text`: the sentence in UTF-8, then zeros; uint8 [batch, 2048]. Raises DataError for a longer one."""
+        texts = torch.zeros(len(raw["text"]), _TEXT_BYTES, dtype=torch.uint8)
+        for row, text in zip(texts, raw["text"], strict=True):
+            if len(text) > _TEXT_BYTES:
+                raise DataError(f"{self.folder} holds a sentence of {len(text)} bytes, {_TEXT_BYTES} fit.")
+            row[: len(text)] = torch.from_numpy(text)
+        return {**super().decode(raw, seeds), "text": texts}
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """Text of tokens without their END."""
-        return text_of(tokens, self.manifest.about["spellings"])
+
+def sentences_of(batch: Batch) -> list[str]:
+    """The published sentences of a batch of SinglePairRows."""
+    return [bytes(row).rstrip(b"\0").decode() for row in batch["text"].cpu().numpy()]
 
 
 class WmtSplits(DataSource):
