@@ -241,7 +241,7 @@ class WmtSplits(DataSource):
     size_megabytes = sum(each.size for each in {a.name: a for split in SPLITS for a in ARCHIVES[split]}.values()) / 1e6
     # Also what is unpacked, and the splits.
     disk_megabytes = size_megabytes + 1600.0 + 1900.0
-    licence = "none stated by WMT for the news tests; research only for the corpora (Europarl, Common Crawl, Rapid)"
+    licence = "free for research, as WMT17 says of its data; each corpus has its own publisher"
     notes = (
         f"five archives of {_TERMS} and its news tests, which need no account",
         "training a vocabulary and preparing the splits takes some twenty minutes of one core",
