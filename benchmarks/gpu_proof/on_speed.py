@@ -13,12 +13,14 @@ import torch
 from benchmarks import optimizers as rules
 from benchmarks import throughput as training
 from benchmarks.gpu_proof.part import Part
+from benchmarks.gpu_proof.subjects import WORKLOAD as SMALLEST
 from harness.api import one_line
 from harness.config import names_in, values_of
 from harness.race import device as devices
 
 _FULL = "workloads.full."
 """Where the classes of the full tier lie."""
+_FEW_PARAMETERS = 12_000_000
 
 
 def full_workloads() -> list[str]:
@@ -32,10 +34,14 @@ def full_workloads() -> list[str]:
 
 
 def throughput(part: Part) -> list[dict[str, Any]]:
-    """A row for each full workload, in bfloat16, compiled and not; and a small one, which is there always."""
-    names = ["digits_mlp", *full_workloads()]
+    """A row for each full workload, in bfloat16, compiled and not; and a small one, which is there always.
+
+    In little: those with few parameters, on two examples, not compiled.
+    """
+    names = [SMALLEST, *full_workloads()]
     asked = training.Asked(names, part.device.type, precision="bf16", seconds=3.0)
     if part.is_small:
+        names = [name for name in names if values_of("workload", name)["parameters"] <= _FEW_PARAMETERS]
         asked = dataclasses.replace(asked, precision="float32", batch_size=2, seconds=0.1, compiles=(False,))
     rows: list[dict[str, Any]] = []
     for name in names:

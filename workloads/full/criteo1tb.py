@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Workload
@@ -23,6 +24,7 @@ class Criteo1tb(Workload):
 
     loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
     statistics_are_summed: ClassVar[bool] = True
+    compiles = True
 
     def __init__(
         self,
@@ -67,6 +69,15 @@ class Criteo1tb(Workload):
             layernorm=self.layernorm,
             residual=self.residual,
         )
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Categories by chance, evenly over all there are, as true ones are not; few rows are clicks."""
+        ids = [torch.randint(levels, (size,), generator=generator, dtype=torch.int32) for levels in LEVELS]
+        return {
+            "ids": torch.stack(ids, dim=1),
+            "numbers": torch.rand(size, NUMBERS, generator=generator),
+            "targets": (torch.rand(size, generator=generator) < 0.03).float(),
+        }
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model on both kinds of inputs."""

@@ -147,6 +147,17 @@ def test_a_file_that_is_not_as_published_is_named_and_makes_no_split(tmp_path: P
     assert not (tmp_path / "train").exists()
 
 
+def test_made_up_rows_have_the_form_of_true_ones_without_any(folder: Path, tmp_path: Path):
+    workload = Criteo1tb(**TINY)
+    made = workload.synthetic_batch(5, torch.Generator().manual_seed(0), tmp_path)
+    true = Clicks(folder / "criteo1tb" / "train").gather(torch.arange(5))
+    assert {name: (each.shape, each.dtype) for name, each in made.items()} == {
+        name: (each.shape, each.dtype) for name, each in true.items()
+    }
+    assert (made["ids"] < torch.tensor(LEVELS)).all()
+    assert workload.losses(workload.outputs(workload.build_model(), made), made, 0.0)[0].isfinite().all()
+
+
 def test_an_evaluation_adds_up_as_it_goes_and_does_not_depend_on_the_batch_size(folder: Path):
     workload = Criteo1tb(**TINY)
     torch.manual_seed(0)
