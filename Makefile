@@ -63,7 +63,7 @@ replay: .venv/installed ## what pruning saves on recorded rows, and what it does
 	@$(PY) -m harness.commands.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 
 import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
-	@$(PY) -m harness.commands.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
+	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
 
 import-submission: .venv/installed ## wrap an AlgoPerf submission in PyTorch, unmodified: DIR=path NAME=x
 	@$(PY) -m harness.commands.authors.import_submission $(call override_if,DIR,dir) $(call override_if,NAME,name)

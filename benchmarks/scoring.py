@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.command_line import PlainConsole
-from harness.commands.import_algoperf import Import, run_import
+from harness.commands.imports.import_algoperf import Import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, read_evaluations, read_trials
 from harness.records.tables import EVALUATIONS, TRIALS, Records, TrialKey, versioned
 from harness.scoring.rules import load_rules

@@ -21,7 +21,7 @@ from hypothesis import settings
 
 from harness.api import Target
 from harness.command_line import PlainConsole
-from harness.commands.import_algoperf import Import, run_import
+from harness.commands.imports.import_algoperf import Import, run_import
 from harness.plugins.entries import create_workload
 from harness.race.judge import Judge
 from harness.race.outcome import Continuation, Outcome, TrialSpec

@@ -51,9 +51,9 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
             unread: list[str] = []
             evaluations = read_evaluations(choice.runs, selection.trials, left_out=unread.append)
             selection = with_evaluations(selection, evaluations)
-            name = choice.scoring or rules_of(selection.combination["ruleset"])
-            for reading in [choice.reading] if choice.reading else readings_of(name):
-                rules = load_rules(name, reading=reading)
+            name = choice.scoring or rules_of(selection.combination["ruleset"], runs=choice.runs)
+            for reading in [choice.reading] if choice.reading else readings_of(name, runs=choice.runs):
+                rules = load_rules(name, reading=reading, runs=choice.runs)
                 rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
                 read, seen = in_unit(selection, evaluations, rules.unit)
                 known = reference or _reference_of(selection.combination["ruleset"])

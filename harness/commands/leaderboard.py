@@ -191,7 +191,8 @@ def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
     Where workloads were chosen, the score is over these of the rules' workloads alone. Raises ConfigError for rules,
     a reading or a unit that do not exist.
     """
-    rules = load_rules(choice.scoring or rules_of(selection.combination["ruleset"]), reading=choice.reading)
+    name = choice.scoring or rules_of(selection.combination["ruleset"], runs=choice.runs)
+    rules = load_rules(name, reading=choice.reading, runs=choice.runs)
     workloads = choice.workloads
     if workloads is not None and rules.workloads:
         chosen = tuple(name for name in rules.workloads if name in workloads)

@@ -1,6 +1,7 @@
 """How times become a score, as data: what counts as a hit, which workloads gate which, how the profile is integrated.
 
-The numbers live in `conf/scoring/*.yaml`; this module only gives them a shape and refuses what does not fit.
+The numbers live in `conf/scoring/*.yaml`, and beside the tables of imported rows where their logs say otherwise; this
+module only gives them a shape and refuses what does not fit.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -77,26 +79,38 @@ class ScoringRules:
     def budget(self, workload: str) -> tuple[float, float]:
         """Seconds allowed and seconds between evaluations; infinite and 0 where these rules do not know them."""
         base = self.held_out.get(workload, workload)
-        return self.max_runtime.get(base, math.inf) * self.budget_factor, self.eval_period.get(base, 0.0)
+        max_runtime, eval_period = (
+            seconds.get(workload, seconds.get(base, unknown))
+            for seconds, unknown in ((self.max_runtime, math.inf), (self.eval_period, 0.0))
+        )
+        return max_runtime * self.budget_factor, eval_period
 
     def with_reading(self, **changes: Any) -> ScoringRules:
         """The same rules with some fields changed, to show what one departure is worth."""
         return replace(self, **changes)
 
 
-def load_rules(name: str, *, reading: str | None = None) -> ScoringRules:
-    """Scoring rules by the name of their file in `conf/scoring`. Raises ConfigError where there is none."""
-    return parse_rules(_settings(name), reading=reading)
+def load_rules(name: str, *, reading: str | None = None, runs: Path | None = None) -> ScoringRules:
+    """Scoring rules by name: those written beside the tables in `runs`, else those of `conf/scoring`.
+
+    Raises ConfigError where there are none.
+    """
+    return parse_rules(_settings(name, runs), reading=reading)
 
 
-def readings_of(name: str) -> list[str | None]:
+def readings_of(name: str, *, runs: Path | None = None) -> list[str | None]:
     """The readings that scoring rules offer, the default one first; [None] where there is one way to read them."""
-    return list(_settings(name).get("readings") or [None])
+    return list(_settings(name, runs).get("readings") or [None])
 
 
-def rules_of(ruleset: str) -> str:
+def rules_of(ruleset: str, *, runs: Path | None = None) -> str:
     """The name of the scoring rules for rows of a ruleset."""
-    return ruleset if ruleset in names_in("scoring") else DEFAULT_RULES
+    return ruleset if ruleset in names_in("scoring") or _is_beside(ruleset, runs) else DEFAULT_RULES
+
+
+def rules_file(runs: Path, name: str) -> Path:
+    """Where rules are that an import found in the logs themselves: beside the tables that they are for."""
+    return runs / "rules" / f"{name}.yaml"
 
 
 def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> ScoringRules:
@@ -121,13 +135,30 @@ def parse_rules(settings: Mapping[str, Any], *, reading: str | None = None) -> S
     return ScoringRules(**settings)
 
 
-def _settings(name: str) -> dict[str, Any]:
+def _settings(name: str, runs: Path | None = None) -> dict[str, Any]:
     """What a file says, key by key over the one that it is based on: a mapping replaces the base's whole."""
-    if name not in names_in("scoring"):
+    if runs is not None and _is_beside(name, runs):
+        settings = _mapping(rules_file(runs, name))
+    elif name in names_in("scoring"):
+        settings = _mapping(CONF / "scoring" / f"{name}.yaml")
+    else:
         raise ConfigError(f"conf/scoring: there is no {name!r}. {near_matches(name, names_in('scoring'))}")
-    settings: dict[str, Any] = yaml.safe_load((CONF / "scoring" / f"{name}.yaml").read_text(encoding="utf-8"))
     base = settings.pop("based_on", None)
     return settings if base is None else _settings(base) | settings
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: no rules can be read from it ({type(error).__name__}). Mend it.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no names and values. Mend it.")
+    return content
+
+
+def _is_beside(name: str, runs: Path | None) -> bool:
+    return runs is not None and rules_file(runs, name).is_file()
 
 
 def _one_of(rules: str, key: str, value: str, choices: Collection[str]) -> None:

@@ -24,7 +24,7 @@ from harness.commands.leaderboard import Choice, show
 from tests.board.dashboard_site import record
 from tests.commands.test_bench import FAST, write
 from tests.conftest import ISO, environment
-from tests.records.test_algoperf_import import write_trial
+from tests.records.imported.test_algoperf_import import write_trial
 from tests.scoring.scoring_tables import trial_rows
 from tests.scoring.scoring_tables import write as write_rows
 
@@ -163,7 +163,7 @@ def test_small_commands_say_nothing_of_a_closed_pipe(tmp_path):
     for command in (
         ["harness.commands.data", "workload=digits_mlp"],
         ["harness.commands.dashboard", f"results={tmp_path}", "tracking=off"],
-        ["harness.commands.import_algoperf", *imported, "workers=1"],
+        ["harness.commands.imports.import_algoperf", *imported, "workers=1"],
     ):
         assert into_closed_pipe(*command, folder=tmp_path) == (0, ""), command
     assert (tmp_path / "board" / "index.html").exists()

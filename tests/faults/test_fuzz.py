@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from harness.api import HarnessError, Target
 from harness.command_line import PlainConsole
-from harness.commands.import_algoperf import Import, run_import
+from harness.commands.imports.import_algoperf import Import, run_import
 from harness.config import CONF, WorkloadConfig, build, values_of
 from harness.plugins.search import deal
 from harness.plugins.submission import load_submission

@@ -16,7 +16,15 @@ from rich.console import Console
 from harness import command_line
 from harness.api import ConfigError, DataError, path_of
 from harness.command_line import PlainConsole
-from harness.records.algoperf_logs import find_trials, import_logs, read_targets
+from harness.records.imported.algoperf_logs import LoggedTrial, find_trials, import_logs
+from harness.records.imported.algoperf_rules import (
+    TargetsFile,
+    logged_rules,
+    read_targets,
+    target_notes,
+    what_logs_say,
+    write_rules,
+)
 from harness.scoring.rules import ScoringRules, load_rules
 
 
@@ -59,17 +67,34 @@ def run_import(wanted: Import, console: Console) -> dict[str, int]:
 
 
 def _import_folder(wanted: Import, folder: Path, console: Console) -> dict[str, int]:
-    version, targets = read_targets(wanted.targets)
-    name = f"algoperf_v{version.replace('.', '_')}"
-    rules: dict[bool, ScoringRules] = {False: load_rules(name), True: load_rules(f"{name}_self")}
+    targets = read_targets(wanted.targets)
     trials = find_trials(folder)
     strays = len(list(folder.rglob("study_*/trial_*")))
     if strays:
         console.print(f"left out, in no <workload>_<framework> folder: {strays} trial folders", soft_wrap=True)
-    unknown = sorted({trial.workload for trial in trials} - set(targets))
+    unknown = sorted({trial.workload for trial in trials} - set(targets.targets))
     if unknown:
         console.print(f"left out, no target in {wanted.targets}: {', '.join(unknown)}", soft_wrap=True)
-    return import_logs(trials, runs=wanted.results / "runs", targets=targets, rules=rules, workers=wanted.workers)
+    runs = wanted.results / "runs"
+    kinds = sorted({trial.is_self_tuning for trial in trials})
+    rules = {
+        kind: _rules(kind, [each for each in trials if each.is_self_tuning is kind], targets, runs, console)
+        for kind in kinds
+    }
+    return import_logs(trials, runs=runs, targets=targets.targets, rules=rules, workers=wanted.workers)
+
+
+def _rules(
+    is_self_tuning: bool, trials: list[LoggedTrial], targets: TargetsFile, runs: Path, console: Console
+) -> ScoringRules:
+    """The rules of the trials of one kind of tuning, with a line for each thing that the version's own contradict."""
+    known = load_rules(f"algoperf_v{targets.version.replace('.', '_')}{'_self' if is_self_tuning else ''}")
+    found = logged_rules(known, targets, what_logs_say(trials), sorted({trial.workload for trial in trials}))
+    for note in [*found.notes, *target_notes(trials, targets)]:
+        console.print(note, soft_wrap=True)
+    if found.differs:
+        write_rules(runs, known, found)
+    return found.rules
 
 
 def main(arguments: Sequence[str]) -> int:

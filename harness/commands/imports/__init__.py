@@ -1,0 +1,1 @@
+"""What others have measured, as tables that every board can show."""

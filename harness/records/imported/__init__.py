@@ -1,0 +1,1 @@
+"""Logs of other benchmarks and of plain training scripts, read into rows of the two tables."""
