@@ -34,6 +34,7 @@ class World:
     `miss`: probability that a trial misses. `shared`: correlation of log times that common seeds make. `grid`: seconds
     between evaluations, to which times are rounded up; 0: none. `pruned`: trials stop at the best time of their study
     so far, and studies are not run once the median is lost. `tails`: degrees of freedom of Student noise; 0: normal.
+    `alone`: so many cells, on as many workloads, have a single study.
     """
 
     log_mean: Floats
@@ -45,6 +46,7 @@ class World:
     grid: float = 0.0
     pruned: bool = False
     tails: int = 0
+    alone: int = 0
 
     def draw(self, rng: np.random.Generator, size: int = 1) -> Floats:
         """Seconds of trials. Shape: [size, submissions, workloads, studies, trials]."""
@@ -97,7 +99,9 @@ def times_table(world: World, seconds: Floats) -> pd.DataFrame:
     table["last_miss_seconds"] = np.where(reached, np.maximum(flat - world.grid, 0.0), np.inf)
     table["evaluation_to_target"] = np.where(reached, 1.0, np.inf)
     table["evaluations"] = 1
-    return table
+    rows, columns, studies, _ = places
+    dropped = (columns < world.alone) & (rows == columns % len(world.log_mean)) & (studies > 0)
+    return table.drop(np.flatnonzero(dropped))
 
 
 def stop_times(seconds: Floats) -> Floats:
@@ -227,6 +231,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
         for share in (0, 10, 30, 50)
     },
     "two workloads, 3 x 5": {"workloads": 2},
+    **{f"3 x 1, {cells} cells of a single study": {"studies": 3, "trials": 1, "alone": cells} for cells in (1, 4)},
     "3 x 1, heavy tails": {"studies": 3, "trials": 1, "tails": 3},
     "3 x 5, heavy tails": {"tails": 3},
     "3 x 5, common seeds": {"studies": 3, "trials": 5, "shared": 0.5},

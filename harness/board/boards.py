@@ -87,8 +87,8 @@ class DashboardBoard:
 
     @property
     def has_intervals(self) -> bool:
-        """False where a cell has a single study, of which no spread is known."""
-        return bool(self.uncertainty.scores["tier"].notna().all())
+        """False where a cell has a single study, and no other one shows a spread."""
+        return self.uncertainty.is_known
 
     @property
     def submissions(self) -> list[str]:

@@ -15,6 +15,8 @@ from harness.scoring.selection import Selection
 from harness.scoring.uncertainty import Uncertainty
 
 NOT_RUN = "not run"
+POOLED = "\N{DAGGER}"
+"""Marks an interval that takes the spread of others, because a cell has a single study."""
 PREDICTOR_COLUMNS = ("predictor_parameters", "predictor_bytes")
 """What a board of the open division reads of the trials table beside what scoring reads."""
 
@@ -93,7 +95,8 @@ def score_table(board: Board) -> list[list[str]]:
         cells = [str(row["rank"]), submission, f"{row['score']:.4f}"]
         if found:
             bounds = found.scores.loc[submission]
-            cells += [f"{bounds['low']:.3f} to {bounds['high']:.3f}", f"{bounds['tier']:.0f}"]
+            mark = f" {POOLED}" if bounds["is_pooled"] else ""
+            cells += [f"{bounds['low']:.3f} to {bounds['high']:.3f}{mark}", f"{bounds['tier']:.0f}"]
         cells += [f"{row['steps_score']:.4f}", f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"]
         if sizes is not None:
             cells += [count_text(float(sizes[column][submission])) for column in PREDICTOR_COLUMNS]

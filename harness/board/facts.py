@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.board.boards import DashboardBoard
-from harness.board.cells import NOT_RUN, count_text, predictor_sizes, status_text, steps_text, time_text
+from harness.board.cells import NOT_RUN, POOLED, count_text, predictor_sizes, status_text, steps_text, time_text
 from harness.scoring.comparison import compare_all
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 def leaderboard_rows(board: DashboardBoard) -> list[Row]:
     """One row per submission, best first, with the ends of its interval (None: not known)."""
-    scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
+    scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier", "is_pooled"]])
     scores = scores.join(board.speed_and_reliability).join(board.uncertainty.frozen["frozen_score"])
     sizes = predictor_sizes(board.scoring) if board.is_open else pd.DataFrame()
     rows: list[Row] = []
@@ -34,6 +34,7 @@ def leaderboard_rows(board: DashboardBoard) -> list[Row]:
         if board.is_open:
             row |= {str(name): count_text(size) for name, size in sizes.loc[record["submission"]].items()}
         row["speedup"] = _speedup(board, str(record["submission"]))
+        row["mark"] = f" {POOLED}" if record["is_pooled"] else ""
         row["starts_tier"] = bool(rows) and rows[-1]["tier"] != row["tier"]
         rows.append(row)
     return rows
@@ -102,7 +103,7 @@ def target_text(board: DashboardBoard, workload: str) -> Row:
 
 def cell_table(board: DashboardBoard) -> pd.DataFrame:
     """Cells with the interval of their time and how near they came."""
-    intervals = board.uncertainty.cells[["workload", "submission", "low", "high"]]
+    intervals = board.uncertainty.cells[["workload", "submission", "low", "high", "is_pooled"]]
     cells = board.scoring.cells.merge(intervals, on=["workload", "submission"], how="left")
     return cells.merge(board.near_misses, on=["workload", "submission"], how="left")
 
@@ -127,7 +128,9 @@ def cell_rows(board: DashboardBoard) -> list[Row]:
             | {
                 "reached": reached,
                 "time": time_text(record["time_to_target"], unit) if reached else status_text(str(record["status"])),
-                "interval": _interval(record["low"], record["high"], unit) if reached else "",
+                "interval": _interval(record["low"], record["high"], unit, is_pooled=record["is_pooled"])
+                if reached
+                else "",
                 "steps": steps_text(record["steps_to_target"]) if math.isfinite(record["steps_to_target"]) else "",
                 "memory": memory.get(key, ""),
                 "settings": settings.get(key, ""),
@@ -216,10 +219,11 @@ def _speedup(board: DashboardBoard, submission: str) -> str:
     return f"{text} ({row['low']:.2f} to {row['high']:.2f})" if math.isfinite(row["low"]) else text
 
 
-def _interval(low: float, high: float, unit: str) -> str:
+def _interval(low: float, high: float, unit: str, *, is_pooled: bool) -> str:
     if not math.isfinite(low):
         return ""
-    return f"{time_text(low, unit)} to {time_text(high, unit) if math.isfinite(high) else 'a miss'}"
+    mark = f" {POOLED}" if is_pooled else ""
+    return f"{time_text(low, unit)} to {time_text(high, unit) if math.isfinite(high) else 'a miss'}{mark}"
 
 
 def _memory(times: pd.DataFrame) -> dict[tuple[str, str], str]:

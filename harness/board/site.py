@@ -174,7 +174,7 @@ class _BoardWriter:
 
     def _write_downloads(self) -> None:
         board, data = self.board, self.folder / "data"
-        scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier"]])
+        scores = board.scoring.scores.join(board.uncertainty.scores[["low", "high", "tier", "is_pooled"]])
         frozen = board.uncertainty.frozen.rename(columns={"low": "frozen_low", "high": "frozen_high"})
         scores = scores.join(board.speed_and_reliability).join(frozen[["frozen_score", "frozen_low", "frozen_high"]])
         if board.is_open:
@@ -182,7 +182,7 @@ class _BoardWriter:
         scores.assign(unit=board.scoring.rules.unit).to_csv(data / "leaderboard.csv")
         board.scoring.ratios.to_csv(data / "profile.csv")
         board.scoring.cells.merge(board.near_misses, on=["workload", "submission"], how="left").merge(
-            board.uncertainty.cells[["workload", "submission", "low", "high"]],
+            board.uncertainty.cells[["workload", "submission", "low", "high", "is_pooled"]],
             on=["workload", "submission"],
             how="left",
         ).assign(unit=board.scoring.rules.unit).to_csv(data / "times.csv", index=False)

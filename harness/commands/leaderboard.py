@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness import command_line
 from harness.api import DataError, path_of
-from harness.board.cells import PREDICTOR_COLUMNS, Board
+from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
@@ -31,6 +31,8 @@ from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.clock.disturbance import disturbance_notes
 from harness.scoring.clock.units import UNIT_COLUMNS, in_unit
+from harness.scoring.reading import order_notes
+from harness.scoring.resampling import cells_of
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import SELECTION_COLUMNS, Selection, comparable, with_evaluations
@@ -41,7 +43,7 @@ from harness.study.folders import check_folders
 from harness.study.verification.changes import CHANGE_COLUMNS, change_notes
 
 _WIDTH_OF_A_FILE = 120
-_UNFINISHED_NAMED = 3
+_NAMED_AT_MOST = 3
 _FEW_WORKLOADS = 4
 
 
@@ -141,10 +143,10 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
         rules = chosen_rules(selection, choice)
         read, evaluations = in_unit(selection, evaluations, rules.unit)
         scored = score_tables(read.trials, evaluations, rules)
-    has_spread = bool((scored.studies.groupby(CELL, observed=True).size() > 1).all()) and len(scored.studies) > 0
+    found = bootstrap(scored)
     return Board(
         scored,
-        bootstrap(scored) if has_spread else None,
+        found if found.is_known else None,
         read,
         [*read.notes, *notes, *more_notes(scored, selection, choice.runs)],
     )
@@ -218,13 +220,28 @@ def gaps(scoring: Scoring, selection: Selection) -> list[str]:
         cells = ", ".join(
             f"{cell.submission} on {cell.workload} ({cell.studies} of {studies} studies, "
             f"{cell.trials} of {studies * trials} trials)"
-            for cell in missing.head(_UNFINISHED_NAMED).itertuples()
+            for cell in missing.head(_NAMED_AT_MOST).itertuples()
         )
-        more = f" and {len(missing) - _UNFINISHED_NAMED} more" if len(missing) > _UNFINISHED_NAMED else ""
+        more = f" and {len(missing) - _NAMED_AT_MOST} more" if len(missing) > _NAMED_AT_MOST else ""
         notes.append(f"unfinished, so that times and scores can still change: {cells}{more}")
+    notes += order_notes(scoring)
     if (scoring.cells["studies"] > 1).any():
-        notes += _rough_intervals(scoring)
+        notes += [*_pooled_spreads(scoring), *_rough_intervals(scoring)]
     return notes
+
+
+def _pooled_spreads(scoring: Scoring) -> list[str]:
+    """Which cells have a single study, whose intervals rest on the spread of others."""
+    cells = cells_of(scoring)
+    if not cells.is_known or not cells.is_pooled.any():
+        return []
+    places = zip(*np.nonzero(cells.is_pooled), strict=True)
+    named = [f"{cells.submissions[row]} on {cells.workloads[column]}" for row, column in places]
+    more = f" and {len(named) - _NAMED_AT_MOST} more" if len(named) > _NAMED_AT_MOST else ""
+    return [
+        f"{POOLED} a single study, so that the intervals take the spread that others have: "
+        f"{', '.join(named[:_NAMED_AT_MOST])}{more}"
+    ]
 
 
 def _rough_intervals(scoring: Scoring) -> list[str]:

@@ -25,8 +25,8 @@ class Comparison:
 
     `low`, `high`: interval over repetitions of the benchmark; `p_value` of equal speed by itself, `adjusted_p_value`
     among the pairs that are compared together, and `is_different` where that is at most `DIFFERENCE_ALPHA`. NaN and
-    False where a workload has a single study. `is_paired`: by common seeds, study by study. `faster`, `slower`:
-    workloads by their mean log ratio.
+    False where a workload has a single study, and no other cell shows a spread that could stand for its own.
+    `is_paired`: by common seeds, study by study. `faster`, `slower`: workloads by their mean log ratio.
     """
 
     submission: str
@@ -91,8 +91,9 @@ def holm(p_values: Floats) -> Floats:
 class _Samples:
     """Studies of scored workloads as arrays. Shapes: `logs`, `rounding` [submissions, workloads, studies], NaN where
     there is none; `seeds` [submissions, slots] likewise, one slot for each trial of each workload; `slots`: their
-    workloads. `caps`: [workloads], the log of a miss. `spread`, `by_misses`: [submissions, workloads], standard
-    deviation of a study that hits, and what its misses add to the variance; `trials`: [submissions], which say that."""
+    workloads. `caps`: [workloads], the log of a miss. [submissions, workloads]: `spread`, the standard deviation of a
+    study that hits, with `freedom` degrees; `hit_rate`, how likely it does; `by_misses`, what misses add to the
+    variance. `trials`: [submissions], which say that."""
 
     place: dict[str, int]
     logs: Floats
@@ -101,6 +102,8 @@ class _Samples:
     slots: NDArray[np.intp]
     caps: Floats
     spread: Floats
+    freedom: Floats
+    hit_rate: Floats
     by_misses: Floats
     trials: Floats
 
@@ -135,7 +138,8 @@ def _samples(scoring: Scoring) -> _Samples:
     rate = cells.misses.mean
     # With the doubt about the rate itself: its mean alone would make equals differ too often where trials miss.
     by_misses = rate * (1.0 - rate) * (cells.log_cap - cells.mean) ** 2
-    spread = np.sqrt(1.0 - rate) * np.maximum(cells.spread, cells.floor)
+    spread = np.maximum(cells.spread, cells.floor)
+    spread[cells.is_pooled & (not cells.is_known)] = np.nan
     return _Samples(
         {name: number for number, name in enumerate(submissions)},
         logs,
@@ -144,6 +148,8 @@ def _samples(scoring: Scoring) -> _Samples:
         slots,
         caps,
         spread[at_cells],
+        cells.freedom[at_cells],
+        1.0 - rate[at_cells],
         by_misses[at_cells],
         cells.misses.trials[at_cells[0][:, 0]],
     )
@@ -194,6 +200,9 @@ def _compare(samples: _Samples, submission: str, other: str, level: float) -> Co
             by_misses += misses
         else:
             parts = [(_variance_of_mean(*sample), len(sample[0]) - 1.0) for sample in found]
+            for place, name in enumerate((one, two) if len(found) > 1 else ()):
+                if len(found[place][0]) == 1:  # of a single study: the spread of others
+                    parts[place] = (samples.spread[name, workload] ** 2, samples.freedom[name, workload])
         variances += [variance for variance, _ in parts]
         freedoms += [freedom for _, freedom in parts]
     if has_missed:
@@ -230,15 +239,16 @@ def _with_misses(
     if is_paired:
         is_used &= is_used.all(axis=0)
     counts, hits = is_used.sum(axis=1), (is_used & (logs < cap)).sum(axis=1)
-    if (counts < 2).any():
-        return [(float("nan"), 1.0)], np.zeros(2)
     by_misses = samples.by_misses[[one, two], workload] / counts
     both = (is_used & (logs < cap)).all(axis=0)
     if is_paired and both.sum() > 1:
         rounding = np.hypot(*samples.rounding[[one, two], workload][:, both])
         return [(_variance_of_mean((logs[1] - logs[0])[both], rounding), float(both.sum() - 1))], by_misses
     return [
-        (float(samples.spread[name, workload] ** 2 / count), max(float(hit) - 1.0, 1.0))
+        (
+            float(samples.hit_rate[name, workload] * samples.spread[name, workload] ** 2 / count),
+            max(float(hit) - 1.0, 1.0) if count > 1 else float(samples.freedom[name, workload]),
+        )
         for name, count, hit in zip((one, two), counts, hits, strict=True)
     ], by_misses
 

@@ -7,8 +7,10 @@ import pandas as pd
 
 from harness.scoring.profiles import ratios
 from harness.scoring.rules import ScoringRules
-from harness.scoring.score import Scoring, score_times
-from harness.scoring.times import CELL, STUDY, started, trial_times
+from harness.scoring.score import Scoring, area, gated_ratios, score_times
+from harness.scoring.times import CELL, STUDY, started, time_matrix, trial_times, workload_times
+
+_ROUNDING = 1e-9
 
 BAND = (0.005, 0.0, -0.005)
 """Shares of the target's size by which a band of targets moves it: half a percent easier, as it is, harder."""
@@ -52,6 +54,59 @@ def near_misses(times: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
     return (
         cells["restricted_mean_seconds"].mean().to_frame().join(cells[["way_to_target", "shortfall"]].median())
     ).reset_index()
+
+
+def listing_orders(scoring: Scoring) -> pd.DataFrame:
+    """The scores that other orders of listing the trials of a study would give, by submission: `score`, `low`, `high`.
+
+    Empty where the order changes none. Under `first_evaluation` the first of the trials that hit at the same, smallest
+    number of evaluations stands for a study, and AlgoPerf's scorer takes them as the folder lists them. The ends are
+    exact: a score falls with each of its own times and rises with the others', and every study has its own order.
+    """
+    ends = _tied(scoring)
+    if not len(ends):
+        return pd.DataFrame(columns=["score", "low", "high"])
+    studies = scoring.studies.merge(ends, on=STUDY, how="left")
+    fastest, slowest = (
+        time_matrix(workload_times(studies.assign(time_to_target=studies[end].fillna(studies["time_to_target"]))))
+        .reindex_like(scoring.seconds)
+        .fillna(scoring.seconds)
+        for end in ("min", "max")
+    )
+    rows = {}
+    for submission in scoring.scores.index:
+        best, worst = slowest.copy(), fastest.copy()
+        best.loc[submission], worst.loc[submission] = fastest.loc[submission], slowest.loc[submission]
+        score = scoring.scores["score"][submission]
+        low, high = (area(gated_ratios(times, scoring.rules), scoring.rules)[submission] for times in (worst, best))
+        rows[submission] = [score, low, high]
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"])
+    return found[found["high"] - found["low"] > _ROUNDING]
+
+
+def order_notes(scoring: Scoring) -> list[str]:
+    """A line on the studies whose trial is the first that is listed, and what other orders would make of the scores."""
+    ties = len(_tied(scoring))
+    if not ties:
+        return []
+    found = listing_orders(scoring)
+    words = [f"{name} {row.score:.4f} ({row.low:.4f} to {row.high:.4f})" for name, row in found.iterrows()]
+    what = f"over all orders: {', '.join(words)}" if words else "no score depends on which"
+    return [
+        f"{ties} of {len(scoring.studies)} studies have trials that hit at the same number of evaluations, of which "
+        f"the one that a folder lists first counts; {what}"
+    ]
+
+
+def _tied(scoring: Scoring) -> pd.DataFrame:
+    """Studies for which the order of listing decides: columns of `STUDY`, the fastest (`min`) and slowest (`max`)."""
+    if scoring.rules.study_trial != "first_evaluation":
+        return pd.DataFrame(columns=[*STUDY, "min", "max"])
+    fewest = scoring.times.groupby(STUDY, observed=True)["evaluation_to_target"].transform("min")
+    first = scoring.times[(scoring.times["evaluation_to_target"] == fewest) & np.isfinite(fewest)]
+    ends: pd.DataFrame = first.groupby(STUDY, observed=True)["time_to_target"].agg(["min", "max"]).reset_index()
+    tied: pd.DataFrame = ends[ends["max"] > ends["min"]]
+    return tied
 
 
 def speed_and_reliability(scoring: Scoring) -> pd.DataFrame:

@@ -32,9 +32,10 @@ class Cells:
 
     `deviations`: log seconds less their mean, 0 for a miss or a study that is not there. `hits`: studies that reach the
     target. `floor`: the least spread on the log scale: what rounding up to the next evaluation makes, or where fewer
-    than two studies hit, what others on the workload have. `misses`: how likely a study misses. `log_cap`: [workloads],
-    log of `miss_seconds`, where a miss is put on the log scale.
-    `is_paired`: all submissions of a workload ran with common seeds.
+    than two studies hit, what others on the workload have. `freedom`: degrees of freedom of the spread. `misses`: how
+    likely a study misses. `log_cap`: [workloads], log of `miss_seconds`, where a miss is put on the log scale.
+    `is_paired`: all submissions of a workload ran with common seeds. `is_pooled`: a cell of a single study, whose
+    spread is that of others. `is_known`: whether every cell has a spread, its own or others'.
     """
 
     submissions: list[str]
@@ -45,9 +46,12 @@ class Cells:
     spread: Floats
     deviations: Floats
     floor: Floats
+    freedom: Floats
     misses: MissRates
     log_cap: Floats
     is_paired: bool
+    is_pooled: NDArray[np.bool_]
+    is_known: bool
 
 
 def cells_of(scoring: Scoring) -> Cells:
@@ -75,6 +79,8 @@ def cells_of(scoring: Scoring) -> Cells:
     misses = miss_rates(scoring.times, submissions, workloads)
     for place in range(len(workloads)):
         _borrow(place, counts, hits, mean, spread, floor, misses)
+    single = counts == 1
+    freedom = _pool(counts, hits, spread, floor)
     return Cells(
         submissions,
         workloads,
@@ -84,9 +90,12 @@ def cells_of(scoring: Scoring) -> Cells:
         spread,
         deviations,
         floor,
+        freedom,
         misses,
         log_cap=np.log(miss_seconds(scoring).reindex(workloads).to_numpy(dtype=float)),
         is_paired=has_common_seeds(scoring.times),
+        is_pooled=single,
+        is_known=not single.any() or bool((hits > 1).any()),
     )
 
 
@@ -113,6 +122,39 @@ def _borrow(
         mean[never, column] = mean[some, column].mean()
     else:
         misses.mean[never, column] = 1.0
+
+
+def _pool(counts: NDArray[np.intp], hits: NDArray[np.intp], spread: Floats, floor: Floats) -> Floats:
+    """Degrees of freedom of every cell's spread; cells of a single study get that of others, and theirs.
+
+    Those on the same workload that have two hits, or where there is none, all of the board: of logarithms.
+    """
+    freedom = np.maximum(counts - 1, 1).astype(float)
+    single, several = counts == 1, hits > 1
+    for column in np.flatnonzero(single.any(axis=0)):
+        pool = several & (np.arange(several.shape[1]) == column)
+        pool = pool if pool.any() else several
+        spreads, free = spread[pool], hits[pool].astype(float) - 1.0
+        if len(spreads):
+            common, freedom[single[:, column], column] = _pooled(spreads, free)
+            floor[single[:, column], column] = np.maximum(floor[single[:, column], column], common)
+    return freedom
+
+
+def _pooled(spreads: Floats, freedom: Floats) -> tuple[float, float]:
+    """The spread that another cell is expected to have, and its degrees of freedom. Shapes: [cells] alike.
+
+    After Satterthwaite (1946): two over the squared coefficient of variation of a variance, here that of true
+    variances from cell to cell (what their estimates vary beyond chance) and that of their mean.
+    """
+    variance = float(np.average(spreads**2, weights=freedom))
+    if variance == 0.0:
+        return 0.0, float(freedom.sum())
+    by_chance = float((2.0 / freedom).mean())
+    found = float(((spreads**2 / variance - 1.0) ** 2).mean())
+    between = max(0.0, (found - by_chance) / (1.0 + by_chance))
+    relative = between + max(found, by_chance) / len(spreads)
+    return variance**0.5, float(np.clip(2.0 / relative, 1.0, freedom.sum()))
 
 
 def miss_seconds(scoring: Scoring) -> pd.Series:

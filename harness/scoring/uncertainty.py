@@ -29,12 +29,14 @@ LEVEL = 0.95
 class Uncertainty:
     """What can be said about a scoring beyond its numbers.
 
-    `scores`: by submission: `score`, `low`, `high`, `standard_error`, `degrees_of_freedom`, `tier` (1 is best).
-    `cells`: one row per workload and submission: `time_to_target`, `low`, `high`. `speedups`: by submission, over the
+    `scores`: by submission: `score`, `low`, `high`, `standard_error`, `degrees_of_freedom`, `tier` (1 is best),
+    `is_pooled`: whether a scored workload has a single study.
+    `cells`: one row per workload and submission: `time_to_target`, `low`, `high`, `is_pooled`: a cell of a single
+    study, whose spread is that of others. `speedups`: by submission, over the
     reference: `speedup`, `low`, `high`; empty without a reference. `frozen`: as `scores` without tiers, against fixed
     reference times; empty without them. `differences`: submission x submission: p-value of equal scores,
     corrected for all pairs after Holm.
-    NaN where some cell has a single study, of which no spread is known.
+    NaN, and not `is_known`, where some cell has a single study, and none has the two hits that show a spread.
     """
 
     scores: pd.DataFrame
@@ -43,6 +45,7 @@ class Uncertainty:
     frozen: pd.DataFrame
     differences: pd.DataFrame
     is_paired: bool
+    is_known: bool
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,15 @@ def bootstrap(
     cells = cells_of(scoring)
     drawn = _draw(scoring, cells, resamples=resamples, seed=seed, frozen=frozen)
     names = pd.Index(cells.submissions, name="submission")
-    is_known = bool((cells.counts[cells.counts > 0] > 1).all())
+    is_known = cells.is_known
 
     scores = _statistic(drawn, drawn.scores, scoring.scores["score"].reindex(names).to_numpy(dtype=float))
     table = _table(scores, names, "score", level, is_known)
     table[["low", "high"]] = table[["low", "high"]].clip(0.0, 1.0)
     differences = _differences(scores, names) if is_known else pd.DataFrame(np.nan, names, names)
     table["tier"] = _tiers(table["score"], differences) if is_known else np.nan
+    scored = [name in scoring.ratios.columns for name in cells.workloads]
+    table["is_pooled"] = (cells.counts[:, scored] == 1).any(axis=1).tolist()
 
     return Uncertainty(
         scores=table.loc[scoring.scores.index],
@@ -122,6 +127,7 @@ def bootstrap(
         frozen=_frozen_table(scoring, cells, drawn, frozen, level, is_known),
         differences=differences,
         is_paired=cells.is_paired,
+        is_known=is_known,
     )
 
 
@@ -167,13 +173,13 @@ def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Flo
 
     A block is a cell, or with common seeds the cells of a workload that have equally many studies: they go together.
     """
-    counts = cells.counts.reshape(-1)
+    counts, own = cells.counts.reshape(-1), cells.freedom.reshape(-1)
     of_hits, of_misses = _variances(logs, cells)
     trials = np.repeat(np.maximum(cells.misses.trials - 1.0, 1.0), len(cells.workloads))
     if not cells.is_paired:
         deviation = logs.std(axis=0)
         noises = (logs - logs.mean(axis=0)) / np.where(deviation > 1e-9, deviation, np.inf).astype(np.float32)
-        return noises, np.arange(len(counts)), _block_freedom(of_hits, of_misses, counts, trials)
+        return noises, np.arange(len(counts)), _block_freedom(of_hits, of_misses, own, trials)
     column = np.tile(np.arange(len(cells.workloads)), len(cells.submissions))
     order = np.lexsort((counts, column))
     keys = np.stack([column, counts])[:, order]
@@ -183,13 +189,12 @@ def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Flo
     for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
         noises[:, start:end] = _whitened(noises[:, start:end])
     hits, misses = (np.add.reduceat(variance[order], starts) for variance in (of_hits, of_misses))
-    fewest = np.minimum.reduceat(trials[order], starts)
-    return noises, starts, _block_freedom(hits, misses, keys[1][starts], fewest)
+    own, trials = (np.minimum.reduceat(freedom[order], starts) for freedom in (own, trials))
+    return noises, starts, _block_freedom(hits, misses, own, trials)
 
 
-def _block_freedom(of_hits: Floats, of_misses: Floats, counts: NDArray[np.intp], trials: Floats) -> Floats:
-    """Degrees of freedom of a block: the spread of times is known from its own studies, misses from more trials."""
-    own = np.maximum(counts - 1, 1).astype(float)
+def _block_freedom(of_hits: Floats, of_misses: Floats, own: Floats, trials: Floats) -> Floats:
+    """Degrees of freedom of a block: `own` of the spread of its times, and for misses those of more trials."""
     spread = of_hits**2 / own + of_misses**2 / trials
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(spread > 0.0, (of_hits + of_misses) ** 2 / spread, own)
@@ -278,7 +283,7 @@ def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> 
     within = _hit_spread(drawn.logs, cells)[1].reshape(shape)
     seen = np.log(scoring.seconds.fillna(np.inf).to_numpy(dtype=float))
     is_hit = np.isfinite(seen)
-    reach = stdtrit(np.maximum(cells.counts - 1, 1), 0.5 + level / 2.0) * np.sqrt(within)
+    reach = stdtrit(cells.freedom, 0.5 + level / 2.0) * np.sqrt(within)
     tail = 0.5 - level / 2.0
     few, many = (median_misses(cells.misses.quantile(share), cells.counts) for share in (tail, 1.0 - tail))
     centre = np.where(is_hit, seen, cells.mean)
@@ -292,10 +297,10 @@ def _cell_table(scoring: Scoring, cells: Cells, drawn: _Drawn, level: float) -> 
     for row, submission in enumerate(cells.submissions):
         for column, workload in enumerate(cells.workloads):
             if cells.counts[row, column]:
-                known = cells.counts[row, column] > 1
-                bounds = [low[row, column], high[row, column]] if known else [np.nan, np.nan]
-                rows.append([workload, submission, scoring.seconds.loc[submission, workload], *bounds])
-    return pd.DataFrame(rows, columns=["workload", "submission", "time_to_target", "low", "high"])
+                is_pooled = bool(cells.is_pooled[row, column])
+                bounds = [low[row, column], high[row, column]] if cells.is_known or not is_pooled else [np.nan, np.nan]
+                rows.append([workload, submission, scoring.seconds.loc[submission, workload], *bounds, is_pooled])
+    return pd.DataFrame(rows, columns=["workload", "submission", "time_to_target", "low", "high", "is_pooled"])
 
 
 def _speedups(

@@ -224,6 +224,21 @@ def test_several_studies_give_intervals_and_tiers_and_a_single_one_none(tmp_path
     assert "interval" not in printed(tmp_path / "single" / "runs")
 
 
+def test_a_cell_of_a_single_study_is_marked_and_takes_no_interval_away(tmp_path):
+    rows = [
+        trial_rows(workload, submission, seconds + study, study=study)
+        for workload in "uvw"
+        for submission, seconds in (("quick", 20.0), ("slow", 60.0))
+        for study in range(3)
+        if (workload, submission) != ("w", "slow") or study == 0
+    ]
+    write(tmp_path / "runs", rows)
+    text = printed(tmp_path / "runs", width=200)
+    assert re.search(r"1 +│ quick +│ 1\.0000 │ +[01]\.\d+ to 1\.000 │ +1 │", text)
+    assert re.search(r"2 +│ slow +│ 0\.3\d+ │ 0\.\d+ to 0\.\d+ † │ +[12] │", text)
+    assert "† a single study, so that the intervals take the spread that others have: slow on w" in text
+
+
 def test_the_board_says_how_trials_ended(runs):
     assert re.search(r"muon +│ +1 │ +1 │ +2 │", printed(runs))
 

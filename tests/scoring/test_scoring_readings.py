@@ -10,7 +10,7 @@ import pytest
 
 from harness.api import ConfigError
 from harness.scoring.comparison import compare
-from harness.scoring.reading import near_misses, speed_and_reliability, target_band
+from harness.scoring.reading import listing_orders, near_misses, order_notes, speed_and_reliability, target_band
 from harness.scoring.rules import ScoringRules, load_rules, parse_rules, rules_of
 from harness.scoring.score import score_tables
 from harness.scoring.times import trial_times
@@ -120,6 +120,42 @@ def test_the_tuning_curve_is_the_mean_over_all_choices_of_k_trials():
 def test_pruned_trials_are_counted_in_a_tuning_curve():
     rows = [trial_rows("w", "s", 10.0), trial_rows("w", "s", math.inf, trial=1, status="pruned")]
     assert tuning_curves(trial_times(*tables(rows)))["pruned"].tolist() == [1, 1]
+
+
+PUBLISHED = ScoringRules("published", study_trial="first_evaluation")
+
+
+def studies_of_three(seconds):
+    """Rows in which a trial always misses once and hits at its second evaluation, from {submission: studies}."""
+    return [
+        trial_with([(1.0, 1.0), (time, TARGET)], submission=submission, study=study, trial=trial, status="reached")
+        for submission, studies in seconds.items()
+        for study, times in enumerate(studies)
+        for trial, time in enumerate(times)
+    ]
+
+
+def test_the_range_over_all_orders_of_listing_is_that_of_trying_them_all():
+    seconds = {"a": [[10.0, 30.0], [20.0], [14.0, 16.0]], "b": [[12.0, 26.0], [15.0, 40.0], [18.0]]}
+    scoring = score_tables(*tables(studies_of_three(seconds)), PUBLISHED)
+    every = [
+        score_tables(*tables(studies_of_three({"a": list(a), "b": list(b)})), PUBLISHED).scores["score"]
+        for a in itertools.product(*(list(itertools.permutations(times)) for times in seconds["a"]))
+        for b in itertools.product(*(list(itertools.permutations(times)) for times in seconds["b"]))
+    ]
+    found = listing_orders(scoring)
+    for submission in seconds:
+        tried = [scores[submission] for scores in every]
+        assert found.loc[submission, "low"] == pytest.approx(min(tried))
+        assert found.loc[submission, "high"] == pytest.approx(max(tried))
+        assert min(tried) < max(tried)
+    assert "4 of 6 studies have trials that hit at the same number of evaluations" in order_notes(scoring)[0]
+
+
+def test_where_the_fastest_trial_counts_no_order_of_listing_matters():
+    rows = studies_of_three({"a": [[10.0, 30.0]], "b": [[12.0, 26.0]]})
+    assert order_notes(score_tables(*tables(rows), RULES)) == []
+    assert order_notes(score_tables(*tables(studies_of_three({"a": [[10.0], [30.0]]})), PUBLISHED)) == []
 
 
 def test_the_shipped_rules_say_what_algoperf_says():

@@ -65,6 +65,50 @@ def test_a_single_study_has_no_interval_and_no_tier():
     assert found.scores[["low", "high", "tier"]].isna().all(axis=None)
 
 
+THREE = {"w": [9.0, 10.0, 12.0], "v": [20.0, 21.0, 23.0]}
+
+
+def test_one_cell_of_a_single_study_takes_the_spread_of_the_others_and_no_interval_away():
+    whole = bootstrap(scoring_of({"a": THREE, "b": THREE}), reference="b")
+    found = bootstrap(scoring_of({"a": {**THREE, "w": [10.0]}, "b": THREE}), reference="b")
+    assert found.is_known
+    assert np.isfinite(found.scores[["low", "high", "tier"]]).all(axis=None)
+    assert np.isfinite(found.speedups[["low", "high"]]).all(axis=None)
+    cells = found.cells.set_index(["submission", "workload"])
+    assert cells.index[cells["is_pooled"]].tolist() == [("a", "w")]
+    single, three = cells.loc[("a", "w")], whole.cells.set_index(["submission", "workload"]).loc[("a", "w")]
+    assert single["low"] < three["low"] < three["high"] < single["high"]
+    pd.testing.assert_series_equal(found.scores["is_pooled"], pd.Series({"a": True, "b": False}), check_names=False)
+
+
+def test_a_single_study_takes_its_spread_from_those_that_have_one_on_its_workload():
+    table = {"a": {"w": [10.0], "v": [9.0, 10.0]}, "b": {"w": [10.0, 11.0], "v": [9.0, 90.0]}}
+    cells = cells_of(scoring_of(table))
+    place = cells.submissions.index("a"), cells.workloads.index("w")
+    assert cells.floor[place] == pytest.approx(np.std(np.log([10.0, 11.0]), ddof=1))
+    assert cells.freedom[place] == pytest.approx(1.0)
+
+
+def test_where_spreads_differ_much_from_cell_to_cell_a_pooled_one_is_worth_few_degrees_of_freedom():
+    def freedom(times):
+        table = {name: {"w": each} for name, each in zip("bcdefgh", times, strict=True)} | {"a": {"w": [10.0]}}
+        cells = cells_of(scoring_of(table))
+        return cells.freedom[cells.submissions.index("a"), 0]
+
+    alike = [[9.0, 10.0, 11.0]] * 7
+    unlike = [[9.99, 10.0, 10.01]] * 6 + [[3.0, 10.0, 30.0]]
+    assert freedom(alike) > 5.0
+    assert freedom(unlike) < 1.1
+
+
+def test_two_submissions_are_compared_also_where_one_has_a_single_study():
+    found = compare(scoring_of({"a": {"w": [10.0]}, "b": {"w": [30.0, 31.0, 33.0]}}), "a", "b")
+    assert 1.0 < found.low < found.speedup < found.high
+    alone = compare(scoring_of({"a": {"w": [10.0]}, "b": {"w": [30.0]}}), "a", "b")
+    assert math.isnan(alone.low)
+    assert not alone.is_different
+
+
 def test_a_workload_that_nobody_reaches_is_certain_to_be_missed():
     found = bootstrap(scoring_of({name: {"w": [math.inf] * 3} for name in "ab"}))
     assert found.cells[["low", "high"]].to_numpy().tolist() == [[math.inf, math.inf]] * 2
@@ -265,8 +309,9 @@ def test_a_difference_is_declared_at_half_of_the_usual_level():
         {"studies": 3, "trials": 1},
         {"studies": 3, "shared": 0.5},
         {"studies": 3, "pruned": True},
+        {"studies": 3, "alone": 4},
     ],
-    ids=["3x5", "5x5", "3x1", "common seeds", "pruned"],
+    ids=["3x5", "5x5", "3x1", "common seeds", "pruned", "single studies"],
 )
 def test_nominal_95_percent_intervals_cover_the_truth_in_93_to_97_percent(design):
     found = coverage(make_world(**design), repetitions=400)
