@@ -65,6 +65,15 @@ replay: .venv/installed ## what pruning saves on recorded rows, and what it does
 import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
 	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
 
+import-nanogpt: .venv/installed ## modded-nanogpt's logs of its third track, ranked by steps to 3.28: LOGS=dir
+	@$(PY) -m harness.commands.imports.import_nanogpt $(call override_if,LOGS,logs) $(call override_if,RESULTS,results)
+
+import-csv: .venv/installed ## CSV or JSON of a plain training script: LOGS=path WORKLOAD=x METRIC=loss TARGET=3.28 HARDWARE='1x RTX 4090'
+	@$(PY) -m harness.commands.imports.import_csv $(call override_if,LOGS,logs) $(call override_if,WORKLOAD,workload) \
+	    $(call override_if,METRIC,metric) $(call override_if,TARGET,target) $(call override_if,HARDWARE,hardware) \
+	    $(call override_if,GOAL,goal) $(call override_if,BUDGET,budget) $(call override_if,SUBMISSION,submission) \
+	    $(call override_if,RESULTS,results)
+
 import-submission: .venv/installed ## wrap an AlgoPerf submission in PyTorch, unmodified: DIR=path NAME=x
 	@$(PY) -m harness.commands.authors.import_submission $(call override_if,DIR,dir) $(call override_if,NAME,name)
 

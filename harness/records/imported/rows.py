@@ -63,6 +63,12 @@ def trial_row(
     return dict.fromkeys(TRIALS.names) | defaults | said | _measured(evaluations, target) | columns
 
 
+def evaluation_row(trial_id: str, number: int, **columns: Any) -> Row:
+    """A row of the evaluations table; what `columns` do not say is null, or nothing."""
+    defaults: Row = {"trial_id": trial_id, "evaluation": number, "examples": 0, "other_metrics": "{}", "reported": "{}"}
+    return dict.fromkeys(EVALUATIONS.names) | defaults | columns
+
+
 def write_rows(runs: Path, key: TrialKey, rows: list[tuple[Row, list[Row]]]) -> list[str]:
     """Write trials with their evaluations as one file a table, in place of an earlier one. Returns their statuses."""
     evaluations = [
