@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from harness.api import Batch, LossKind, Workload
 
 
 def binary_losses(outputs: Tensor, targets: Tensor, *, label_smoothing: float, smoothed_to: float = 0.5) -> Tensor:
@@ -33,3 +36,21 @@ def average_precision(scores: Tensor, is_positive: Tensor) -> float:
     seen = is_last_of_equals.nonzero().squeeze(1) + 1
     gained = torch.diff(found, prepend=found.new_zeros(1)) / positives
     return float((gained * found / seen).sum())
+
+
+class BinaryClassification(Workload):
+    """Sigmoid cross-entropy of one number per example; metric `error`, the share whose sign is wrong."""
+
+    loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
+        """Cross-entropy of each example in nats. Shapes: outputs and `targets`, 0.0 or 1.0, [batch] -> [batch]."""
+        return binary_losses(outputs, batch["targets"], label_smoothing=label_smoothing), None
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`wrong`: true where the sign is that of the other label; 0 counts as negative. Shape: [batch], bool."""
+        return {"wrong": (outputs > 0) != (batch["targets"] > 0.5)}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """`error`: share of wrong examples."""
+        return {"error": statistics["wrong"].double().mean().item()}
