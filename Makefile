@@ -166,6 +166,9 @@ power-runs: .venv/installed ## train what make power reads, on seeds that set no
 claims: .venv/installed ## test the papers' claims and write docs/claims.md: CLAIM=name|all, else what is not measured yet, 15 min for all
 	@$(PY) -m benchmarks.claims $(call override_if,CLAIM,claim)
 
+papers: .venv/installed ## write docs/papers.md: what each paper is here, the command that shows it, and whether it works
+	@$(PY) -m benchmarks.papers $(ARGS)
+
 sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
