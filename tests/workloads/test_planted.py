@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.api import ConfigError, SplitName, Workload, mean_loss
 from harness.commands import bench
-from harness.config import WorkloadConfig, load
+from harness.config import SuiteConfig, WorkloadConfig, load
 from harness.plugins.data import data_folder, is_present
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
@@ -311,6 +311,13 @@ def test_the_gradient_of_what_looks_at_one_half_is_there():
 
 
 # --- the suite ---
+
+
+@pytest.mark.parametrize("suite", ["quick", "mini", "mini_plus"])
+def test_no_planted_workload_is_in_a_suite_of_speed(suite: str):
+    planted = set(load("suite", "planted", SuiteConfig).workloads)
+    assert planted
+    assert not planted & set(load("suite", suite, SuiteConfig).workloads)
 
 
 @pytest.mark.slow
