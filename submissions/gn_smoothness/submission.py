@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness import ConfigError, Hyperparameters, Trial
+from harness import ConfigError, Hyperparameters, LossKind, Trial
 
 Product = Callable[[list[Tensor]], list[Tensor]]
 """The product of the curvature with a vector, both as tensors of the parameters' shapes."""
@@ -160,6 +160,8 @@ def point_of(
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """One batch a step: its gradient, its curvature, and both sides of the test. There is no schedule."""
+    if trial.loss_kind is LossKind.CTC:
+        raise ConfigError("products with the curvature differentiate the loss twice, which torch does not do for CTC.")
     parameters = list(trial.model.parameters())
     optimizer = GradientNormalizedSmoothness(
         parameters,

@@ -297,7 +297,11 @@ def test_windows_overlap_by_the_symbol_that_is_predicted_only():
 
 
 @pytest.mark.filterwarnings("ignore:loadtxt")  # numpy says of the empty file what our error says
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"1,x\n"), b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"1,x\n"), b""],
+    ids=["not gzip", "too few columns", "no number", "empty"],  # packed bytes hold the hour
+)
 def test_damaged_digits_give_an_error_that_names_the_package(tmp_path: Path, content: bytes):
     (tmp_path / "digits.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match="scikit-learn"):

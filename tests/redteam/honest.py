@@ -1,5 +1,7 @@
 """Every submission of the repository for a moment on every workload of a suite: none may be taken for a dishonest one.
 
+One that says itself that it is not for such a workload is counted, and is no false alarm.
+
 Run by `make redteam ARGS=honest=mini`. A trial lasts a twentieth of its budget, which is a few steps of the slowest
 workload: enough for all that a referee refuses to have been looked at.
 """
@@ -43,11 +45,21 @@ def main(suite: str) -> int:
             )
         trials = read_trials(results / "runs", ["reason"])
     statuses = Counter(trials["status"])
-    wrong = trials[trials["status"].isin(["refused", "crashed"])]
+    ended = trials[trials["status"].isin(["refused", "crashed"])]
+    # The error by which a submission says so has words alone. Others have the name of their class in front, and the
+    # referee's own words begin with whom they are of.
+    others = r"[\w.]+(Error|Exception|Interrupt|Exit)\b|the trainer |rank "
+    declined = (ended["status"] == "crashed") & ~ended["reason"].str.match(others)
+    for row in ended[declined].itertuples():
+        print(f"{row.submission} is not for {row.workload}: {row.reason}")
+    wrong = ended[~declined]
     for row in wrong.itertuples():
         print(f"wrong: {row.submission} on {row.workload} is {row.status}: {row.reason}")
     expected = sum(len(names) * len(places) for names, places in asked)
-    print(f"{statuses['refused']} of {len(trials)} honest trials refused; {_counted(statuses)}; {expected} asked for")
+    print(
+        f"{statuses['refused']} of {len(trials)} honest trials refused; {_counted(statuses)}, of which {declined.sum()} "
+        f"say that they are not for such a workload; {expected} asked for"
+    )
     return 1 if len(wrong) or len(trials) != expected else 0
 
 
