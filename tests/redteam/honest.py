@@ -57,8 +57,8 @@ def main(suite: str) -> int:
         print(f"wrong: {row.submission} on {row.workload} is {row.status}: {row.reason}")
     expected = sum(len(names) * len(places) for names, places in asked)
     print(
-        f"{statuses['refused']} of {len(trials)} honest trials refused; {_counted(statuses)}, of which {declined.sum()} "
-        f"say that they are not for such a workload; {expected} asked for"
+        f"{statuses['refused']} of {len(trials)} honest trials refused; {_counted(statuses)}, of which "
+        f"{declined.sum()} say that they are not for such a workload; {expected} asked for"
     )
     return 1 if len(wrong) or len(trials) != expected else 0
 
