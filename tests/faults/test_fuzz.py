@@ -31,6 +31,8 @@ from harness.race import protocol
 from harness.race.channel import Channel, ChannelClosed
 from harness.race.outcome import Observation
 from harness.race.protocol import TrialEnded
+from harness.records.imported.nanogpt_logs import find_runs, import_runs
+from harness.records.imported.plain_logs import PlainRace, import_plain_logs
 from harness.records.tables import EVALUATIONS, SCHEMA_VERSION, TRIALS, Records, TrialKey, read_parquet, read_table
 from harness.study.rows import evaluation_row
 from tests.records.test_tables import KEY, trial_row
@@ -354,6 +356,48 @@ def test_any_log_of_algoperf_is_imported_or_an_error(count, tmp_path):
         return st.tuples(st.just(name), texts)
 
     fuzz(count, st.one_of([inputs(name) for name in LOGS]), read)
+
+
+# --- logs of others ---
+
+PLAIN_LOGS = {
+    ".csv": "step,seconds,loss,seed,lr\n10,1.5,2.0,7,0.1\n20,3.0,,7,0.1\n30,4.5,0.9,7,nan\n",
+    ".json": '{"submission": "mine", "seed": 7, "evaluations":\n [{"step": 10, "seconds": 1.5, "loss": 2.0}]}\n',
+    ".jsonl": '{"step": 10, "seconds": 1.5, "loss": 2.0}\n{"step": 20, "seconds": 3, "loss": 0.9, "trial": 1}\n',
+}
+NANOGPT_LOG = """Running PyTorch 2.10.0 compiled for CUDA 12.8
+Running on device_name=NVIDIA L40S with world_size=4
+step:0/300 val_loss:10.8 train_time:0.000s step_avg:0.06ms
+step:125/300 val_loss:3.4 train_time:60.5s step_avg:484.00ms
+step:300/300 val_loss:3.27 train_time:145200ms step_avg:484.00ms
+"""
+
+
+@pytest.mark.parametrize("count", INPUTS)
+def test_any_log_of_a_training_script_is_imported_or_an_error(count, tmp_path):
+    race = PlainRace("w", Target("loss", "min", 1.0), "desk")
+
+    def read(given_input: tuple[str, bytes]) -> None:
+        suffix, content = given_input
+        log = tmp_path / f"run{suffix}"
+        log.write_bytes(content)
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        counts = import_plain_logs(log, runs=tmp_path / "runs", race=race)
+        assert len(read_table(tmp_path / "runs", "trials")) == sum(counts.values())
+
+    fuzz(count, st.one_of([st.tuples(st.just(name), nearly([text])) for name, text in PLAIN_LOGS.items()]), read)
+
+
+@pytest.mark.parametrize("count", INPUTS)
+def test_any_log_of_modded_nanogpt_is_imported_or_an_error(count, tmp_path):
+    def read(content: bytes) -> None:
+        log = tmp_path / "run.txt"
+        log.write_bytes(content)
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        counts = import_runs(find_runs(log), runs=tmp_path / "runs")
+        assert len(read_table(tmp_path / "runs", "trials")) == sum(counts.values())
+
+    fuzz(count, nearly([NANOGPT_LOG]) | st.binary(max_size=60), read)
 
 
 # --- tables ---
