@@ -36,7 +36,8 @@ def full_workloads() -> list[str]:
 def throughput(part: Part) -> list[dict[str, Any]]:
     """A row for each full workload, in bfloat16, compiled and not; and a small one, which is there always.
 
-    In little: those with few parameters, on two examples, not compiled.
+    First all as they are, since compiling takes longest. In little: those with few parameters, on two examples, not
+    compiled.
     """
     names = [SMALLEST, *full_workloads()]
     asked = training.Asked(names, part.device.type, precision="bf16", seconds=3.0)
@@ -44,10 +45,11 @@ def throughput(part: Part) -> list[dict[str, Any]]:
         names = [name for name in names if values_of("workload", name)["parameters"] <= _FEW_PARAMETERS]
         asked = dataclasses.replace(asked, precision="float32", batch_size=2, seconds=0.1, compiles=(False,))
     rows: list[dict[str, Any]] = []
-    for name in names:
-        one = dataclasses.replace(asked, workloads=[name])
-        rows += training.each(one, print, limit_seconds=30.0 if part.is_small else 60.0)
-        part.keep(rows)
+    for way in asked.compiles:
+        for name in names:
+            one = dataclasses.replace(asked, workloads=[name], compiles=[way])
+            rows += training.each(one, print, limit_seconds=30.0 if part.is_small else 60.0)
+            part.keep(rows)
     return rows
 
 
