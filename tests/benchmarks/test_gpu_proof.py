@@ -122,7 +122,10 @@ def test_a_bare_machine_knows_which_version_of_the_project_runs(tmp_path):
     wheels.describe_project(tmp_path)
     code = "from importlib.metadata import distribution; print(distribution('timetrial')._path.parent)"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert Path(done.stdout.strip()) == tmp_path
 

@@ -81,7 +81,7 @@ def update_params(
 
 
 def get_batch_size(workload_name: str) -> int:
-    sizes = {"criteo1tb": 262_144, "fastmri": 32, "imagenet_resnet": 1024, "mnist": 16}
+    sizes = {"mnist": 16, "cifar": 128}
     if workload_name not in sizes:
         raise ValueError(f"Unsupported workload name: {workload_name}.")
     return sizes[workload_name]

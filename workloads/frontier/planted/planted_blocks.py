@@ -56,6 +56,11 @@ class PlantedBlocks(FashionMnist):
         pictures = torch.cat([torch.where(place, null, images), torch.where(place, images, null)], dim=2)
         return Pictures(pictures, labels, None if split == "train" else is_below)
 
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:
+        """Noise under classes drawn by chance, without the data. Shapes: [batch, 1, 56, 28], [batch]."""
+        batch = super().synthetic_batch(size, generator, folder)
+        return {**batch, "inputs": torch.randn(size, 1, 2 * SIDE, SIDE, generator=generator)}
+
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 1, 56, 28] -> [batch, 10]."""
         return _Network(self.widths)
