@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.api import Batch, DataError, Examples
+from harness.api import SPLITS, Batch, DataError, DataSource, Examples, SplitName
 
 Array = NDArray[Any]
 Chunk = Mapping[str, Array | Sequence[Array]]
@@ -118,6 +118,19 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Field]:
 def _shard(values: Mapping[str, Any]) -> Shard:
     files = {name: (int(size), str(sha256)) for name, (size, sha256) in values["files"].items()}
     return Shard(int(values["examples"]), files)
+
+
+class PreparedSource(DataSource):
+    """Files from which `make data` prepares the three splits, each in a folder below that of `name`."""
+
+    @classmethod
+    def split_folder(cls, folder: Path, split: SplitName) -> Path:
+        """Where a prepared split lies in the data folder."""
+        return folder / cls.name / split
+
+    def is_present(self, folder: Path) -> bool:
+        """True where all splits have been prepared."""
+        return all((self.split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
 
 
 # --- writing ---

@@ -30,7 +30,7 @@ class Cifar10Resnet(ResidualClassifier):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Images in published order. Raises DataError where they are not prepared."""
-        return CifarImages(folder / "cifar10" / split)
+        return CifarImages(Cifar10Archive.split_folder(folder, split))
 
 
 class CifarImages(PreparedExamples):

@@ -53,7 +53,7 @@ class Criteo1tb(Workload):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """One prepared split; see Clicks. Raises DataError where it is not prepared."""
-        return Clicks(folder / CriteoDays.name / split)
+        return Clicks(CriteoDays.split_folder(folder, split))
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: ids [batch, 26], numbers [batch, 13] -> [batch]."""

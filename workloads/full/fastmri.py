@@ -25,7 +25,7 @@ class Fastmri(MriUnet):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Slices in the order of their volumes' names. Raises DataError where they are not prepared."""
-        return KneeSlices(folder / "fastmri" / split)
+        return KneeSlices(KneeVolumes.split_folder(folder, split))
 
     def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
         """Magnitudes of noise, of the size and range of slices."""

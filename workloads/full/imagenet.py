@@ -34,7 +34,7 @@ class Imagenet(Classification):
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Images in the order of names; the test split is ImageNet-V2. Raises DataError where they are not prepared."""
         kind = self.training_images if split == "train" else HeldOutImages
-        return kind(folder / ImagenetFolders.name / split)
+        return kind(ImagenetFolders.split_folder(folder, split))
 
 
 class ImagenetResnet(ResidualClassifier, Imagenet):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.api import Batch, DataError, DataSource, Examples, LossKind, SplitName, Workload
 from workloads.full.data.pieces import text_of
-from workloads.full.data.speech.librispeech import LibrispeechSplits, Limits, Utterances, split_folder
+from workloads.full.data.speech.librispeech import LibrispeechSplits, Limits, Utterances
 from workloads.full.data.speech.log_mel import frames_of, normalised_log_mel
 from workloads.losses.ctc import greedy_reading, losses_per_symbol
 from workloads.losses.word_errors import word_error_rate, word_error_rate_algoperf
@@ -46,7 +46,7 @@ class Librispeech(Workload):
 
         Raises DataError where there are none, or for other options.
         """
-        found = Utterances(split_folder(folder, split), samples=self.samples, tokens=self.tokens)
+        found = Utterances(LibrispeechSplits.split_folder(folder, split), samples=self.samples, tokens=self.tokens)
         if (found.longest, len(found.spellings)) != (self.samples, self.vocabulary):
             raise DataError(
                 f"{found.folder} was prepared for sound of {found.longest} samples and {len(found.spellings)} pieces, "

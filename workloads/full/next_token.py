@@ -67,7 +67,7 @@ class FinewebEduLm(_NextToken):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Prepared windows. Raises DataError where there are none."""
-        return TokenWindows(finewebedu.split_folder(folder, split), window=self.context)
+        return TokenWindows(finewebedu.FinewebEduSplits.split_folder(folder, split), window=self.context)
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: int64 [batch, context] -> [batch, context, vocabulary]."""
@@ -110,7 +110,7 @@ class FinewebGpt(_NextToken):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Prepared windows. Raises DataError where there are none."""
-        return TokenWindows(token_files.split_folder(folder, split), window=self.context)
+        return TokenWindows(token_files.FinewebSplits.split_folder(folder, split), window=self.context)
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: int64 [batch, context] -> [batch, context, vocabulary]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, SplitName
-from workloads.full.data.molpcba import EDGE_FEATURES, NODE_FEATURES, TASKS, Graphs, MolpcbaSplits, split_folder
+from workloads.full.data.molpcba import EDGE_FEATURES, NODE_FEATURES, TASKS, Graphs, MolpcbaSplits
 from workloads.losses.labelled_graphs import LabelledGraphs, joined, mean_average_precision
 
 # What AlgoPerf's targets were set with: a batch of evaluation for each of 8 devices, and the sizes that it expects.
@@ -38,7 +38,7 @@ class Ogbg(LabelledGraphs):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Prepared molecules, in the order of the published split. Raises DataError."""
-        return Graphs(split_folder(folder, split))
+        return Graphs(MolpcbaSplits.split_folder(folder, split))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model on the batch as one graph without its padding. Shape: [batch, tasks]."""

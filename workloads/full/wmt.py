@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.api import Batch, DataError, DataSource, Examples, Renamed, SplitName, Symmetry
 from workloads.full.data.pieces import END, text_of
-from workloads.full.data.text.wmt17 import PackedPairRows, SinglePairRows, WmtSplits, sentences_of, split_folder
+from workloads.full.data.text.wmt17 import PackedPairRows, SinglePairRows, WmtSplits, sentences_of
 from workloads.losses.beam_search import beam_search
 from workloads.losses.transduction import PADDING, Transduction
 from workloads.networks.encoder_decoder_transformer import EncoderDecoderTransformer
@@ -39,7 +39,7 @@ class Wmt(Transduction):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Prepared rows: of several pairs for training, of one otherwise. Raises DataError where there are none."""
-        found = (PackedPairRows if split == "train" else SinglePairRows)(split_folder(folder, split))
+        found = (PackedPairRows if split == "train" else SinglePairRows)(WmtSplits.split_folder(folder, split))
         prepared_for = found.manifest.about["row_length"], len(found.spellings)
         if prepared_for != (self.row_length, self.sizes.vocabulary):
             raise DataError(

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from harness.api import SPLITS, DataError, mean_loss, visible
+from harness.api import SPLITS, DataError, SplitName, mean_loss, visible
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from harness.trial.parameter_kinds import kinds_of
@@ -33,7 +33,6 @@ from workloads.full.data.speech.librispeech import (
     Limits,
     Utterances,
     samples_of,
-    split_folder,
     utterances,
     within,
 )
@@ -227,11 +226,15 @@ def test_a_file_that_holds_no_vocabulary_is_answered(tmp_path: Path):
 # --- prepared splits ---
 
 
+def stored(folder: Path, split: SplitName, *, samples: int = 1, tokens: int = 1) -> Utterances:
+    return Utterances(LibrispeechSplits.split_folder(folder, split), samples=samples, tokens=tokens)
+
+
 def test_the_splits_are_prepared_from_the_archives_and_give_padded_batches(tmp_path: Path):
     raw = write_corpus(tmp_path, each=3)
     source = prepared(tmp_path)
     assert source.is_present(tmp_path)
-    assert {split: len(Utterances(split_folder(tmp_path, split), samples=1, tokens=1)) for split in SPLITS} == {
+    assert {split: len(stored(tmp_path, split)) for split in SPLITS} == {
         "train": 9, "validation": 6, "test": 3,
     }  # fmt: skip
     examples = workload_of(CONFORMER, **SMALLEST[CONFORMER]).load("validation", tmp_path)
@@ -257,7 +260,7 @@ def test_a_given_vocabulary_is_used_and_one_of_another_size_refused(tmp_path: Pa
     with pytest.raises(DataError, match=r"has 48 pieces, the workload asks for 36\. Replace or remove it"):
         prepared(tmp_path)
     prepared(tmp_path, vocabulary=48)
-    assert Utterances(split_folder(tmp_path, "test"), samples=1, tokens=1).spellings == pieces.spellings()
+    assert stored(tmp_path, "test").spellings == pieces.spellings()
 
 
 def test_another_number_of_utterances_than_the_published_one_is_refused(tmp_path: Path):
@@ -328,7 +331,7 @@ def test_a_longer_utterance_than_the_options_allow_is_refused(tmp_path: Path):
     write_corpus(tmp_path, each=2)
     prepared(tmp_path)
     with pytest.raises(DataError, match="samples or tokens, 5000 fit"):
-        Utterances(split_folder(tmp_path, "test"), samples=5000, tokens=256).gather(torch.tensor([0]))
+        stored(tmp_path, "test", samples=5000, tokens=256).gather(torch.tensor([0]))
 
 
 # --- features ---

@@ -22,7 +22,7 @@ from harness.trial.parameter_kinds import kinds_of
 from tests.workloads.algoperf_weights import set_parity_weights
 from tests.workloads.full.refereed import trial_and_evaluations
 from workloads.full.data.archives import Archive
-from workloads.full.data.molpcba import MolpcbaSplits, read_molecules, split_folder, split_index
+from workloads.full.data.molpcba import MolpcbaSplits, read_molecules, split_index
 from workloads.full.ogbg import Ogbg, evaluated_by_algoperf
 
 SPLIT_FILES = {"train": "train", "validation": "valid", "test": "test"}
@@ -186,7 +186,7 @@ def test_prepared_molecules_are_those_of_the_tables(tmp_path: Path):
         assert batch["targets"][row].tolist() == [float(label == 1) for label in each["labels"]]
         assert batch["weights"][row].tolist() == [float(label >= 0) for label in each["labels"]]
     assert len(workload_of().load("test", tmp_path)) == 10
-    assert split_folder(tmp_path, "test") == tmp_path / "ogbg" / "test"
+    assert MolpcbaSplits.split_folder(tmp_path, "test") == tmp_path / "ogbg" / "test"
 
 
 def test_padding_changes_nothing_whatever_it_holds(tmp_path: Path):

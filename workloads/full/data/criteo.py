@@ -12,8 +12,8 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from harness.api import SPLITS, Batch, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, prepare
+from harness.api import SPLITS, Batch, DataError, SplitName
+from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, PreparedSource, Raw, prepare
 from workloads.full.data.download import download
 from workloads.full.data.farm_hash import LONGEST, fingerprints
 
@@ -64,7 +64,7 @@ def parts_of(folder: Path, split: SplitName, rows: Sequence[int] = ROWS, test_ro
     return [Part(path, begin, end, count)]
 
 
-class CriteoDays(DataSource):
+class CriteoDays(PreparedSource):
     """The 24 files, downloaded or put there by hand, and the splits that are prepared from them."""
 
     name = "criteo1tb"
@@ -77,10 +77,6 @@ class CriteoDays(DataSource):
         "downloading takes an hour at 100 MB/s",
         "preparing reads 100,000 rows a second of one core: half a day, and it goes on after a cut",
     )
-
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits are prepared."""
-        return all((folder / self.name / split / MANIFEST).is_file() for split in SPLITS)
 
     def fetch(self, folder: Path) -> None:
         """Download the files that are not there, and prepare the splits. Raises DataError where that fails."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from harness.api import SPLITS, Batch, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, one_by_one, prepare
+from harness.api import SPLITS, Batch, DataError, SplitName
+from workloads.data.prepared import Chunk, Field, PreparedExamples, PreparedSource, Raw, one_by_one, prepare
 from workloads.full.data.archives import Archive, unpack
 
 NODE_FEATURES = 9
@@ -144,7 +144,7 @@ class Graphs(PreparedExamples):
         }
 
 
-class MolpcbaSplits(DataSource):
+class MolpcbaSplits(PreparedSource):
     """The three splits, prepared from the published archive.
 
     In the data folder, under `ogbg`: `raw/pcba`, what the archive unpacks to, and the prepared splits. `counts`: how
@@ -161,10 +161,6 @@ class MolpcbaSplits(DataSource):
         self._counts = counts or {}
         self._archive = archive
 
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits have been prepared."""
-        return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
-
     def fetch(self, folder: Path) -> None:
         """Bring what is missing. Raises DataError where that fails."""
         if self.is_present(folder):
@@ -179,7 +175,7 @@ class MolpcbaSplits(DataSource):
                 return one_by_one(map(_flat, molecules.examples(index[begin:])), size=1024)
 
             prepare(
-                split_folder(folder, split),
+                self.split_folder(folder, split),
                 {"nodes": Field("|u1", None), "edges": Field("<i2", None), "labels": Field("|i1", (TASKS,))},
                 rest,
                 about={"reader": _READER},
@@ -189,8 +185,3 @@ class MolpcbaSplits(DataSource):
 
 def _flat(molecule: dict[str, numpy.ndarray]) -> dict[str, numpy.ndarray]:
     return {name: values.reshape(-1) for name, values in molecule.items()}
-
-
-def split_folder(folder: Path, split: SplitName) -> Path:
-    """Where a prepared split lies in the data folder."""
-    return folder / MolpcbaSplits.name / split

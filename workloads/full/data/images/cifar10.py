@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import SPLITS, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Field, one_by_one, prepare
+from harness.api import SPLITS, DataError, SplitName
+from workloads.data.prepared import Field, PreparedSource, one_by_one, prepare
 from workloads.data.torchvision_import import import_torchvision
 from workloads.full.data.download import download
 from workloads.full.data.philox import uniform
@@ -27,7 +27,7 @@ COUNTS: dict[SplitName, int] = {"train": 45_000, "validation": 5_000, "test": 10
 _PADDING = 4
 
 
-class Cifar10Archive(DataSource):
+class Cifar10Archive(PreparedSource):
     """The published archive and the splits that are prepared from it."""
 
     name = "cifar10"
@@ -35,10 +35,6 @@ class Cifar10Archive(DataSource):
     # The archive, its files and the splits.
     disk_megabytes = 550.0
     licence = "none stated (Krizhevsky, Learning multiple layers of features from tiny images, 2009)"
-
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits are prepared."""
-        return all((folder / self.name / split / MANIFEST).is_file() for split in SPLITS)
 
     def fetch(self, folder: Path) -> None:
         """Download the archive where it is not there, and prepare the splits. Raises DataError where that fails."""

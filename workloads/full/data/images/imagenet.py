@@ -16,8 +16,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from harness.api import SPLITS, Batch, DataError, DataSource, SplitName, visible
-from workloads.data.prepared import MANIFEST, Field, PreparedExamples, Raw, one_by_one, prepare
+from harness.api import SPLITS, Batch, DataError, SplitName, visible
+from workloads.data.prepared import MANIFEST, Field, PreparedExamples, PreparedSource, Raw, one_by_one, prepare
 from workloads.full.data.images.imagenet_v2 import central_square
 
 SIDE = 224
@@ -41,7 +41,7 @@ _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
 
-class ImagenetFolders(DataSource):
+class ImagenetFolders(PreparedSource):
     """Three trees of images, which a person gets and unpacks, and the splits that are prepared from them."""
 
     name = "imagenet"
@@ -56,10 +56,6 @@ class ImagenetFolders(DataSource):
         "imagenetv2-matched-frequency.tar.gz",
         "preparing them takes about three quarters of an hour and 152 GB beside the unpacked files",
     )
-
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits are prepared."""
-        return all((folder / self.name / split / MANIFEST).is_file() for split in SPLITS)
 
     def fetch(self, folder: Path) -> None:
         """Prepare the splits from what was unpacked. Raises DataError that says where to sign where it is not there."""

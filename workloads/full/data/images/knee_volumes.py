@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy
 
-from harness.api import SPLITS, DataError, DataSource, SplitName, visible
-from workloads.data.prepared import MANIFEST, Field, one_by_one, prepare
+from harness.api import SPLITS, DataError, SplitName, visible
+from workloads.data.prepared import MANIFEST, Field, PreparedSource, one_by_one, prepare
 from workloads.full.data.extras import extra
 from workloads.full.data.philox import uniform
 
@@ -23,7 +23,7 @@ _HELD_OUT_KEY = (0, 0)
 _TRAINING_KEY = 1  # with the slice's number as the other half
 
 
-class KneeVolumes(DataSource):
+class KneeVolumes(PreparedSource):
     """The prepared splits, from the volumes that a person has signed for and unpacked."""
 
     name = "fastmri"
@@ -36,10 +36,6 @@ class KneeVolumes(DataSource):
         "mail that you get says, and unpack them in the folder fastmri of the data folder",
         "preparing them takes about a quarter of an hour, and 34 GB beside the unpacked files",
     )
-
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits are prepared."""
-        return all((folder / self.name / split / MANIFEST).is_file() for split in SPLITS)
 
     def fetch(self, folder: Path) -> None:
         """Prepare what is missing. Raises DataError where volumes are missing, damaged or too few."""

@@ -12,8 +12,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from harness.api import SPLITS, Batch, DataError, DataSource, SplitName, visible
-from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, one_by_one, prepare
+from harness.api import SPLITS, Batch, DataError, SplitName, visible
+from workloads.data.prepared import Chunk, Field, PreparedExamples, PreparedSource, Raw, one_by_one, prepare
 from workloads.full.data.archives import Archive, unpack
 from workloads.full.data.extras import extra
 from workloads.full.data.pieces import Pieces, store, stored_pieces, trained_pieces
@@ -192,7 +192,7 @@ def _padded(vectors: Sequence[numpy.ndarray], length: int) -> numpy.ndarray:
     return out
 
 
-class LibrispeechSplits(DataSource):
+class LibrispeechSplits(PreparedSource):
     """The three splits, prepared from the published archives.
 
     In the data folder, under `librispeech`: `raw/LibriSpeech`, what the archives unpack to; `vocabulary.model`, given,
@@ -226,10 +226,6 @@ class LibrispeechSplits(DataSource):
         self._archives = archives
         self._processes = processes
 
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits have been prepared."""
-        return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
-
     def fetch(self, folder: Path) -> None:
         """Bring what is missing, archive by archive and split by split. Raises DataError where that fails."""
         if self.is_present(folder):
@@ -245,7 +241,7 @@ class LibrispeechSplits(DataSource):
                 return one_by_one(examples(found[begin:], pieces.tokens, processes=self._processes))
 
             prepare(
-                split_folder(folder, split),
+                self.split_folder(folder, split),
                 {"audio": Field("<i2", None), "tokens": Field("<i2", None)},
                 rest,
                 about={
@@ -269,8 +265,3 @@ class LibrispeechSplits(DataSource):
                 f"{path} has {found} pieces, the workload asks for {self._vocabulary}. Replace or remove it."
             )
         return pieces
-
-
-def split_folder(folder: Path, split: SplitName) -> Path:
-    """Where a prepared split lies in the data folder."""
-    return folder / LibrispeechSplits.name / split

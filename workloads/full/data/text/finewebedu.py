@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from harness.api import SPLITS, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Chunk, prepare
+from harness.api import DataError, SplitName
+from workloads.data.prepared import Chunk, PreparedSource, prepare
 from workloads.full.data.download import download
 from workloads.full.data.text.gpt2_tokens import MERGES_URL, Gpt2Encoding, check_merges
 from workloads.full.data.text.token_windows import cut, from_to, window_field
@@ -45,7 +45,7 @@ def shuffled_texts(files: list[Path], *, cache: Path) -> Iterator[list[str]]:
         yield batch["text"]
 
 
-class FinewebEduSplits(DataSource):
+class FinewebEduSplits(PreparedSource):
     """Pages in `finewebedu_lm/raw` of the data folder, and windows of their tokens prepared from them.
 
     One row of tokens is made of all pages, each with its end, and cut into pieces of a window and a token, so that
@@ -80,10 +80,6 @@ class FinewebEduSplits(DataSource):
         self._place = place
         self._check = check
 
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits have been prepared."""
-        return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
-
     def fetch(self, folder: Path) -> None:
         """Download files that are not there, and prepare the splits. Raises DataError where that fails."""
         raw = folder / self.name / "raw"
@@ -103,7 +99,7 @@ class FinewebEduSplits(DataSource):
         for split in _IN_ORDER:
             end = first + self._counts[split]
             prepare(
-                split_folder(folder, split),
+                self.split_folder(folder, split),
                 window_field(self._window),
                 functools.partial(self._rest, files, encoding, first, end),
                 about={
@@ -120,8 +116,3 @@ class FinewebEduSplits(DataSource):
     def _rest(self, files: list[Path], encoding: Gpt2Encoding, first: int, end: int, begin: int) -> Iterator[Chunk]:
         texts = shuffled_texts(files, cache=files[0].parent / "cache")
         return from_to(cut(encoding.tokens(texts), length=self._window + 1), first + begin, end)
-
-
-def split_folder(folder: Path, split: SplitName) -> Path:
-    """Where a prepared split lies in the data folder."""
-    return folder / FinewebEduSplits.name / split

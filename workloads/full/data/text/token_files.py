@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy
 
-from harness.api import SPLITS, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Chunk, prepare
+from harness.api import SPLITS, DataError, SplitName
+from workloads.data.prepared import Chunk, PreparedSource, prepare
 from workloads.full.data.download import download
 from workloads.full.data.text.token_windows import Tokens, from_to, overlapping, window_field
 
@@ -47,7 +47,7 @@ def _again(path: Path) -> str:
     return f"Fetch {path.name} from {_PLACE} again, then run make data."
 
 
-class FinewebSplits(DataSource):
+class FinewebSplits(PreparedSource):
     """Files of FineWeb's tokens in `fineweb_gpt/raw` of the data folder, and the windows prepared from them.
 
     Training has all windows of the training files, in the order of their names. Validation has the first
@@ -79,10 +79,6 @@ class FinewebSplits(DataSource):
         self._training_files = training_files
         self._place = place
 
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits have been prepared."""
-        return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
-
     def fetch(self, folder: Path) -> None:
         """Download files that are not there, and prepare the splits. Raises DataError where that fails."""
         raw = folder / self.name / "raw"
@@ -100,7 +96,7 @@ class FinewebSplits(DataSource):
             kind, part = _PARTS[split]
             first, end = (0, None) if part is None else (part * self._held_out, (part + 1) * self._held_out)
             prepare(
-                split_folder(folder, split),
+                self.split_folder(folder, split),
                 window_field(self._window),
                 functools.partial(self._rest, found[kind], first, end),
                 about={
@@ -121,8 +117,3 @@ class FinewebSplits(DataSource):
                 if (largest := int(windows.max())) >= self._vocabulary:
                     raise DataError(f"{path} holds token {largest}, the vocabulary ends before {self._vocabulary}.")
                 yield windows
-
-
-def split_folder(folder: Path, split: SplitName) -> Path:
-    """Where a prepared split lies in the data folder."""
-    return folder / FinewebSplits.name / split

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.api import SPLITS, Batch, DataError, DataSource, SplitName
-from workloads.data.prepared import MANIFEST, Chunk, Field, PreparedExamples, Raw, one_by_one, prepare
+from harness.api import SPLITS, Batch, DataError, SplitName
+from workloads.data.prepared import Chunk, Field, PreparedExamples, PreparedSource, Raw, one_by_one, prepare
 from workloads.data.sources import StoredFile
 from workloads.full.data.download import download
 from workloads.full.data.pieces import Pieces, store, stored_pieces, trained_pieces
@@ -230,7 +230,7 @@ def sentences_of(batch: Batch) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode() for row in batch["text"].cpu().numpy()]
 
 
-class WmtSplits(DataSource):
+class WmtSplits(PreparedSource):
     """The archives, downloaded into `wmt/raw` of the data folder or put there, and the splits prepared from them.
 
     Beside them: `vocabulary.model`, given, or trained here on pairs from all over the training split.
@@ -262,10 +262,6 @@ class WmtSplits(DataSource):
         self._counts = counts or {}
         self._every = every
 
-    def is_present(self, folder: Path) -> bool:
-        """True where all splits have been prepared."""
-        return all((split_folder(folder, split) / MANIFEST).is_file() for split in SPLITS)
-
     def fetch(self, folder: Path) -> None:
         """Download archives that are not there, and prepare the splits. Raises DataError where that fails."""
         raw = folder / self.name / "raw"
@@ -282,7 +278,7 @@ class WmtSplits(DataSource):
         rows = {"rows": Field("<i2", (4, self._row_length))}
         for split in SPLITS:
             prepare(
-                split_folder(folder, split),
+                self.split_folder(folder, split),
                 rows if split == "train" else {**rows, "text": Field("|u1", None)},
                 functools.partial(self._rest, raw, split, pieces),
                 about={**about, "split": split, "archives": [each.sha256 for each in self._archives[split]]},
@@ -338,8 +334,3 @@ class WmtSplits(DataSource):
         for source, target, text in pairs_within(self._pairs(raw, split), pieces, row_length=self._row_length):
             [row] = packed_rows([(source, target)], row_length=self._row_length)
             yield {"rows": row, "text": numpy.frombuffer(text.encode(), numpy.uint8)}
-
-
-def split_folder(folder: Path, split: SplitName) -> Path:
-    """Where a prepared split lies in the data folder."""
-    return folder / WmtSplits.name / split
