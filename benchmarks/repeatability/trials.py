@@ -20,7 +20,6 @@ from benchmarks.timed_trials import quick_judge
 from harness.api import Budget, DataError, TrialStatus
 from harness.plugins.submission import copy_of, files_of
 from harness.race.referee import Referee, undisturbed
-from harness.race.sandbox import shared_sandbox
 from harness.scoring.clock.units import UNITS
 from harness.study.budget import reference_step_seconds, seconds_per_step, trial_spec
 from harness.study.identity import Study
@@ -107,9 +106,7 @@ def _run(study: Study, steps: int, evaluations: int, *, max_runtime: float) -> t
         ruleset=dataclasses.replace(config.ruleset, budget_factor=1.0),
         evaluate_every_steps=max(1, steps // evaluations),
     )
-    sandbox = shared_sandbox(
-        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
-    )
+    sandbox = machine.sandbox()
     scratch = config.results / "runs" / "scratch" / "repeatability"
     judge = quick_judge(config.workload)
     with copy_of(study.submission, files_of(study.submission), scratch.with_name("repeatability-submission")) as copy:

@@ -31,7 +31,7 @@ from harness.plugins.submission import load_submission
 from harness.study.budget import subject_of
 from harness.study.machine import limits
 from harness.study.machine.calibration import Calibration
-from harness.study.machine.hardware import Machine, git_revision, this_machine
+from harness.study.machine.hardware import Machine, git_revision, machine_of
 
 _FREE_GIB_WANTED = 2.0
 _RULESET = "quick"
@@ -43,17 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = command_line.options(arguments, ("hardware", "results"))
     console = PlainConsole()
     hardware = load("hardware", chosen.get("hardware", "local"), HardwareConfig)
-    machine = this_machine(
-        hardware.name,
-        hardware.device,
-        hardware.threads,
-        hardware.memory_gib,
-        hardware.devices,
-        hardware.loader_workers,
-        precision=hardware.precision,
-        compiles=hardware.compile,
-        micro_batches=hardware.micro_batches,
-    )
+    machine = machine_of(hardware)
     results = path_of(chosen.get("results", "results"))
     _machine(console, machine, results)
     present = _workloads(console, machine, results)

@@ -19,7 +19,6 @@ from harness.race.judge import Judge
 from harness.race.outcome import TrialSpec
 from harness.race.protocol import Snapshot
 from harness.race.referee import Referee, undisturbed
-from harness.race.sandbox import shared_sandbox
 from harness.study.identity import Study, workload_hash
 from harness.study.machine.calibration import Calibration, Measurement, Subject, Window, read_windows, windows_of
 
@@ -180,9 +179,7 @@ def reference_step_seconds(study: Study, *, seconds: float) -> float:
 def _windows(study: Study, submission: Submission, judge: Judge, *, seconds: float) -> list[Window]:
     config, machine = study.config, study.machine
     scratch = config.results / "runs" / "scratch" / f"timing-{machine.fingerprint}-{os.getpid()}"
-    sandbox = shared_sandbox(
-        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
-    )
+    sandbox = machine.sandbox()
     with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
         spec = trial_spec(
             config,

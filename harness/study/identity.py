@@ -20,7 +20,7 @@ from harness.plugins.submission import Submission, load_submission
 from harness.plugins.submission_files import library_versions
 from harness.records.tables import Records, TrialKey
 from harness.study.division import check_division, check_reference
-from harness.study.machine.hardware import Machine, departures, this_machine
+from harness.study.machine.hardware import Machine, departures, machine_of
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,7 @@ def describe(config: StudyConfig) -> Study:
     submission = load_submission(config.submission)
     hardware = config.hardware
     check_division(config, submission, hardware.devices)
-    machine = this_machine(
-        hardware.name,
-        hardware.device,
-        hardware.threads,
-        hardware.memory_gib,
-        hardware.devices,
-        hardware.loader_workers,
-        precision=hardware.precision,
-        compiles=hardware.compile,
-        micro_batches=hardware.micro_batches,
-    )
+    machine = machine_of(hardware)
     reference = load_submission(config.ruleset.reference)
     check_reference(reference)
     frozen, why_not = _frozen_seconds(hardware, config.workload, reference)

@@ -28,7 +28,6 @@ from harness.race.outcome import Continuation, NotContinued, Observation, Outcom
 from harness.race.prediction.judge import scratch_of_predictor
 from harness.race.referee import Referee, undisturbed
 from harness.race.rehearsal.rehearse import scratch_of_cache
-from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
 from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
@@ -169,9 +168,7 @@ def _race(
             if past is None:
                 notes.start({"trial_id": key.trial_id, "started_at": _now()})
             machine = study.machine
-            sandbox = shared_sandbox(
-                machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
-            )
+            sandbox = machine.sandbox()
             outcome = Referee(judge, sandbox).run(
                 spec,
                 _scratch(config, key),

@@ -21,7 +21,6 @@ from harness.plugins.submission import copy_of, files_of
 from harness.race.judge import Judge
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.referee import Referee, undisturbed
-from harness.race.sandbox import shared_sandbox
 from harness.study.budget import trial_spec
 from harness.study.identity import Study
 
@@ -90,9 +89,7 @@ def _run(
 ) -> Outcome:
     machine, submission = study.machine, study.submission
     scratch = config.results / "runs" / "scratch" / f"audit-{machine.fingerprint}-{os.getpid()}"
-    sandbox = shared_sandbox(
-        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
-    )
+    sandbox = machine.sandbox()
     seconds = config.budget.steps * seconds_per_step
     with copy_of(submission, files_of(submission), scratch.with_name(f"{scratch.name}-submission")) as copy:
         spec = trial_spec(

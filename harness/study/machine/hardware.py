@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from harness.config import HardwareConfig
 from harness.race import device as devices
 from harness.race.processes import malloc_of_trainers
+from harness.race.sandbox import Sandbox, shared_sandbox
 from harness.study.machine import limits
 
 _PACKAGES = ("torch", "numpy", "torchvision")
@@ -47,6 +49,25 @@ class Machine:
     versions: dict[str, str]
     properties: dict[str, str | int | float | None]
     """What the fingerprint is made of, as `machine` of a file in conf/hardware writes it."""
+
+    def sandbox(self) -> Sandbox:
+        """The sandbox of this process for trials on this machine."""
+        return shared_sandbox(self.device, self.threads, self.memory_bytes, self.devices, self.loader_workers)
+
+
+def machine_of(hardware: HardwareConfig) -> Machine:
+    """The machine that this process runs on, as `hardware` asks for it. Raises ConfigError as `this_machine`."""
+    return this_machine(
+        hardware.name,
+        hardware.device,
+        hardware.threads,
+        hardware.memory_gib,
+        hardware.devices,
+        hardware.loader_workers,
+        precision=hardware.precision,
+        compiles=hardware.compile,
+        micro_batches=hardware.micro_batches,
+    )
 
 
 def this_machine(

@@ -18,7 +18,6 @@ from harness.api import Target, TrialStatus
 from harness.plugins.submission import copy_of, files_of
 from harness.race.outcome import Outcome, TrialSpec
 from harness.race.referee import Referee, undisturbed
-from harness.race.sandbox import shared_sandbox
 from harness.records.tables import Row, TrialKey
 from harness.study.budget import seconds_per_step, trial_spec
 from harness.study.identity import Study
@@ -76,9 +75,7 @@ def run_again(study: Study, recorded: Recorded, console: Console, *, seeds_on: i
     max_runtime = row["max_runtime"] if here else budget.steps * seconds_per_step(study, console)
     target = target_of(row)
     judge = judge_of(config.workload, machine)
-    sandbox = shared_sandbox(
-        machine.device, machine.threads, machine.memory_bytes, machine.devices, machine.loader_workers
-    )
+    sandbox = machine.sandbox()
     scratch = config.results / "runs" / "scratch" / f"verify-{row['trial_id']}-{os.getpid()}"
     try:
         with copy_of(study.submission, files_of(study.submission), scratch / "submission") as copy:

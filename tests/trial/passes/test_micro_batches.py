@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from harness.api import ConfigError, Target
+from harness.api import ConfigError
 from harness.config import HardwareConfig
-from harness.trial.conversation import Conditions, Go
 from harness.trial.passes.pinned import pinned
 from harness.trial.trial import Trial
-from tests.blobs import Blobs
+from tests.trial.passes.trials import trial_on_blobs
 from workloads.networks.speech_layers import MaskedBatchNorm
 
 
-def trial_on_blobs(*, micro_batch: int | None, **options) -> Trial:
-    workload = Blobs(**{"hidden": 16, **options})
-    torch.manual_seed(1)
-    conditions = Conditions(
-        seed=1,
-        device=torch.device("cpu"),
-        batch_size_hint=32,
-        step_hint=90,
-        target=Target("error", "min", 0.02),
-        budget_seconds=10.0,
-        eval_period=1.0,
-        evaluate_every_steps=1000,
-        micro_batch=micro_batch,
-    )
-    trial = Trial(workload, workload.build_model(), workload.load("train", Path()), conditions, lambda *_: None)
-    trial.go(Go(0.0))
+def trial_in_parts(*, micro_batch: int | None, **options) -> Trial:
+    trial = trial_on_blobs(options, micro_batch=micro_batch)
     torch.manual_seed(2)
     return trial
 
@@ -45,13 +28,13 @@ def gradients(trial: Trial) -> list[torch.Tensor]:
 @pytest.mark.parametrize("micro_batch", [1, 7, 16, 32, 100])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_are_those_of_the_whole_batch(micro_batch: int, masked: bool):
-    whole, parts = (gradients(trial_on_blobs(micro_batch=size, masked=masked)) for size in (None, micro_batch))
+    whole, parts = (gradients(trial_in_parts(micro_batch=size, masked=masked)) for size in (None, micro_batch))
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_so_many_examples_go_through_the_network_at_once_and_are_not_kept():
-    trial = trial_on_blobs(micro_batch=12)
+    trial = trial_in_parts(micro_batch=12)
     sizes: list[int] = []
     trial.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     loss = trial.loss(trial.next_batch())
@@ -64,7 +47,7 @@ def test_so_many_examples_go_through_the_network_at_once_and_are_not_kept():
 
 
 def test_the_pass_that_is_made_again_has_the_dropout_masks_of_the_first():
-    trial = trial_on_blobs(micro_batch=16, dropout=0.5)
+    trial = trial_in_parts(micro_batch=16, dropout=0.5)
     batch = trial.next_batch()
     torch.manual_seed(3)
     trial.loss(batch).backward()
@@ -78,7 +61,7 @@ def test_the_pass_that_is_made_again_has_the_dropout_masks_of_the_first():
 
 
 def test_running_statistics_move_once_for_each_part():
-    trial = trial_on_blobs(micro_batch=8, batch_norm=True)
+    trial = trial_in_parts(micro_batch=8, batch_norm=True)
     norm = next(module for module in trial.model.modules() if isinstance(module, nn.BatchNorm1d))
     loss = trial.loss(trial.next_batch())
     before = {name: values.clone() for name, values in norm.named_buffers()}

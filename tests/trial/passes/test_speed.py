@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 
-from harness.api import Precision, Target
 from harness.config import WorkloadConfig, base_workloads, load
 from harness.plugins.data import data_folder, is_present
 from harness.plugins.entries import create_workload
-from harness.trial.conversation import Conditions, Go
-from harness.trial.trial import Trial
-from tests.blobs import Blobs
-
-
-def trial_on_blobs(*, precision: Precision = "float32", is_compiled: bool = False) -> Trial:
-    workload = Blobs(hidden=16)
-    torch.manual_seed(1)
-    conditions = Conditions(
-        seed=1,
-        device=torch.device("cpu"),
-        batch_size_hint=32,
-        step_hint=90,
-        target=Target("error", "min", 0.02),
-        budget_seconds=10.0,
-        eval_period=1.0,
-        evaluate_every_steps=1000,
-        precision=precision,
-        is_compiled=is_compiled,
-    )
-    trial = Trial(workload, workload.build_model(), workload.load("train", Path()), conditions, lambda *_: None)
-    trial.go(Go(0.0))
-    return trial
+from tests.trial.passes.trials import trial_on_blobs
 
 
 def test_by_default_a_pass_is_the_model_alone():
