@@ -30,7 +30,7 @@ def malloc_of_trainers(root: Path = Path("/")) -> str:
     library does not ask. `root`: where /sys lies.
     """
     try:
-        modes = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+        modes = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="utf-8")
         name, version = platform.libc_ver()
         knows = name == "glibc" and tuple(map(int, version.split(".")[:2])) >= _GLIBC_WITH_HUGE_PAGES
     except (OSError, ValueError):

@@ -75,8 +75,11 @@ def _run(cell: Cell, one: Performance, template: Path | None, untouched: Path) -
     if cell.says not in one.said:
         found.append(f"it did not say {cell.says!r}")
     found += [f"it said {word!r}" for word in ("Traceback", "fault of Timetrial") if word in one.said]
-    codes = {other.exitcode for other in one.others}
-    found += [f"the bench beside it ended with exit code {code}" for code in codes - {0, 2}]
+    found += [
+        f"the bench beside it ended with exit code {other.exitcode}: {words[-1500:]}"
+        for other, words in zip(one.others, one.said_beside(), strict=True)
+        if other.exitcode not in (0, 2)
+    ]
     cell.heal(one)
     if template is not None and not cell.is_lost:
         found += _lost(template, one.results)

@@ -265,8 +265,11 @@ class Performance:
     @property
     def said(self) -> str:
         """What the bench has printed."""
-        path = self.folder / "said.txt"
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return _words_of(self.folder)
+
+    def said_beside(self) -> list[str]:
+        """What each bench beside it has printed, in the order in which they were started."""
+        return [_words_of(self.folder / f"beside{number}") for number in range(len(self.others))]
 
     def below(self) -> list[psutil.Process]:
         """Every process that this bench has started, wherever it hangs now."""
@@ -326,6 +329,11 @@ class Performance:
     def clear(self) -> None:
         """Remove what is not the results."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _words_of(folder: Path) -> str:
+    path = folder / "said.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _play(scene: stage.Scene) -> None:

@@ -13,6 +13,7 @@ import pickle
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,9 @@ class Scene:
         code = 1
         try:
             code = act(self.config)
+        except BaseException:
+            # There is no interpreter above this that would.
+            traceback.print_exc()
         finally:
             # As at the end of an interpreter, which this process does not come to: threads first, as joblib's workers
             # end with one of theirs.
