@@ -129,7 +129,7 @@ def test_workloads_import_the_vocabulary_and_their_own_helpers(path):
     assert {name.split(".")[1] for name in imported(path) if name.startswith("harness.")} <= {"api"}
 
 
-@pytest.mark.parametrize("room_of_workloads", ["data", "losses", "networks"])
+@pytest.mark.parametrize("room_of_workloads", ["data", "losses", "networks", "models"])
 def test_what_workloads_share_knows_no_workload(room_of_workloads):
     leads = {f"workloads.{path.stem}" for path in (ROOT / "workloads").glob("*.py")}
     for path in (ROOT / "workloads" / room_of_workloads).glob("*.py"):

@@ -6,18 +6,16 @@ import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.api import (
-    Batch,
     DataError,
     DataSource,
     Examples,
-    LossKind,
     Padded,
     Renamed,
     Reordered,
@@ -25,11 +23,9 @@ from harness.api import (
     SplitName,
     Symmetry,
     TensorExamples,
-    Workload,
 )
 from workloads.data.flights_table import Columns, flights_archive, read_flights
-from workloads.losses.binary import binary_losses
-from workloads.networks.dlrm import Dlrm
+from workloads.models.recommendation import Recommendation
 
 _SEED_OF_SPLIT = 0
 _PARTS: dict[SplitName, tuple[float, float]] = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
@@ -37,14 +33,11 @@ _PARTS: dict[SplitName, tuple[float, float]] = {"train": (0.0, 0.8), "validation
 _RARE = 5
 
 
-class FlightsDelay(Workload):
+class FlightsDelay(Recommendation):
     """Binary cross-entropy of "arrives more than 15 minutes late", as loss and as metric `bce`. See Dlrm for the sizes.
 
     `levels`: rows of the embedding table of each category, in the order of the data.
     """
-
-    loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
-    compiles = True
 
     def __init__(
         self,
@@ -59,15 +52,18 @@ class FlightsDelay(Workload):
         layernorm: bool = False,
         residual: bool = False,
     ) -> None:
-        self.levels = tuple(levels)
-        self.numbers = numbers
-        self.embedding_width = embedding_width
-        self.bottom = tuple(bottom)
-        self.top = tuple(top)
-        self.embedding_scale = embedding_scale
-        self.output_gain = output_gain
-        self.layernorm = layernorm
-        self.residual = residual
+        super().__init__(
+            tables=levels,
+            columns=len(levels),
+            numbers=numbers,
+            embedding_width=embedding_width,
+            bottom=bottom,
+            top=top,
+            embedding_scale=embedding_scale,
+            output_gain=output_gain,
+            layernorm=layernorm,
+            residual=residual,
+        )
 
     def sources(self) -> list[DataSource]:
         """One source package."""
@@ -81,10 +77,10 @@ class FlightsDelay(Workload):
         """
         archive = flights_archive().path(folder)
         ids, sizes, numbers, is_late, parts = _encoded(archive, archive.stat().st_mtime_ns)
-        if sizes != self.levels or numbers.shape[1] != self.numbers:
+        if sizes != self.tables or numbers.shape[1] != self.numbers:
             raise DataError(
                 f"{archive} has categories of {list(sizes)} levels and {numbers.shape[1]} numbers, the options say "
-                f"{list(self.levels)} and {self.numbers}. Run: make data"
+                f"{list(self.tables)} and {self.numbers}. Run: make data"
             )
         rows = parts[split]
         return TensorExamples(
@@ -99,41 +95,9 @@ class FlightsDelay(Workload):
         """The carrier of each flight: the largest has two thousand times the flights of the smallest."""
         return examples.tensors()["ids"][:, 0].long()
 
-    def build_model(self) -> nn.Module:
-        """A new network. Shapes: ids [batch, categories], numbers [batch, numbers] -> [batch]."""
-        return Dlrm(
-            tables=self.levels,
-            columns=len(self.levels),
-            numbers=self.numbers,
-            embedding_width=self.embedding_width,
-            bottom=self.bottom,
-            top=self.top,
-            embedding_scale=self.embedding_scale,
-            output_gain=self.output_gain,
-            layernorm=self.layernorm,
-            residual=self.residual,
-        )
-
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model on both kinds of inputs."""
-        outputs: Tensor = model(batch["ids"], batch["numbers"])
-        return outputs
-
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
-        """Binary cross-entropy in nats; smoothing moves labels towards 1/2. Shapes: both [batch] -> [batch]."""
-        return binary_losses(outputs, batch["targets"], label_smoothing=label_smoothing), None
-
-    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`nats`: loss of each flight. Shape: [batch]."""
-        return {"nats": binary_losses(outputs, batch["targets"], label_smoothing=0.0)}
-
-    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """`bce`: mean over all flights."""
-        return {"bce": statistics["nats"].double().mean().item()}
-
     def symmetries(self) -> list[Symmetry]:
         """Categories in any order and their levels under other numbers; numbers too, of either sign; yes for no."""
-        ends = list(itertools.accumulate(self.levels))
+        ends = list(itertools.accumulate(self.tables))
         return [
             Renamed({"ids": None}, list(zip([0, *ends[:-1]], ends, strict=True))),
             Reordered({"ids": 1}),

@@ -9,7 +9,6 @@ import numpy
 import torch
 
 from harness.api import (
-    Batch,
     DataError,
     DataSource,
     Examples,
@@ -21,9 +20,8 @@ from harness.api import (
     Transposed,
 )
 from workloads.data.sources import FashionMnistFiles
-from workloads.losses.classification import Classification, Images
+from workloads.losses.classification import ImageClassification, Images
 
-CLASSES = 10
 _MEAN, _DEVIATION = 0.286, 0.353  # of the training pixels in [0, 1]
 # Where each split begins and ends in the published training or test file. The training file is far larger than a run of
 # seconds can use, so a third of it trains and the next part validates.
@@ -35,8 +33,12 @@ _PARTS: dict[SplitName, tuple[str, int, int]] = {
 _IDX_BYTES = 8  # the IDX format's code of unsigned bytes
 
 
-class FashionMnist(Classification):
+class FashionMnist(ImageClassification):
     """Ten kinds of clothes; a subclass says which model."""
+
+    channels = 1
+    classes = 10
+    side = 28
 
     def sources(self) -> list[DataSource]:
         """The four published files."""
@@ -51,11 +53,6 @@ class FashionMnist(Classification):
         labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
         return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
 
-    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
-        """Noise under classes drawn by chance, without the data. Shapes: [batch, 1, 28, 28], [batch]."""
-        inputs = torch.randn(size, 1, 28, 28, generator=generator)
-        return {"inputs": inputs, "targets": torch.randint(CLASSES, (size,), generator=generator)}
-
     def symmetries(self) -> list[Symmetry]:
         """Images lying on their side, in a mirror, as negatives; classes under other numbers.
 
@@ -66,7 +63,7 @@ class FashionMnist(Classification):
             Transposed({"inputs": (2, 3)}),
             Mirrored({"inputs": 3}),
             Signed({"inputs": None}),
-            Renamed({"targets": None}, [(0, CLASSES)]),
+            Renamed({"targets": None}, [(0, self.classes)]),
         ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import PreparedExamples, Raw
 from workloads.full.data.images.cifar10 import Cifar10Archive, cropped_and_flipped
-from workloads.full.residual_classifier import ResidualClassifier
+from workloads.models.residual_classifier import ResidualClassifier
 
 # Of the training pixels in [0, 1], red, green, blue.
 _MEANS = (0.49139968, 0.48215827, 0.44653124)
@@ -21,8 +20,9 @@ _DEVIATIONS = (0.24703233, 0.24348505, 0.26158768)
 class Cifar10Resnet(ResidualClassifier):
     """Residual network of the given sizes on CIFAR-10; training images are cropped and flipped."""
 
-    classes: ClassVar[int] = 10
-    side: ClassVar[int] = 32
+    channels = 3
+    classes = 10
+    side = 32
 
     def sources(self) -> list[DataSource]:
         """The published archive."""

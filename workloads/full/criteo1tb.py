@@ -9,22 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, Workload
+from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.full.data.criteo import LEVELS, NUMBERS, Clicks, CriteoDays
-from workloads.losses.binary import binary_losses
-from workloads.networks.dlrm import Dlrm
+from workloads.models.recommendation import Recommendation
 
 
-class Criteo1tb(Workload):
+class Criteo1tb(Recommendation):
     """Binary cross-entropy in nats, as loss and as metric `bce`. See Dlrm for the sizes.
 
     `tables`: rows of the chunks that make the one embedding table, into which all categories are folded.
     `float_ids`: ids pass through float32, as in AlgoPerf, which rounds those above 16,777,216 to even ones.
     """
 
-    loss_kind: ClassVar[LossKind] = LossKind.SIGMOID_CROSS_ENTROPY
     statistics_are_summed: ClassVar[bool] = True
-    compiles = True
 
     def __init__(
         self,
@@ -38,14 +35,19 @@ class Criteo1tb(Workload):
         layernorm: bool = False,
         residual: bool = False,
     ) -> None:
-        self.tables = tuple(tables)
-        self.embedding_width = embedding_width
-        self.bottom = tuple(bottom)
-        self.top = tuple(top)
-        self.embedding_scale = embedding_scale
+        super().__init__(
+            tables=tables,
+            columns=len(LEVELS),
+            numbers=NUMBERS,
+            embedding_width=embedding_width,
+            bottom=bottom,
+            top=top,
+            embedding_scale=embedding_scale,
+            output_gain=1.0,
+            layernorm=layernorm,
+            residual=residual,
+        )
         self.float_ids = float_ids
-        self.layernorm = layernorm
-        self.residual = residual
 
     def sources(self) -> list[DataSource]:
         """The files of 24 days."""
@@ -54,21 +56,6 @@ class Criteo1tb(Workload):
     def load(self, split: SplitName, folder: Path) -> Examples:
         """One prepared split; see Clicks. Raises DataError where it is not prepared."""
         return Clicks(CriteoDays.split_folder(folder, split))
-
-    def build_model(self) -> nn.Module:
-        """A new network. Shapes: ids [batch, 26], numbers [batch, 13] -> [batch]."""
-        return Dlrm(
-            tables=self.tables,
-            columns=len(LEVELS),
-            numbers=NUMBERS,
-            embedding_width=self.embedding_width,
-            bottom=self.bottom,
-            top=self.top,
-            embedding_scale=self.embedding_scale,
-            output_gain=1.0,
-            layernorm=self.layernorm,
-            residual=self.residual,
-        )
 
     def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
         """Categories by chance, evenly over all there are, as true ones are not; few rows are clicks."""
@@ -81,17 +68,7 @@ class Criteo1tb(Workload):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model on both kinds of inputs."""
-        ids = batch["ids"].float().int() if self.float_ids else batch["ids"]
-        outputs: Tensor = model(ids, batch["numbers"])
-        return outputs
-
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
-        """Binary cross-entropy in nats; smoothing moves labels towards 1/2. Shapes: both [batch] -> [batch]."""
-        return binary_losses(outputs, batch["targets"], label_smoothing=label_smoothing), None
-
-    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`nats`: loss of each row. Shape: [batch]."""
-        return {"nats": binary_losses(outputs, batch["targets"], label_smoothing=0.0)}
+        return super().outputs(model, {**batch, "ids": batch["ids"].float().int()} if self.float_ids else batch)
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`bce`: mean over all rows of the split."""

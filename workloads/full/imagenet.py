@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.api import Batch, DataSource, Examples, SplitName
 from workloads.data.prepared import Raw
 from workloads.full.data.images.imagenet import SIDE, HeldOutImages, ImagenetFolders, ImagenetImages
 from workloads.full.data.images.mixup import drawn_shares, mixed_up
 from workloads.full.data.images.rand_augment import rand_augment
-from workloads.full.residual_classifier import ResidualClassifier
-from workloads.losses.classification import Classification
-from workloads.networks.vision_transformer import VisionTransformer
+from workloads.losses.classification import ImageClassification
+from workloads.models.residual_classifier import ResidualClassifier
+from workloads.models.vision_transformer_classifier import VisionTransformerClassifier
 
 _CLASSES = 1000
 
 
-class Imagenet(Classification):
+class Imagenet(ImageClassification):
     """Photographs of a thousand classes; a subclass says which model."""
 
+    channels = 3
+    classes = _CLASSES
+    side = SIDE
     training_images: ClassVar[type[ImagenetImages]] = ImagenetImages
 
     def sources(self) -> list[DataSource]:
@@ -39,9 +42,6 @@ class Imagenet(Classification):
 
 class ImagenetResnet(ResidualClassifier, Imagenet):
     """Residual network of the given sizes; see ResidualNetwork. Training images are cropped and flipped."""
-
-    classes: ClassVar[int] = _CLASSES
-    side: ClassVar[int] = SIDE
 
 
 class MixedImages(ImagenetImages):
@@ -67,58 +67,12 @@ class MixedImages(ImagenetImages):
         return mixed_up(normalised, batch["shares"], classes=_CLASSES)
 
 
-class ImagenetVit(Imagenet):
+class ImagenetVit(VisionTransformerClassifier, Imagenet):
     """Vision transformer of the given sizes; see VisionTransformer. See MixedImages for its training images."""
 
-    compiles = True
     training_images: ClassVar[type[ImagenetImages]] = MixedImages
 
-    def __init__(
-        self,
-        *,
-        patch: int,
-        width: int,
-        layers: int,
-        heads: int,
-        hidden: int,
-        gated: bool,
-        post_norm: bool,
-        pooling: Literal["mean", "attention"],
-        dropout: float,
-    ) -> None:
-        self.patch = patch
-        self.width = width
-        self.layers = layers
-        self.heads = heads
-        self.hidden = hidden
-        self.gated = gated
-        self.post_norm = post_norm
-        self.pooling: Literal["mean", "attention"] = pooling
-        self.dropout = dropout
-
-    def build_model(self) -> nn.Module:
-        """A new network. Shapes: [batch, 3, 224, 224] -> [batch, 1000]."""
-        return VisionTransformer(
-            channels=3,
-            classes=_CLASSES,
-            image=SIDE,
-            patch=self.patch,
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            hidden=self.hidden,
-            gated=self.gated,
-            post_norm=self.post_norm,
-            pooling=self.pooling,
-            dropout=self.dropout,
-        )
-
-    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:
         """Noise of deviation 1, which normalised images have, and mixed classes by chance."""
-        images = torch.randn(size, 3, SIDE, SIDE, generator=generator)
-        batch = {"inputs": images, "targets": torch.randint(_CLASSES, (size,), generator=generator)}
+        batch = super().synthetic_batch(size, generator, folder)
         return mixed_up(batch, torch.rand(1, generator=generator).expand(size), classes=_CLASSES)
-
-    def resized(self) -> dict[str, Any]:
-        """Four more numbers a token for each head, so that all sizes divide, and wider hidden layers."""
-        return {"width": self.width + 4 * self.heads, "hidden": self.hidden + self.hidden // 32}

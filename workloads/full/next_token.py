@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, Renamed, SplitName, Symmetry
+from harness.api import DataSource, Examples, SplitName
 from workloads.full.data.text import finewebedu, token_files
 from workloads.full.data.text.token_windows import TokenWindows
 from workloads.full.networks.speedrun_gpt import SpeedrunGpt
-from workloads.losses.next_symbol import NextSymbol
-from workloads.networks.decoder_transformer import DecoderTransformer
+from workloads.losses.next_symbol import NumberedSymbols
+from workloads.models.decoder_lm import DecoderLm
 
 
-class _NextToken(NextSymbol):
+class _NextToken(NumberedSymbols):
     """Cross-entropy of the next token; metrics `nats_per_token` and `perplexity`, its exponential."""
-
-    compiles: ClassVar[bool] = True
-
-    def __init__(self, *, vocabulary: int, context: int) -> None:
-        self.vocabulary = vocabulary
-        self.context = context
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`nats_per_token`, the mean over all windows, which are equally long, and `perplexity`."""
         nats = statistics["nats"].double().mean().item()
         return {"nats_per_token": nats, "perplexity": math.exp(nats)}
 
-    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
-        """Windows of tokens by chance."""
-        tokens = torch.randint(self.vocabulary, (size, self.context + 1), generator=generator)
-        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
 
-    def symmetries(self) -> list[Symmetry]:
-        """Tokens under other numbers."""
-        return [Renamed({"inputs": None, "targets": None}, [(0, self.vocabulary)])]
-
-
-class FinewebEduLm(_NextToken):
+class FinewebEduLm(_NextToken, DecoderLm):
     """AlgoPerf's language model. See DecoderTransformer for the sizes."""
-
-    def __init__(
-        self,
-        *,
-        vocabulary: int,
-        context: int,
-        width: int,
-        layers: int,
-        heads: int,
-        hidden: int,
-        rotary_base: float,
-        tied: bool,
-    ) -> None:
-        super().__init__(vocabulary=vocabulary, context=context)
-        self.width, self.layers, self.heads, self.hidden = width, layers, heads, hidden
-        self.rotary_base = rotary_base
-        self.tied = tied
 
     def sources(self) -> list[DataSource]:
         """The three splits, prepared from the published parquet."""
@@ -69,23 +36,6 @@ class FinewebEduLm(_NextToken):
         """Prepared windows. Raises DataError where there are none."""
         return TokenWindows(finewebedu.FinewebEduSplits.split_folder(folder, split), window=self.context)
 
-    def build_model(self) -> nn.Module:
-        """A new network. Shapes: int64 [batch, context] -> [batch, context, vocabulary]."""
-        return DecoderTransformer(
-            vocabulary=self.vocabulary,
-            context=self.context,
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            hidden=self.hidden,
-            rotary_base=self.rotary_base,
-            tied=self.tied,
-        )
-
-    def resized(self) -> dict[str, Any]:
-        """Two more numbers for each head, which turns them in pairs, and hidden layers wider by a thirty-second."""
-        return {"width": self.width + 2 * self.heads, "hidden": self.hidden + max(1, self.hidden // 32)}
-
 
 class FinewebGpt(_NextToken):
     """The fixed model and data of modded-nanogpt's third track. See SpeedrunGpt for the sizes.
@@ -93,10 +43,12 @@ class FinewebGpt(_NextToken):
     `held_out_windows`: of `context` tokens, in the validation split and in the test split.
     """
 
+    compiles = True
+
     def __init__(
         self, *, vocabulary: int, context: int, width: int, layers: int, heads: int, held_out_windows: int
     ) -> None:
-        super().__init__(vocabulary=vocabulary, context=context)
+        self.vocabulary, self.context = vocabulary, context
         self.width, self.layers, self.heads = width, layers, heads
         self.held_out_windows = held_out_windows
 

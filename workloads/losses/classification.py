@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -31,6 +32,22 @@ class Classification(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`error`: share of wrong examples."""
         return {"error": statistics["wrong"].double().mean().item()}
+
+
+class ImageClassification(Classification):
+    """Square images of `side` pixels in one of `classes`, which a subclass gives."""
+
+    channels: ClassVar[int]
+    classes: ClassVar[int]
+    side: ClassVar[int]
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Noise of deviation 1, which normalised images have, and classes by chance, without the data.
+
+        Shapes: `inputs` float32 [batch, channels, side, side], `targets` int64 [batch].
+        """
+        inputs = torch.randn(size, self.channels, self.side, self.side, generator=generator)
+        return {"inputs": inputs, "targets": torch.randint(self.classes, (size,), generator=generator)}
 
 
 class Images(TensorExamples):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import Batch, LossKind, Workload
+from harness.api import Batch, LossKind, Renamed, Symmetry, Workload
 
 
 class NextSymbol(Workload):
@@ -31,3 +33,22 @@ class NextSymbol(Workload):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`nats_per_character`: mean over all windows, which are equally long."""
         return {"nats_per_character": statistics["nats"].double().mean().item()}
+
+
+class NumberedSymbols(NextSymbol):
+    """Next symbol of texts whose symbols might as well have other numbers, as nothing has been learned of them.
+
+    A subclass sets `vocabulary`, how many there are, and `context`, the length of a window.
+    """
+
+    vocabulary: int
+    context: int
+
+    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
+        """Windows of symbols drawn by chance, without the text. Shapes: int64 [batch, context], both."""
+        windows = torch.randint(self.vocabulary, (size, self.context + 1), generator=generator)
+        return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Symbols under other numbers."""
+        return [Renamed({"inputs": None, "targets": None}, [(0, self.vocabulary)])]

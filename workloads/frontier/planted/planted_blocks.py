@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import SPLITS, Batch, Examples, Renamed, SplitName, Symmetry
-from workloads.data.fashion_mnist import CLASSES, FashionMnist
+from workloads.data.fashion_mnist import FashionMnist
 from workloads.losses.classification import Images
 from workloads.networks.initial_weights import draw_lecun_normal
 
@@ -73,7 +73,7 @@ class PlantedBlocks(FashionMnist):
 
     def symmetries(self) -> list[Symmetry]:
         """Classes under other numbers. The pictures stay: `gradient_in_signal` is of them."""
-        return [Renamed({"targets": None}, [(0, CLASSES)])]
+        return [Renamed({"targets": None}, [(0, self.classes)])]
 
     def resized(self) -> dict[str, Any]:
         """A channel more in each convolution."""
@@ -113,7 +113,7 @@ class _Network(nn.Module):
             draw_lecun_normal(convolution.weight)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(widths[-1], CLASSES)
+        self.output = nn.Linear(widths[-1], FashionMnist.classes)
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
 

@@ -1,25 +1,20 @@
-"""What the full-size workloads with a residual network share: its sizes. Knows no data."""
+"""A residual network on images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import nn
 
-from harness.api import Batch
-from workloads.losses.classification import Classification
+from workloads.losses.classification import ImageClassification
 from workloads.networks.residual_network import ResidualNetwork
 
 
-class ResidualClassifier(Classification):
-    """Residual network of the given sizes on colour images; see ResidualNetwork. A subclass says which images."""
+class ResidualClassifier(ImageClassification):
+    """Residual network of the given sizes; see ResidualNetwork. A subclass says on which images."""
 
     compiles = True
-    classes: ClassVar[int]
-    side: ClassVar[int]
 
     def __init__(
         self,
@@ -43,9 +38,9 @@ class ResidualClassifier(Classification):
         self.last_norm_scale = last_norm_scale
 
     def build_model(self) -> nn.Module:
-        """A new network. Shapes: [batch, 3, height, width] -> [batch, classes]."""
+        """A new network. Shapes: [batch, channels, side, side] -> [batch, classes]."""
         return ResidualNetwork(
-            channels=3,
+            channels=self.channels,
             classes=self.classes,
             widths=self.widths,
             blocks=self.blocks,
@@ -56,13 +51,6 @@ class ResidualClassifier(Classification):
             activation=self.activation,
             last_norm_scale=self.last_norm_scale,
         )
-
-    def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
-        """Noise of deviation 1, which normalised images have, and classes by chance."""
-        return {
-            "inputs": torch.randn(size, 3, self.side, self.side, generator=generator),
-            "targets": torch.randint(self.classes, (size,), generator=generator),
-        }
 
     def resized(self) -> dict[str, Any]:
         """A channel more in each stage."""
