@@ -49,6 +49,11 @@ status: .venv/installed ## studies done, running, failed, missing; same argument
 retry: .venv/installed ## run failed or disturbed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
 	@$(PY) -m harness.commands.retry $(call override_if,STATUS,status) $(OVERRIDES)
 
+reference: .venv/installed ## run what the committed boards lack, the cheapest first: BOARD= WORKLOAD=a,b SUBMISSION=x,y, STATUS=1 only looks
+	@$(PY) -m harness.commands.boards.reference $(call override_if,BOARD,board) $(call override_if,WORKLOAD,workload) \
+	    $(call override_if,SUBMISSION,submission) $(call override_if,STATUS,status) $(call override_if,TRACKING,tracking) \
+	    $(call override_if,RESULTS,results)
+
 leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps
 	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit)
 
