@@ -67,8 +67,9 @@ verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or B
 replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board: FUTILITY=1 for predictions
 	@$(PY) -m harness.commands.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 
-import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
-	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
+import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json, BOARD=name as a committed board
+	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) \
+	    $(call override_if,BOARD,board) $(call override_if,RESULTS,results)
 
 import-nanogpt: .venv/installed ## modded-nanogpt's logs of its third track, ranked by steps to 3.28: LOGS=dir
 	@$(PY) -m harness.commands.imports.import_nanogpt $(call override_if,LOGS,logs) $(call override_if,RESULTS,results)

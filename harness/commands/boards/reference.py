@@ -113,6 +113,9 @@ def fill(
     seconds = _budgets([study for _, study in waiting], console)
     able = [each for each in waiting if place_of(each[1])[0] in seconds]
     lost = len(waiting) - len(able)
+    if able:
+        hours = sum(_seconds(study, seconds) for _, study in able) / 3600.0
+        console.print(f"{len(able)} studies to run, one after the other: at most {hours:.2f} h of racing, here")
     # A study of everybody before the next one of anybody: a board that fills in breadth can be read early.
     for board, study in sorted(
         able, key=lambda each: (_seconds(each[1], seconds), each[1].config.study, *place_of(each[1]), each[0].name)
@@ -194,12 +197,11 @@ def _best(config: ReferenceBoardConfig, results: Path, closed: set[str], console
     assert best is not None
     source = load("reference", best.board, ReferenceBoardConfig)
     ruleset = load("ruleset", source.ruleset, RulesetConfig)
+    workloads = load("suite", source.suite, SuiteConfig).workloads
     rows = BoardFile(results, source.name).read()
     studies = rows.trials.select(["workload", "submission", "study"]).to_pandas().drop_duplicates()
-    studies = studies[studies["workload"].isin(load("suite", source.suite, SuiteConfig).workloads)]
-    whole = studies.groupby("submission").size()
-    needed = ruleset.studies * len(load("suite", source.suite, SuiteConfig).workloads)
-    names = [str(name) for name in whole.index[whole >= needed] if name in closed]
+    count = studies[studies["workload"].isin(workloads)].groupby("submission").size()
+    names = [str(name) for name in count.index[count >= ruleset.studies * len(workloads)] if name in closed]
     if len(names) < best.among:
         console.print(
             f"{config.name}: {len(names)} submissions are on {source.name} with all their studies, and its best "
