@@ -14,10 +14,13 @@ import pytest
 
 from harness.api import ConfigError, DataError, visible
 from harness.command_line import PlainConsole
-from harness.commands.boards.reference import fill, main
-from harness.config import ReferenceBoardConfig, load
-from harness.study.reference.board import ReferenceBoard
+from harness.commands.boards.reference import composed, fill, main
+from harness.config import ReferenceBoardConfig, SuiteConfig, load
+from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.records.committed import BoardFile, board_rows
+from harness.study.reference.board import ReferenceBoard, place_of
 from tests.conftest import SGD, environment
+from tests.scoring.scoring_tables import trial_rows
 from tests.study.reference.test_board import reference_board, stands
 from tests.study.test_study import write_submission
 
@@ -117,6 +120,39 @@ def test_the_tuned_board_has_the_baselines_until_the_other_one_can_choose(tmp_pa
     assert f"{', '.join(baselines)} until then" in said
     assert "0 of 4 submissions are whole" in said
     assert not (tmp_path / "runs" / "trials").exists()
+
+
+@pytest.mark.slow
+def test_the_best_of_the_other_board_belong_on_the_tuned_one_and_whoever_is_there_stays(tmp_path, capsys):
+    wide, tuned = (load("reference", name, ReferenceBoardConfig) for name in ("mini_plus_self", "mini_external"))
+    assert tuned.best is not None
+    names = sorted(set(names_of_closed_division()) - set(tuned.submissions))[: tuned.best.among]
+    put(BoardFile(tmp_path, wide.name), wide, {name: 10.0 + place for place, name in enumerate(names)})
+    put(BoardFile(tmp_path, tuned.name), tuned, {names[-1]: 10.0})
+    assert main(["status=1", f"board={tuned.name}", f"results={tmp_path}"]) == 0
+    expected = {*tuned.submissions, *names[: tuned.best.count], names[-1]}
+    assert f"0 of {len(expected)} submissions are whole" in capsys.readouterr().out
+    board = composed(tuned, tmp_path, PlainConsole(io.StringIO()), tracking="off")
+    assert {place_of(study)[1] for study in board.studies} == expected
+
+
+def names_of_closed_division() -> list[str]:
+    every = [load_submission(path.parent.name) for path in visible(SUBMISSIONS, "*/submission.yaml")]
+    return [submission.name for submission in every if submission.division == "closed"]
+
+
+def put(file: BoardFile, config: ReferenceBoardConfig, seconds: dict[str, float]) -> None:
+    """Made-up rows of all studies of these submissions, which take so many seconds everywhere."""
+    made = [
+        trial_rows(workload, name, each, study=study, ruleset=config.ruleset, reference_step_seconds=0.01)
+        for workload in load("suite", config.suite, SuiteConfig).workloads
+        for name, each in seconds.items()
+        for study in range(3)
+    ]
+    trials = [trial for trial, _ in made]
+    places = {trial["trial_id"]: {name: trial[name] for name in ("workload", "submission")} for trial in trials}
+    rows = board_rows(trials, [{**each, **places[each["trial_id"]]} for _, own in made for each in own])
+    file.change(lambda board: board.with_rows(rows))
 
 
 def test_an_unknown_name_is_said_before_anything_runs(tmp_path):
