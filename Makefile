@@ -49,6 +49,11 @@ status: .venv/installed ## studies done, running, failed, missing; same argument
 retry: .venv/installed ## run failed or disturbed trials again under new ids: STATUS=crashed, otherwise the same arguments as bench
 	@$(PY) -m harness.commands.retry $(call override_if,STATUS,status) $(OVERRIDES)
 
+reference: .venv/installed ## run what the committed boards lack, the cheapest first: BOARD= WORKLOAD=a,b SUBMISSION=x,y, STATUS=1 only looks
+	@$(PY) -m harness.commands.boards.reference $(call override_if,BOARD,board) $(call override_if,WORKLOAD,workload) \
+	    $(call override_if,SUBMISSION,submission) $(call override_if,STATUS,status) $(call override_if,TRACKING,tracking) \
+	    $(call override_if,RESULTS,results)
+
 leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps
 	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit)
 
@@ -62,8 +67,9 @@ verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or B
 replay: .venv/installed ## what pruning saves on recorded rows, and what it does to the board: FUTILITY=1 for predictions
 	@$(PY) -m harness.commands.replay $(OVERRIDES) $(call override_if,FUTILITY,futility)
 
-import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json
-	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) $(call override_if,RESULTS,results)
+import-algoperf: .venv/installed ## AlgoPerf logs as tables that every board can show: LOGS=dir TARGETS=file.json, BOARD=name as a committed board
+	@$(PY) -m harness.commands.imports.import_algoperf $(call override_if,LOGS,logs) $(call override_if,TARGETS,targets) \
+	    $(call override_if,BOARD,board) $(call override_if,RESULTS,results)
 
 import-nanogpt: .venv/installed ## modded-nanogpt's logs of its third track, ranked by steps to 3.28: LOGS=dir
 	@$(PY) -m harness.commands.imports.import_nanogpt $(call override_if,LOGS,logs) $(call override_if,RESULTS,results)

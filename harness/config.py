@@ -195,6 +195,38 @@ class SuiteConfig:
 
 
 @dataclass(frozen=True)
+class BestConfig:
+    """The `count` best submissions of another board, once `among` submissions are on it with all their studies."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    board: str
+    count: int
+    among: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.among:
+            raise ConfigError(f"count is {self.count} among {self.among}. Use at least 1, and no more than among.")
+
+
+@dataclass(frozen=True)
+class ReferenceBoardConfig:
+    """One file of `conf/reference`: what a committed board holds, on a device of this kind.
+
+    `submissions`: names, or `closed`: all of that division in this repository. `best`: these of another board too.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    suite: str
+    ruleset: str
+    device: str
+    submissions: list[str] | Literal["closed"]
+    best: BestConfig | None = None
+
+
+@dataclass(frozen=True)
 class PruningConfig:
     """What a trial that can no longer count is compared with.
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from harness.api import DataError
+from harness.api import DataError, visible
 from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
@@ -247,6 +247,21 @@ class Records:
         if len(rows) != 1:
             raise DataError(f"{path}: holds {len(rows)} rows instead of one. {_AGAIN}")
         return rows[0]
+
+    def trials_of(self, workload: str, submission: str) -> Iterator[tuple[TrialKey, Row]]:
+        """Key and row of each finished trial of a submission on a workload, on any machine, in the order of their ids.
+
+        Nothing else is looked at, however large the tables are. Raises DataError for a file that cannot be read.
+        """
+        for path in visible(self.path("trials", TrialKey(workload, submission, "")).parent, "*.parquet"):
+            key = TrialKey(workload, submission, path.stem)
+            if self.is_done(key):
+                yield key, self.trial(key)
+
+    def evaluations(self, key: TrialKey) -> list[Row]:
+        """The evaluation rows of one finished trial. Raises DataError where they cannot be read."""
+        rows: list[Row] = read_parquet(self.path("evaluations", key), EVALUATIONS).to_pylist()
+        return rows
 
     @contextlib.contextmanager
     def journal(self, key: TrialKey) -> Iterator[Journal]:

@@ -106,6 +106,14 @@ def seconds_per_step(study: Study, console: Console, *, unless_quiet: bool = Fal
     return kept.reading.seconds_per_step
 
 
+def known_seconds_per_step(study: Study) -> float | None:
+    """The same without measuring: frozen or kept; None where it is neither. Raises DataError for a bad file."""
+    if study.frozen_seconds is not None:
+        return study.frozen_seconds
+    found = _calibration(study).find(subject_of(study.config.workload, study.reference))
+    return None if found is None else found.reading.seconds_per_step
+
+
 def measure(study: Study, console: Console) -> Measurement:
     """Seconds per step of the reference, measured now and kept. Raises as `seconds_per_step`."""
     calibration = _calibration(study)

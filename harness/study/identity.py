@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.api import PREPARED, SPLITS
+from harness.api import PREPARED, SPLITS, DataError
 from harness.config import HardwareConfig, RulesetConfig, StudyConfig, WorkloadConfig
 from harness.plugins.data import data_folder, is_present
 from harness.plugins.entries import create_workload
@@ -59,9 +60,7 @@ def describe(config: StudyConfig) -> Study:
         submission=submission,
         points=_points(config, submission),
         machine=machine,
-        libraries=library_versions(
-            submission.folder, [part.entry for part in submission.entry.parts] if submission.entry else []
-        ),
+        libraries=_libraries(submission),
         reference=reference,
         frozen_seconds=frozen,
         unofficial=unofficial,
@@ -89,6 +88,25 @@ def sibling(study: Study, number: int) -> Study:
     """Study `number` of the same submission, as it was read for `study`, on the same workload."""
     config = replace(study.config, study=number)
     return replace(study, config=config, points=_points(config, study.submission))
+
+
+def entered_by(study: Study, submission: Submission, number: int) -> Study:
+    """Study `number` of another submission under the same conditions. Raises ConfigError where it may not run there."""
+    config = replace(study.config, submission=submission.given_as, study=number)
+    check_division(config, submission, study.machine.devices)
+    return replace(
+        study,
+        config=config,
+        submission=submission,
+        points=_points(config, submission),
+        libraries=_libraries(submission),
+    )
+
+
+def _libraries(submission: Submission) -> dict[str, str]:
+    """Versions of the packages that a submission brings in."""
+    entries = [part.entry for part in submission.entry.parts] if submission.entry else []
+    return library_versions(submission.folder, entries)
 
 
 def _points(config: StudyConfig, submission: Submission) -> list[dict[str, Any]]:
@@ -121,6 +139,23 @@ def identity_of(study: Study, trial: int, key: TrialKey) -> str:
 def trial_id(identity: str) -> str:
     """The id of the trial with this identity."""
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def contents_of(study: Study) -> list[str]:
+    """What each trial of a study is, as `content_of` has it."""
+    return [content_of(_identity(study, trial, 0)) for trial in range(study.config.ruleset.trials)]
+
+
+def content_of(identity: str) -> str:
+    """What of an identity is the same on any machine, however often the trial was asked for: code, points, rules, seed.
+
+    Raises DataError for a text that is no identity.
+    """
+    try:
+        parts = json.loads(identity)
+        return json.dumps({name: parts[name] for name in parts if name not in ("hardware", "attempt")}, sort_keys=True)
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{identity[:80]!r} is no identity of a trial.") from None
 
 
 def _key_of(study: Study, identity: str) -> TrialKey:
@@ -186,11 +221,17 @@ def workload_hash(config: WorkloadConfig) -> str:
 
     Source text is no part of it: benchmarks/golden.py sees whether a version still computes what it did.
     """
-    values = TypeAdapter(WorkloadConfig).dump_python(config)
+    values = _workload_values().dump_python(config)
     del values["entry"], values["published"]
     if config.coarse is None:
         del values["coarse"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _workload_values() -> TypeAdapter[WorkloadConfig]:
+    """Made once: it takes nine milliseconds, and the boards of this repository have thousands of trials."""
+    return TypeAdapter(WorkloadConfig)
 
 
 def _digest(text: str) -> bytes:

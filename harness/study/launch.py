@@ -197,7 +197,7 @@ class StudyJobs:
         number = hydra.job.num
         config = study_config(composed, submission=self.submissions[number], results=self.results)
         if hydra.runtime.choices["hydra/launcher"] == "basic":
-            return _run(config, PlainConsole(), warn=False)
+            return run_and_report(config, PlainConsole(), warn=False)
         if not (self.folder / _MARK).exists():
             raise DataError(
                 f"{self.folder} of {platform.node()} is not the folder of the machine that started this job. "
@@ -210,7 +210,7 @@ class StudyJobs:
         console = JobConsole(place)
         try:
             with _ended_by_sigterm():
-                report = _run(config, console, warn=not _where(hydra.launcher)[1])
+                report = run_and_report(config, console, warn=not _where(hydra.launcher)[1])
         except Exception:
             console.print_exception()
             console.end()
@@ -221,8 +221,8 @@ class StudyJobs:
         return dataclasses.replace(report, unsaid=console.unsaid)
 
 
-def _run(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
-    """Whatever a study raises is said, and costs no other study its turn.
+def run_and_report(config: StudyConfig, console: Console, *, warn: bool) -> StudyReport:
+    """Run one study here. Whatever it raises is said, and costs no other study its turn.
 
     `warn`: the head could not say what there is to say of this machine.
     """

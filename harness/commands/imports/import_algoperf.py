@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.console import Console
 from harness import command_line
 from harness.api import ConfigError, DataError, path_of
 from harness.command_line import PlainConsole
+from harness.records.committed import BoardFile, board_rows
 from harness.records.imported.algoperf_logs import LoggedTrial, find_trials, import_logs
 from harness.records.imported.algoperf_rules import (
     TargetsFile,
@@ -25,17 +27,25 @@ from harness.records.imported.algoperf_rules import (
     what_logs_say,
     write_rules,
 )
-from harness.scoring.rules import ScoringRules, load_rules
+from harness.records.tables import read_rows
+from harness.scoring.rules import ScoringRules, load_rules, rules_file
+
+# What stays one file name, and one name in conf/.
+_BOARD = re.compile(r"[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True)
 class Import:
-    """What to import and where to: `logs` is a directory or a tar archive of one."""
+    """What to import and where to: `logs` is a directory or a tar archive of one.
+
+    `board`: these rows as a committed board of this name, in `reference/boards` of `results`, and nowhere else.
+    """
 
     logs: Path
     targets: Path
     results: Path = Path("results/algoperf")
     workers: int = os.cpu_count() or 1
+    board: str | None = None
 
 
 def parse_import(arguments: Sequence[str]) -> Import:
@@ -48,7 +58,11 @@ def parse_import(arguments: Sequence[str]) -> Import:
     if not workers.isdigit() or int(workers) < 1:
         raise ConfigError(f"workers={workers!r}. Use a whole number of processes, at least 1.")
     logs, targets = path_of(values["logs"]), path_of(values["targets"])
-    return Import(logs, targets, path_of(values.get("results", str(Import.results))), int(workers))
+    board = values.get("board")
+    if board is not None and not _BOARD.fullmatch(board):
+        raise ConfigError(f"BOARD is {board!r}. Use letters, digits and underscores, such as algoperf_v05_external.")
+    results = values.get("results", "results" if board is not None else str(Import.results))
+    return Import(logs, targets, path_of(results), int(workers), board)
 
 
 def run_import(wanted: Import, console: Console) -> dict[str, int]:
@@ -102,13 +116,36 @@ def main(arguments: Sequence[str]) -> int:
     wanted = parse_import(arguments)
     started = time.monotonic()
     console = PlainConsole()
-    counts = run_import(wanted, console)
+    if wanted.board is None:
+        counts, into = run_import(wanted, console), str(wanted.results / "runs")
+    else:
+        counts, into = _import_board(wanted, wanted.board, console)
     seconds = time.monotonic() - started
     ended = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(counts.items()))
-    into = wanted.results / "runs"
     console.print(f"imported {sum(counts.values()):,} trials in {seconds:.1f} s into {into}: {ended}", soft_wrap=True)
-    console.print(f"rank them: make leaderboard RESULTS={shlex.quote(str(wanted.results))}", soft_wrap=True)
+    if wanted.board is None:
+        console.print(f"rank them: make leaderboard RESULTS={shlex.quote(str(wanted.results))}", soft_wrap=True)
     return 0
+
+
+def _import_board(wanted: Import, name: str, console: Console) -> tuple[dict[str, int], str]:
+    """Import into a board, in place of what it held. Raises DataError where the logs have rules of their own."""
+    with tempfile.TemporaryDirectory(prefix="timetrial-board-") as folder:
+        runs = Path(folder) / "runs"
+        counts = run_import(replace(wanted, results=Path(folder), board=None), console)
+        if any(rules_file(runs, "").parent.glob("*.yaml")):
+            raise DataError(
+                f"{wanted.logs}: its logs have rules of their own, as the lines above say, and a board holds rows "
+                "alone. Write these rules into conf/scoring first, or import without BOARD."
+            )
+        rows = board_rows(*(read_rows(runs, table) for table in ("trials", "evaluations")))
+        rulesets = sorted(set(rows.trials["ruleset"].to_pylist()))
+        if len(rulesets) > 1:
+            raise DataError(f"{wanted.logs}: logs of {' and '.join(rulesets)} make no one board. Set LOGS to one kind.")
+        file = BoardFile(wanted.results, name)
+        file.change(lambda _: rows)
+    size = sum(file.path(table).stat().st_size for table in ("trials", "evaluations"))
+    return counts, f"{file.path('trials').parent}, board {name}, {size / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

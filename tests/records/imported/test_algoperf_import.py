@@ -13,6 +13,7 @@ from harness.api import ConfigError, DataError
 from harness.command_line import PlainConsole
 from harness.commands.imports.import_algoperf import Import, main, parse_import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, make_board, read_evaluations, read_trials
+from harness.records.committed import BoardFile
 from harness.records.tables import read_table
 from harness.scoring.rules import load_rules
 from harness.scoring.score import score_tables
@@ -184,6 +185,33 @@ def test_a_base_workload_that_no_log_and_no_round_has_is_said_and_not_scored(tmp
     run_import(Import(tmp_path / "logs", targets, tmp_path / "results", workers=1), PlainConsole(said, width=300))
     assert "not scored, in no log and no round of algoperf_v0_5: novel_lm" in said.getvalue()
     assert read_table(tmp_path / "results" / "runs", "trials")["ruleset"].tolist() == ["algoperf_v0_5"]
+
+
+def test_logs_become_a_board_that_holds_what_the_tables_would(tmp_path, targets):
+    lines = ["1,1,2.5,4,0.9,9,0.8", "2,101,102.5,110,0.2,3,0.15", "3,201,202.5,210,0.1,2,0.1"]
+    for submission in ("adam", "lamb"):
+        write_trial(tmp_path / "logs", f"{submission}/study_0/librispeech_conformer_jax/trial_1", lines)
+    logs, results = tmp_path / "logs", tmp_path / "results"
+    assert main([f"logs={logs}", f"targets={targets}", f"results={results}", "board=algoperf"]) == 0
+    assert not (results / "runs" / "trials").exists(), "there and nowhere else"
+    board = BoardFile(results, "algoperf").read()
+    for table, key in (("trials", ["trial_id"]), ("evaluations", ["trial_id", "evaluation"])):
+        imported(logs, targets, tmp_path)
+        expected = read_table(results / "runs", table).sort_values(key, ignore_index=True)
+        found = getattr(board, table).to_pandas().sort_values(key, ignore_index=True)
+        pd.testing.assert_frame_equal(found, expected[found.columns.tolist()], check_dtype=False)
+
+
+def test_logs_with_rules_of_their_own_and_logs_of_two_rulesets_make_no_board(tmp_path, targets):
+    given = [f"targets={targets}", f"results={tmp_path / 'results'}", "board=algoperf"]
+    write_trial(tmp_path / "own", "adam/study_0/librispeech_conformer_jax/trial_1", None, meta=A100)
+    with pytest.raises(DataError, match="its logs have rules of their own"):
+        main([f"logs={tmp_path / 'own'}", *given])
+    for ruleset in ("external_tuning", "self_tuning"):
+        write_trial(tmp_path / "both", f"{ruleset}/adam/study_0/librispeech_conformer_jax/trial_1", None)
+    with pytest.raises(DataError, match="algoperf_v0_5 and algoperf_v0_5_self make no one board"):
+        main([f"logs={tmp_path / 'both'}", *given])
+    assert not BoardFile(tmp_path / "results", "algoperf").path("trials").exists()
 
 
 @pytest.mark.parametrize(("steps", "status"), [(900, "crashed"), (1000, "finished"), (1001, "finished")])

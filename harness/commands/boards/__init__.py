@@ -1,0 +1,1 @@
+"""Commands about the boards that are committed with the repository."""
