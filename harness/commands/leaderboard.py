@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness import command_line
 from harness.api import DataError, path_of
-from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board
+from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board, ranks_by_value
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
@@ -137,8 +137,9 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
         runs=choice.runs,
         notes=notes,
     )
-    found = bootstrap(board.scoring)
-    return replace(board, uncertainty=found if found.is_known else None)
+    reference = reference_of(board.selection.combination["ruleset"]) if ranks_by_value(board.scoring) else None
+    found = bootstrap(board.scoring, reference=reference)
+    return replace(board, uncertainty=found if found.is_known else None, reference=reference)
 
 
 def scored_board(
@@ -201,7 +202,8 @@ def read_evaluations(
     """The columns of the evaluations table that scoring reads, of these trials. `left_out`: as for `read_table`."""
     wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
     wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
-    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted, left_out=left_out)
+    columns = [*EVALUATION_COLUMNS, "test"]
+    evaluations = read_table(runs, "evaluations", columns=columns, filter=wanted, left_out=left_out)
     return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
 
 
@@ -221,6 +223,11 @@ def chosen_rules(selection: Selection, choice: Choice, *, runs: Path | None = No
         chosen = tuple(name for name in rules.workloads if name in workloads)
         rules = rules.with_reading(workloads=chosen or rules.workloads)
     return rules if choice.unit is None else rules.with_reading(unit=choice.unit)
+
+
+def reference_of(ruleset: str) -> str | None:
+    """The submission that a ruleset of this project measures others by; imported rows have a ruleset of no file."""
+    return load("ruleset", ruleset, RulesetConfig).reference if ruleset in names_in("ruleset") else None
 
 
 def gaps(scoring: Scoring, selection: Selection) -> list[str]:
