@@ -60,6 +60,13 @@ leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_se
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
 	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
 
+agreement: .venv/installed ## whether two boards rank alike: A=folder-or-board B= RULESET_A= RULESET_B= UNIT_B= NAMES=a:b LADDER=small,large
+	@$(PY) -m harness.commands.readings.agreement $(call override_if,A,a) $(call override_if,B,b) $(call override_if,NAMES,names) \
+	    $(call override_if,LADDER,ladder) $(call override_if,OVER,over) \
+	    $(call override_if,RULESET_A,ruleset_a) $(call override_if,RULESET_B,ruleset_b) \
+	    $(call override_if,WORKLOAD_A,workload_a) $(call override_if,WORKLOAD_B,workload_b) \
+	    $(call override_if,UNIT,unit) $(call override_if,UNIT_A,unit_a) $(call override_if,UNIT_B,unit_b) $(OVERRIDES)
+
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
 	    $(call override_if,SAMPLE,sample) $(OVERRIDES)

@@ -101,7 +101,11 @@ class RehearsalConfig:
 
 @dataclass(frozen=True)
 class RulesetConfig:
-    """One file of `conf/ruleset`: how much tuning a submission gets, and whether its rows are ranked as results."""
+    """One file of `conf/ruleset`: how much tuning a submission gets, and whether its rows are ranked as results.
+
+    `train_batches`: the training split is cut to so many batches of the workload's size, the same examples in every
+    trial; null: all of it. `ends_at_target`: whether the target ends a trial, or its budget alone.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -113,9 +117,13 @@ class RulesetConfig:
     budget_factor: float
     reference: str
     rehearsal: RehearsalConfig = RehearsalConfig(0.0, 0)
+    train_batches: int | None = None
+    ends_at_target: bool = True
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that make no ruleset."""
+        if self.train_batches is not None and self.train_batches < 1:
+            raise ConfigError(f"train_batches is {self.train_batches}. Use at least 1, or null for the whole split.")
         if self.studies < 1 or self.trials < 1:
             raise ConfigError(f"studies is {self.studies} and trials is {self.trials}. Use at least 1 of each.")
         if not self.budget_factor > 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.api import TrialStatus
+from harness.scoring.best.reading import relative_errors
 from harness.scoring.clock.disturbance import DISTURBED, disturbed
 from harness.scoring.clock.units import UNITS
 from harness.scoring.score import Scoring
@@ -25,13 +26,27 @@ PREDICTOR_COLUMNS = ("predictor_parameters", "predictor_bytes")
 class Board:
     """What every board shows. `uncertainty`: None where single studies allow none. `selection`: which rows are ranked.
 
-    `notes`: one line for each thing that a reader must know: rows that were left out, gaps.
+    `notes`: one line for each thing that a reader must know: rows that were left out, gaps. `reference`: the submission
+    over which a board of errors gives them.
     """
 
     scoring: Scoring
     uncertainty: Uncertainty | None
     selection: Selection
     notes: list[str]
+    reference: str | None = None
+
+
+def ranks_by_value(scoring: Scoring) -> bool:
+    """Whether a board ranks by the best validation value, so that its times are errors."""
+    return scoring.rules.measure == "best_value"
+
+
+def caption(scoring: Scoring) -> str:
+    """What the table of times shows, without a full stop."""
+    if ranks_by_value(scoring):
+        return "Error at the best validation value, median over studies; on test there"
+    return "Time to target: median over studies of the fastest trial; below it, steps"
 
 
 def seconds_text(seconds: float) -> str:
@@ -70,6 +85,9 @@ def cell_text(scoring: Scoring, workload: str, submission: str, *, between: str)
     row = found[0]
     if not math.isfinite(row["time_to_target"]):
         return status_text(str(row["status"]))
+    if ranks_by_value(scoring):
+        test = row["test_error"]
+        return f"{row['time_to_target']:.4g}" + ("" if math.isnan(test) else f"{between}test {test:.4g}")
     steps = row["steps_to_target"]
     # Steps have a median of their own; it is never shown as a number where it is not finite.
     return time_text(row["time_to_target"], scoring.rules.unit) + (
@@ -87,9 +105,14 @@ def is_fastest(scoring: Scoring, workload: str, submission: str) -> bool:
 def score_table(board: Board) -> list[list[str]]:
     """The score table in words, header first, best submission first; interval and tier where studies allow them."""
     scoring, found = board.scoring, board.uncertainty
+    by_value = ranks_by_value(scoring)
+    against = relative_errors(scoring, found, board.reference) if found and board.reference else pd.DataFrame()
     header = ["rank", "submission", "score"] + (["95 % interval", "tier"] if found else [])
     sizes = predictor_sizes(scoring) if board.selection.combination["division"] == "open" else None
-    rows = [[*header, "by steps", "targets", *(["parameters", "bytes"] if sizes is not None else [])]]
+    if len(against):
+        header += [f"error over {board.reference}'s", "on test"]
+    last = ["workloads"] if by_value else ["by steps", "targets"]
+    rows = [[*header, *last, *(["parameters", "bytes"] if sizes is not None else [])]]
     for row in scoring.scores.reset_index().to_dict("records"):
         submission = str(row["submission"])
         cells = [str(row["rank"]), submission, f"{row['score']:.4f}"]
@@ -97,11 +120,21 @@ def score_table(board: Board) -> list[list[str]]:
             bounds = found.scores.loc[submission]
             mark = f" {POOLED}" if bounds["is_pooled"] else ""
             cells += [f"{bounds['low']:.3f} to {bounds['high']:.3f}{mark}", f"{bounds['tier']:.0f}"]
-        cells += [f"{row['steps_score']:.4f}", f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"]
+        if len(against):
+            cells += _relative_texts({column: float(against[column][submission]) for column in against.columns})
+        cells += [] if by_value else [f"{row['steps_score']:.4f}"]
+        cells += [f"{row['workloads_reached']} of {scoring.ratios.shape[1]}"]
         if sizes is not None:
             cells += [count_text(float(sizes[column][submission])) for column in PREDICTOR_COLUMNS]
         rows.append(cells)
     return rows
+
+
+def _relative_texts(row: dict[str, float]) -> list[str]:
+    if math.isnan(row["error"]):
+        return ["", ""]
+    test = "" if math.isnan(row["test_error"]) else f"{row['test_error']:.3f}"
+    return [f"{row['error']:.3f} ({row['low']:.3f} to {row['high']:.3f})", test]
 
 
 def predictor_sizes(scoring: Scoring) -> pd.DataFrame:
@@ -139,5 +172,7 @@ def headline(board: Board) -> str:
         words.append(rules.reading.replace("_", " "))
     if rules.unit != "seconds":
         words.append(f"by {UNITS[rules.unit]}")
+    if ranks_by_value(board.scoring):
+        words.append("by best validation value")
     words.append(f"hardware {board.selection.hardware}")
     return ", ".join(words)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import re
 
-from harness.board.cells import Board, cell_text, headline, is_fastest, score_table, status_table
+from harness.board.cells import (
+    Board,
+    caption,
+    cell_text,
+    headline,
+    is_fastest,
+    ranks_by_value,
+    score_table,
+    status_table,
+)
 from harness.scoring.score import Scoring
 
 
@@ -15,8 +24,7 @@ def markdown_leaderboard(board: Board) -> str:
         _as_text(headline(board)) + ".",
         "## Score",
         _table(_as_texts(score_table(board))),
-        "## Time and steps to target",
-        "Median over studies of the fastest trial. The fastest of each workload is bold.",
+        *_head_of_times(board.scoring),
         _table(_time_rows(board.scoring)),
         "## How trials ended",
         _table(_as_texts(status_table(board))),
@@ -24,6 +32,15 @@ def markdown_leaderboard(board: Board) -> str:
     if board.notes:
         parts.append("\n".join(f"- {_as_text(note)}" for note in board.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _head_of_times(scoring: Scoring) -> list[str]:
+    if ranks_by_value(scoring):
+        return ["## Best values", f"{caption(scoring)}. The smallest of each workload is bold."]
+    return [
+        "## Time and steps to target",
+        "Median over studies of the fastest trial. The fastest of each workload is bold.",
+    ]
 
 
 def _time_rows(scoring: Scoring) -> list[list[str]]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.board.cells import Board, cell_text, headline, is_fastest, score_table, status_table
+from harness.board.cells import Board, caption, cell_text, headline, is_fastest, score_table, status_table
 from harness.scoring.score import Scoring
 
 _HEADER_WIDTH = 14
@@ -18,7 +18,7 @@ def print_leaderboard(board: Board, console: Console) -> None:
     console.print(Text(headline(board), style="bold"))
     console.print("Score: area under the performance profile")
     console.print(_plain_table(score_table(board)))
-    console.print("Time to target: median over studies of the fastest trial; below it, steps")
+    console.print(caption(board.scoring))
     for table in _time_tables(board.scoring, console.width):
         console.print(table)
     console.print("How trials ended")

@@ -16,13 +16,20 @@ import pandas as pd
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError
+from harness.api import ConfigError, DataError
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
 from harness.command_line import PlainConsole
-from harness.commands.leaderboard import Choice, bad_tables_named, more_notes, read_evaluations, read_trials
-from harness.config import RulesetConfig, TrackingConfig, load, names_in
+from harness.commands.leaderboard import (
+    Choice,
+    bad_tables_named,
+    more_notes,
+    read_evaluations,
+    read_trials,
+    reference_of,
+)
+from harness.config import TrackingConfig, load
 from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.clock.units import in_unit, rates
 from harness.scoring.rules import load_rules, readings_of, rules_of
@@ -45,7 +52,8 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
         comparable(trials, ruleset=choice.ruleset, division=choice.division, hardware=choice.hardware, **named)
-        boards = []
+        boards: list[DashboardBoard] = []
+        by_value: dict[str, None] = {}
         for rows in combinations(_chosen(trials, choice)):
             selection = comparable(rows, hardware=choice.hardware)
             unread: list[str] = []
@@ -54,15 +62,21 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
             name = choice.scoring or rules_of(selection.combination["ruleset"], runs=choice.runs)
             for reading in [choice.reading] if choice.reading else readings_of(name, runs=choice.runs):
                 rules = load_rules(name, reading=reading, runs=choice.runs)
+                if rules.measure != "time_to_target":
+                    by_value[selection.combination["ruleset"]] = None
+                    continue
                 rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
                 read, seen = in_unit(selection, evaluations, rules.unit)
-                known = reference or _reference_of(selection.combination["ruleset"])
+                known = reference or reference_of(selection.combination["ruleset"])
                 board = score_board(
                     read, seen, rules, notes=read.notes, reference=known, recorded=_recorded_in(trials, rules.unit)
                 )
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
-    return boards
+    elsewhere = [f"{name} is ranked by best values: make leaderboard RULESET={name} shows it" for name in by_value]
+    if elsewhere and not boards:
+        raise DataError(f"{choice.runs}: {'; '.join(elsewhere)}.")
+    return [replace(board, notes=[*board.notes, *elsewhere]) for board in boards]
 
 
 def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:
@@ -102,11 +116,6 @@ def _chosen(trials: pd.DataFrame, choice: Choice) -> pd.DataFrame:
 def _recorded_in(trials: pd.DataFrame, unit: str) -> pd.DataFrame:
     """All recorded rows with their budgets in `unit`; not a number where a row does not say."""
     return trials.assign(max_runtime=trials["max_runtime"] * rates(trials, unit))
-
-
-def _reference_of(ruleset: str) -> str | None:
-    """The submission that a ruleset of this project measures others by; imported rows have a ruleset of no file."""
-    return load("ruleset", ruleset, RulesetConfig).reference if ruleset in names_in("ruleset") else None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness import command_line
 from harness.api import DataError, path_of
-from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board
+from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board, ranks_by_value
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
@@ -129,27 +129,46 @@ def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> B
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
     trials = read_trials(choice.runs, [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS], left_out=notes.append)
-    with bad_tables_named(choice.runs):
+    rows = trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))]
+    board = scored_board(
+        choice,
+        rows,
+        lambda kept: read_evaluations(choice.runs, kept, left_out=notes.append),
+        runs=choice.runs,
+        notes=notes,
+    )
+    reference = reference_of(board.selection.combination["ruleset"]) if ranks_by_value(board.scoring) else None
+    found = bootstrap(board.scoring, reference=reference)
+    return replace(board, uncertainty=found if found.is_known else None, reference=reference)
+
+
+def scored_board(
+    choice: Choice,
+    trials: pd.DataFrame,
+    evaluations_of: Callable[[pd.DataFrame], pd.DataFrame],
+    *,
+    runs: Path,
+    notes: list[str],
+) -> Board:
+    """The board of the chosen ones of `trials`, without intervals. `runs`: where the rows lie. Raises as `show`.
+
+    `evaluations_of`: those of the trials that are ranked. `notes`: what was said when the rows were read.
+    """
+    with bad_tables_named(runs):
         selection = comparable(
-            trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
+            trials,
             ruleset=choice.ruleset,
             division=choice.division,
             hardware=choice.hardware,
             workloads=choice.workloads,
             submissions=choice.submissions,
         )
-        evaluations = read_evaluations(choice.runs, selection.trials, left_out=notes.append)
+        evaluations = evaluations_of(selection.trials)
         selection = with_evaluations(selection, evaluations)
-        rules = chosen_rules(selection, choice)
+        rules = chosen_rules(selection, choice, runs=runs)
         read, evaluations = in_unit(selection, evaluations, rules.unit)
         scored = score_tables(read.trials, evaluations, rules)
-    found = bootstrap(scored)
-    return Board(
-        scored,
-        found if found.is_known else None,
-        read,
-        [*read.notes, *notes, *more_notes(scored, selection, choice.runs)],
-    )
+    return Board(scored, None, read, [*read.notes, *notes, *more_notes(scored, selection, runs)])
 
 
 def more_notes(scoring: Scoring, selection: Selection, runs: Path) -> list[str]:
@@ -183,23 +202,32 @@ def read_evaluations(
     """The columns of the evaluations table that scoring reads, of these trials. `left_out`: as for `read_table`."""
     wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
     wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
-    evaluations = read_table(runs, "evaluations", columns=EVALUATION_COLUMNS, filter=wanted, left_out=left_out)
+    columns = [*EVALUATION_COLUMNS, "test"]
+    evaluations = read_table(runs, "evaluations", columns=columns, filter=wanted, left_out=left_out)
     return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
 
 
-def chosen_rules(selection: Selection, choice: Choice) -> ScoringRules:
+def chosen_rules(selection: Selection, choice: Choice, *, runs: Path | None = None) -> ScoringRules:
     """The chosen rules; by default those named like their ruleset, or this project's own.
+
+    `runs`: where the rows lie, if not in the choice's own folder.
 
     Where workloads were chosen, the score is over these of the rules' workloads alone. Raises ConfigError for rules,
     a reading or a unit that do not exist.
     """
-    name = choice.scoring or rules_of(selection.combination["ruleset"], runs=choice.runs)
-    rules = load_rules(name, reading=choice.reading, runs=choice.runs)
+    runs = runs or choice.runs
+    name = choice.scoring or rules_of(selection.combination["ruleset"], runs=runs)
+    rules = load_rules(name, reading=choice.reading, runs=runs)
     workloads = choice.workloads
     if workloads is not None and rules.workloads:
         chosen = tuple(name for name in rules.workloads if name in workloads)
         rules = rules.with_reading(workloads=chosen or rules.workloads)
     return rules if choice.unit is None else rules.with_reading(unit=choice.unit)
+
+
+def reference_of(ruleset: str) -> str | None:
+    """The submission that a ruleset of this project measures others by; imported rows have a ruleset of no file."""
+    return load("ruleset", ruleset, RulesetConfig).reference if ruleset in names_in("ruleset") else None
 
 
 def gaps(scoring: Scoring, selection: Selection) -> list[str]:

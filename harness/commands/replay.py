@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import command_line
+from harness.api import ConfigError
 from harness.commands.leaderboard import (
     Choice,
     bad_tables_named,
@@ -64,7 +65,13 @@ def read_recorded(choice: Choice) -> tuple[Recorded, list[str]]:
         )
         evaluations = read_evaluations(choice.runs, selection.trials, left_out=notes.append)
         selection = with_evaluations(selection, evaluations)
-        rows = recorded(selection.trials, evaluations, chosen_rules(selection, choice))
+        rules = chosen_rules(selection, choice)
+        if rules.measure != "time_to_target":
+            ruleset = selection.combination["ruleset"]
+            raise ConfigError(
+                f"ruleset {ruleset} is ranked by best values, and nothing of it is pruned. Set RULESET=self."
+            )
+        rows = recorded(selection.trials, evaluations, rules)
     return rows, [*selection.notes, *notes]
 
 

@@ -15,8 +15,8 @@ class TrialSpec:
     """Everything that a trial is started with."""
 
     workload: Message
-    """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these, and
-    `made_up_examples` in a rehearsal."""
+    """What the trainer prepares: entry, options, data_folder, train_sha256; `twin` where it is a twin of these,
+    `train_examples` where so many of the split are all there is, and `made_up_examples` in a rehearsal."""
     submission: Message
     """Where `train` comes from: folder, entry; `api` and `division` where they are not the usual ones."""
     hyperparameters: dict[str, Any]
@@ -30,6 +30,8 @@ class TrialSpec:
     evaluate_every_steps: int | None = None
     evaluate_at_steps: tuple[int, ...] | None = None
     """Where a recorded trial is run again: at the steps of its evaluations, however long they take now."""
+    ends_at_target: bool = True
+    """Whether the target ends the trial; else it goes on to the end of its budget."""
     checkpoint_evaluations: int | None = None
     """Evaluations from one checkpoint to the next; None: the trial starts again after a kill."""
     prune_at: float | None = None

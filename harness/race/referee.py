@@ -454,7 +454,7 @@ class _Trial:
             raise TrialEnded(
                 TrialStatus.DIVERGED, f"validation {unfit[0]} is {validation[unfit[0]]} at step {snapshot.step}"
             )
-        reached = spec.target.is_reached_by(value)
+        reached = spec.ends_at_target and spec.target.is_reached_by(value)
         test = None
         if reached or spec.target.is_better(value, self._best):
             self._best = value if spec.target.is_better(value, self._best) else self._best
@@ -493,9 +493,8 @@ class _Trial:
         if reached:
             self._stop(TrialStatus.REACHED, f"validation {metric} {value:.6g} at {observation.charged_seconds:.2f} s")
         if snapshot.is_finished:
-            self._stop(
-                TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}, short of the target"
-            )
+            short = ", short of the target" if spec.ends_at_target else ""
+            self._stop(TrialStatus.FINISHED, f"the submission ended at validation {metric} {value:.6g}{short}")
         if spec.is_by_steps and observation.step >= spec.budget_steps:
             self._stop(TrialStatus.OUT_OF_BUDGET, f"the budget of {spec.budget_steps} steps was used up")
         if snapshot.is_last:

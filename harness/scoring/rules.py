@@ -23,6 +23,7 @@ DEFAULT_RULES = "timetrial_v3"
 
 _STUDY_TRIAL = ("fastest", "first_evaluation")
 _AREA = ("exact", "trapezoid")
+_MEASURE = ("time_to_target", "best_value")
 _MISSING_TRIALS = ("missed", "left_out")
 
 
@@ -39,6 +40,8 @@ class ScoringRules:
     its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
     `drift_limit`: by which share the reference's pace may move around a trial before it counts as disturbed.
     `unit`: what times are read in (`harness.scoring.clock`).
+    `measure`: what submissions are ranked by: `time_to_target`, or `best_value`, the error at the best validation value
+    within the budget, which then stands wherever a time does.
     `miss_extra_seconds`: how many seconds more than the budget a miss stands for where a number is needed.
     """
 
@@ -63,12 +66,16 @@ class ScoringRules:
     miss_extra_seconds: float = 0.0
     drift_limit: float = math.inf
     unit: str = "seconds"
+    measure: str = "time_to_target"
 
     def __post_init__(self) -> None:
         _one_of(self.name, "study_trial", self.study_trial, _STUDY_TRIAL)
         _one_of(self.name, "area", self.area, _AREA)
         _one_of(self.name, "trials_without_evaluations", self.trials_without_evaluations, _MISSING_TRIALS)
         _one_of(self.name, "unit", self.unit, UNITS)
+        _one_of(self.name, "measure", self.measure, _MEASURE)
+        if self.measure != "time_to_target" and self.unit != "seconds":
+            raise ConfigError(f"scoring rules {self.name} rank by {self.measure}, which has no unit. Leave UNIT out.")
         if self.tau_max <= 1.0:
             raise ConfigError(f"scoring rules {self.name}: tau_max is {self.tau_max}. Use a number above 1.")
         if self.area == "trapezoid" and self.trapezoid_points < 2:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.api import ConfigError, DataError
+from harness.scoring.best.values import best_values, errors_on_test
 from harness.scoring.checks import check_comparable
 from harness.scoring.profiles import exact_area, trapezoid_area
 from harness.scoring.rules import ScoringRules
@@ -28,6 +29,8 @@ class Scoring:
     `times`: trials with their time to target. `studies`: one row per study. `cells`: one row per workload and
     submission, with time and steps to target. `seconds`, `steps`: submission x workload, variants too.
     `ratios`: submission x scored workload, after gating. `scores`: one row per submission, best first.
+    Under rules whose measure is `best_value` a time is an error, and cells have their `test_error`
+    (`harness.scoring.best`).
     """
 
     rules: ScoringRules
@@ -45,7 +48,8 @@ def score_tables(trials: pd.DataFrame, evaluations: pd.DataFrame, rules: Scoring
     if trials.empty:
         raise DataError("trials: no rows to score. Run make bench first, or choose other rows.")
     check_comparable(trials)
-    return score_times(trial_times(trials, evaluations, enforce_budget=rules.enforce_budget), rules)
+    of_trials = best_values if rules.measure == "best_value" else trial_times
+    return score_times(of_trials(trials, evaluations, enforce_budget=rules.enforce_budget), rules)
 
 
 def score_times(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
@@ -56,6 +60,8 @@ def score_times(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
     studies["steps_to_target"] = by_steps["steps_to_target"]
     cells = workload_times(studies)
     cells["steps_to_target"] = workload_times(by_steps, value="steps_to_target")["steps_to_target"]
+    if rules.measure == "best_value":
+        cells["test_error"] = errors_on_test(cells, studies, times)
     cells = _with_left_out(cells, times)
     cells["status"] = cell_status(times, cells)
     seconds, steps = time_matrix(cells), time_matrix(cells, value="steps_to_target")

@@ -145,9 +145,6 @@ class _Drawn:
 
 def _draw(scoring: Scoring, cells: Cells, *, resamples: int, seed: int, frozen: pd.Series | None) -> _Drawn:
     rng = np.random.default_rng(seed)
-    scored = [str(name) for name in scoring.ratios.columns]
-    missing = [workload for workload in scored if workload not in cells.workloads]
-    columns = [*cells.workloads, *missing]
     logs = np.empty((resamples, cells.counts.size), dtype=np.float32)
     scores, frozen_scores, done = [], [], 0
     for medians in draw_medians(cells, resamples=resamples, rng=rng):
@@ -155,17 +152,27 @@ def _draw(scoring: Scoring, cells: Cells, *, resamples: int, seed: int, frozen: 
             len(medians), -1
         )
         done += len(medians)
-        seconds = np.exp(medians)
-        if missing:
-            nothing = np.full((*seconds.shape[:-1], len(missing)), np.inf, dtype=np.float32)
-            seconds = np.concatenate([seconds, nothing], axis=-1)
-        scores.append(area_array(gated_ratio_array(seconds, columns, scored, scoring.rules), scoring.rules))
+        scores.append(area_array(resampled_ratios(scoring, cells, medians), scoring.rules))
         if frozen is not None:
-            frozen_scores.append(_frozen(seconds, columns, frozen, scoring.rules.tau_max))
+            frozen_scores.append(_frozen(np.exp(medians), cells.workloads, frozen, scoring.rules.tau_max))
     noises, starts, freedom = _noises(logs, cells)
     return _Drawn(
         logs, noises, starts, freedom, np.concatenate(scores), np.concatenate(frozen_scores) if frozen_scores else None
     )
+
+
+def resampled_ratios(scoring: Scoring, cells: Cells, medians: Singles) -> Floats:
+    """Ratios to the fastest after gating, of log times as from `draw_medians`.
+
+    Shapes: [resamples, submissions, workloads] -> [resamples, submissions, scored workloads], as in `scoring.ratios`.
+    """
+    scored = [str(name) for name in scoring.ratios.columns]
+    missing = [workload for workload in scored if workload not in cells.workloads]
+    seconds = np.exp(medians)
+    if missing:
+        nothing = np.full((*seconds.shape[:-1], len(missing)), np.inf, dtype=np.float32)
+        seconds = np.concatenate([seconds, nothing], axis=-1)
+    return gated_ratio_array(seconds, [*cells.workloads, *missing], scored, scoring.rules)
 
 
 def _noises(logs: Singles, cells: Cells) -> tuple[Singles, NDArray[np.intp], Floats]:

@@ -40,13 +40,14 @@ def trial_spec(
     pruned_by: str | None = None,
 ) -> TrialSpec:
     """A trial of `submission` on the workload of `config`; it is stopped after `prune_at` seconds by `pruned_by`."""
-    workload = config.workload
+    workload, batches = config.workload, config.ruleset.train_batches
     return TrialSpec(
         workload={
             "entry": workload.entry,
             "options": workload.options,
             "data_folder": str(data_folder()),
             "train_sha256": workload.content["train"],
+            **({} if batches is None else {"train_examples": batches * workload.batch_size}),
         },
         submission={
             "folder": str(submission.folder),
@@ -63,6 +64,7 @@ def trial_spec(
         max_runtime=max_runtime,
         eval_period=eval_period,
         evaluate_every_steps=config.evaluate_every_steps,
+        ends_at_target=config.ruleset.ends_at_target,
         checkpoint_evaluations=workload.checkpoint_evaluations,
         prune_at=prune_at,
         pruned_by=pruned_by,

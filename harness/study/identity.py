@@ -165,7 +165,7 @@ def _key_of(study: Study, identity: str) -> TrialKey:
 def _identity(study: Study, trial: int, attempt: int) -> str:
     """All that may change the result of a trial, as JSON. `attempt`: how often it was asked for again."""
     config = study.config
-    rehearsal = config.ruleset.rehearsal
+    ruleset, rehearsal = config.ruleset, config.ruleset.rehearsal
     # What the fingerprint holds already is no second reason for another id.
     libraries = {name: version for name, version in study.libraries.items() if name not in study.machine.properties}
     parts = {
@@ -185,6 +185,8 @@ def _identity(study: Study, trial: int, attempt: int) -> str:
         "trial": trial,
         "seed": config.seed,
         **({"rehearsal": [rehearsal.seconds, rehearsal.steps]} if rehearsal.steps else {}),
+        **({} if ruleset.train_batches is None else {"train_batches": ruleset.train_batches}),
+        **({} if ruleset.ends_at_target else {"ends_at_target": False}),
         **({"libraries": libraries} if libraries else {}),
         **({"attempt": attempt} if attempt else {}),
     }

@@ -34,7 +34,7 @@ class Limit:
 def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
     """The limit of the next trial of a study; 0 seconds where it need not run. `board`: as from `board_limit_of`."""
     config = study.config
-    if config.pruning.reference == "none":
+    if config.pruning.reference == "none" or not config.ruleset.ends_at_target:
         return Limit()
     others = _other_studies(study, records)
     if median_is_lost(others, config.ruleset.studies):
@@ -58,6 +58,8 @@ def board_limit_of(study: Study, records: Records) -> Limit:
     """
     config, machine = study.config, study.machine
     if config.pruning.reference != "board" or config.evaluate_every_steps is not None:
+        return Limit()
+    if not config.ruleset.ends_at_target:
         return Limit()
     rules = load_rules(rules_of(config.ruleset.name))
     refuse_board_limit(rules, config.workload.name)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -16,6 +17,7 @@ from harness.api import SPLITS, ConfigError, Examples, LossKind, ParameterKind, 
 from harness.config import CONF, WorkloadConfig, base_workloads, load, pinned_workloads, values_of
 from harness.plugins.data import check_weights, data_folder, is_present
 from harness.plugins.entries import create_workload
+from harness.race.confinement.training_split import cut
 from harness.race.evaluation import evaluate
 from harness.trial.parameter_kinds import kinds_of
 from workloads.digits_mlp import DigitsMlp
@@ -97,6 +99,19 @@ def test_every_parameter_has_a_kind_and_one_weight_is_the_output_layer(name: str
     has_output_layer = not is_tied and is_promised(name, "one_output_layer")
     assert list(kinds.values()).count(ParameterKind.OUTPUT) == has_output_layer
     assert not is_tied or ParameterKind.EMBEDDING in kinds.values()
+
+
+@each_workload
+def test_a_cut_of_the_training_split_trains_as_the_split_does(name: str):
+    whole = split_of(name, "train")
+    part = cut(whole, 7)
+    at = torch.from_numpy(np.sort(np.random.RandomState(0).permutation(len(whole))[:7]))
+    domains = made(name).domains(part)
+    assert domains is None or torch.equal(domains, made(name).domains(whole)[at])
+    model = model_of(name).eval()
+    with torch.no_grad():
+        losses = [loss_on(name, model, batch) for batch in (whole.gather(at), part.gather(torch.arange(len(part))))]
+    assert torch.equal(*losses)
 
 
 @each_workload

@@ -16,16 +16,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import DataError, Examples, HarnessError
+from harness.api import ConfigError, DataError, Examples, HarnessError, TensorExamples
 from harness.plugins.data import load_verified
 from harness.plugins.entries import create_workload
 from harness.race.channel import Message, anonymous_file, seal
 from harness.race.rehearsal.examples import made_up
 
 _LENGTH_BYTES = 8
+_SEED_OF_CUT = 0
 
 
 class TrainingSplit:
@@ -88,6 +90,23 @@ def _sealed(descriptor: int) -> TrainingSplit:
     return TrainingSplit(descriptor)
 
 
+def cut(examples: Examples, count: int) -> Examples:
+    """So many of the examples, always the same ones, in memory without the others; all where there are no more.
+
+    Raises ConfigError for a split that lies on the disk, or that draws something for each example.
+    """
+    if examples.folder is not None or type(examples).gather_augmented is not Examples.gather_augmented:
+        raise ConfigError(
+            "the ruleset cuts the training split (train_batches), which only one that is held in memory allows. "
+            "Choose another ruleset or workload."
+        )
+    if count >= len(examples):
+        return examples
+    # The stream of RandomState is frozen (NEP 19): the same examples with every version of every package.
+    chosen = np.sort(np.random.RandomState(_SEED_OF_CUT).permutation(len(examples))[:count])
+    return TensorExamples(examples.gather(torch.from_numpy(chosen)))
+
+
 def _check(code: int) -> None:
     if code != 0:
         raise DataError(f"reading the training split ended with exit code {code}. Check memory, and run make data.")
@@ -106,6 +125,8 @@ def _write(request: Message, descriptor: int) -> int:
             found = made_up(workload, folder, different=request["made_up_examples"])
         else:
             found = load_verified(workload, "train", folder, request["train_sha256"])
+            if "train_examples" in request:
+                found = cut(found, request["train_examples"])
             readable = [str(found.folder)] if found.folder is not None else []
     except HarnessError as error:
         found = error

@@ -155,6 +155,10 @@ def _times(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
 
 def _status(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
     target = target_of(row)
+    if not (row["identity"] is None or json.loads(row["identity"]).get("ends_at_target", True)):
+        if row["status"] == TrialStatus.REACHED:
+            yield "status is reached, but under its ruleset no target ends a trial"
+        return
     hits = [number for number, each in enumerate(evaluations) if target.is_reached_by(each["validation"])]
     reached = row["status"] == TrialStatus.REACHED
     if reached and not hits:

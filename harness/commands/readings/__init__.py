@@ -1,0 +1,1 @@
+"""`make agreement`: what recorded rows say beyond a ranking."""
