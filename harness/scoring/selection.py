@@ -17,7 +17,8 @@ from harness.scoring.times import CELL
 RUN = ["study_seed", "overrides"]
 """What tells runs of one submission on one workload apart: what `seed=` and `hp.` of make bench were."""
 
-_BUSY_BELOW = 0.9
+BUSY_BELOW = 0.9
+"""Of a trial whose share of its processors is below this the machine was busy, or it waited."""
 
 SELECTION_COLUMNS = [
     *COMBINATION,
@@ -98,15 +99,21 @@ def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selecti
 
 def _busy(rows: pd.DataFrame) -> list[str]:
     """A note where trials got much less of the processor than their clock ran: others kept it, or they waited."""
-    cpu_share = rows["cpu_seconds"].astype(float) / (rows["charged_seconds"] * rows["threads"])
-    # The first moments of a short trial say little.
-    busy = (cpu_share < _BUSY_BELOW) & (rows["charged_seconds"] > 1.0)
+    cpu_share = cpu_shares(rows)
+    busy = cpu_share < BUSY_BELOW
     if not busy.any():
         return []
     return [
-        f"{int(busy.sum())} of {len(rows)} trials had their processors for less than {_BUSY_BELOW:.0%} of the time "
+        f"{int(busy.sum())} of {len(rows)} trials had their processors for less than {BUSY_BELOW:.0%} of the time "
         f"(cpu_share, median {cpu_share[busy].median():.0%}): the machine was busy, or they waited"
     ]
+
+
+def cpu_shares(rows: pd.DataFrame) -> pd.Series:
+    """Share of the time that each trial had its processors; NaN where its row does not say, or it was too short."""
+    share: pd.Series = rows["cpu_seconds"].astype(float) / (rows["charged_seconds"] * rows["threads"])
+    # The first moments of a short trial say little.
+    return share.where(rows["charged_seconds"] > 1.0)
 
 
 def _named(trials: pd.DataFrame, column: str, names: list[str] | None) -> pd.DataFrame:

@@ -25,10 +25,14 @@ from harness.study.standing import standing_of
 
 @dataclass(frozen=True)
 class Limit:
-    """Charged seconds at which a trial is stopped, infinite where nothing stops it, and what stops it there."""
+    """Charged seconds at which a trial is stopped, infinite where nothing stops it, and what stops it there.
+
+    `sandboxed`: of a trial that need not run, whether those that say so were kept in a sandbox; it is ranked with them.
+    """
 
     seconds: float = math.inf
     reason: str = ""
+    sandboxed: bool = False
 
 
 def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
@@ -40,7 +44,9 @@ def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
     if median_is_lost(others, config.ruleset.studies):
         missed = sum(math.isinf(time) for time in others)
         return Limit(
-            0.0, f"{missed} of {config.ruleset.studies} studies have missed: the median over studies is infinite"
+            0.0,
+            f"{missed} of {config.ruleset.studies} studies have missed: the median over studies is infinite",
+            _are_sandboxed(study, records),
         )
     if config.evaluate_every_steps is not None:
         # Such a run is the same on every machine, which a limit in seconds would end.
@@ -113,15 +119,25 @@ def no_longer_lost(study: Study, records: Records) -> list[TrialKey]:
 
 def _other_studies(study: Study, records: Records) -> list[float]:
     """Times to target of the other studies of the same submission and workload, of those that are settled."""
-    found = []
-    for number in range(study.config.ruleset.studies):
-        if number == study.config.study:
-            continue
-        rows = standing_of(sibling(study, number), records).rows.values()
-        # A study that was not run, since the median was lost, is no reason why it is.
-        if len(rows) == study.config.ruleset.trials and not any(map(_was_not_run, rows)):
-            found.append(settled_time([row["time_to_target"] for row in rows], [row["status"] for row in rows]))
+    found = [
+        settled_time([row["time_to_target"] for row in rows], [row["status"] for row in rows])
+        for rows in _whole_studies_beside(study, records)
+    ]
     return [seconds for seconds in found if seconds is not None]
+
+
+def _are_sandboxed(study: Study, records: Records) -> bool:
+    return all(row["sandboxed"] for rows in _whole_studies_beside(study, records) for row in rows)
+
+
+def _whole_studies_beside(study: Study, records: Records) -> list[list[Row]]:
+    """The rows of each other study of the same submission and workload that has all of its trials.
+
+    A study that was not run, since the median was lost, is none: it is no reason why it is.
+    """
+    others = [number for number in range(study.config.ruleset.studies) if number != study.config.study]
+    found = [list(standing_of(sibling(study, number), records).rows.values()) for number in others]
+    return [rows for rows in found if len(rows) == study.config.ruleset.trials and not any(map(_was_not_run, rows))]
 
 
 def _was_not_run(row: Row) -> bool:

@@ -121,7 +121,8 @@ def _run_trial(
             return
         spec = _spec(study, trial, max_runtime, limit)
         if limit.seconds == 0.0:
-            outcome = Outcome(TrialStatus.PRUNED, f"not run: {limit.reason}", pruned_by=limit.reason)
+            reason = f"not run: {limit.reason}"
+            outcome = Outcome(TrialStatus.PRUNED, reason, pruned_by=limit.reason, sandboxed=limit.sandboxed)
             records.finish(key, trial_row(study, trial, key, spec, outcome, _now()), [])
             console.print(f"{_title(study, trial, key)}  not run: {limit.reason}", soft_wrap=True)
             return

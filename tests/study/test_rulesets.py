@@ -97,6 +97,7 @@ def test_studies_stop_when_the_median_can_no_longer_be_finite(tmp_path):
     last = rows.iloc[-1]
     assert last["pruned_by"] == "2 of 3 studies have missed: the median over studies is infinite"
     assert (last["charged_seconds"], last["steps"], math.isinf(last["time_to_target"])) == (0.0, 0, True)
+    assert rows["sandboxed"].nunique() == 1, "a trial that was not run is ranked with those that say so"
 
 
 def give_row(config, *, status: TrialStatus, pruned_by: str | None = None, around: Sandwich = NOT_MEASURED) -> TrialKey:

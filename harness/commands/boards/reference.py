@@ -135,8 +135,8 @@ def _run(board: ReferenceBoard, study: Study, console: Console) -> bool:
     records = Records(board.runs)
     if any(not records.trial(TrialKey(workload, submission, trial_id))["sandboxed"] for trial_id in ran.trial_ids):
         raise DataError(
-            f"{submission} on {workload} ran without a sandbox, and such rows are on no board: see docs/trust.md for "
-            "what this system lacks. Run the same command on a machine that has it."
+            f"{submission} on {workload} has rows without a sandbox in {board.runs}, and such rows are on no board. "
+            "Run the same command on a system that can keep trainers in (docs/trust.md), or with other RESULTS."
         )
     return False
 

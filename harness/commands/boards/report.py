@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.scoring.clock.disturbance import DISTURBED
+from harness.scoring.selection import BUSY_BELOW, cpu_shares
 from harness.study.budget import known_seconds_per_step
 from harness.study.reference.board import ReferenceBoard, StudyOnBoard, place_of
 
@@ -98,6 +99,13 @@ def _say_more(
     if unknown:
         console.print(
             f"not measured here yet, so that nobody knows what they take: {', '.join(unknown)}", soft_wrap=True
+        )
+    trials = board.file.read().trials.select(["cpu_seconds", "charged_seconds", "threads"]).to_pandas()
+    if busy := int((cpu_shares(trials) < BUSY_BELOW).sum()):
+        console.print(
+            f"{busy} of {len(trials)} trials had their processors for less than {BUSY_BELOW:.0%} of the time: "
+            "a board is made on quiet machines",
+            soft_wrap=True,
         )
     if disturbed := sum(each.disturbed for each in standings):
         ruleset = standings[0].study.config.ruleset.name

@@ -120,6 +120,14 @@ def test_a_trial_that_was_asked_for_again_is_stale_until_its_next_attempt_has_ru
     assert all(map(board.stands, board.studies))
 
 
+def test_a_study_that_need_not_run_since_the_others_missed_stands_with_them(tmp_path):
+    never = write_submission(tmp_path / "never", "def train(trial, hp):\n    trial.finish()\n")
+    board = reference_board(tmp_path, never)
+    run_all(board)
+    assert set(stands(board).values()) == {(1, 0, 0)}
+    assert board.file.read().trials["status"].to_pylist() == ["finished", "pruned"]
+
+
 def test_rows_of_another_seed_or_of_other_hyperparameters_are_not_taken(tmp_path, one):
     board = reference_board(tmp_path, one)
     for changes in ({"seed": 1}, {"hp": {"learning_rate": 0.2}}):
