@@ -128,8 +128,16 @@ def test_submissions_that_all_miss_are_level_and_have_no_tau():
 
 
 def test_a_board_restricted_to_no_scored_workload_is_refused_with_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"none of x is scored. Scored: v, w"):
+    with pytest.raises(ConfigError, match=r"of x there is no row that is scored here. Scored: v, w"):
         restricted(board(ORDER), submissions=["a"], workloads=["x"])
+
+
+def test_a_workload_that_no_common_submission_has_run_counts_for_nothing():
+    with_more = scoring_of(
+        {name: {"w": [time, time * 1.01]} for name, time in ORDER.items()}
+        | {"alone": {"w": [9.0, 9.1], "v": [1.0, 1.1]}}
+    )
+    assert renamed(with_more, {name: name for name in ORDER}).ratios.columns.tolist() == ["w"]
 
 
 def test_a_renamed_board_has_the_same_numbers_under_other_names():

@@ -67,16 +67,18 @@ def tau_b(one: Floats, other: Floats) -> Floats:
 def restricted(scoring: Scoring, *, submissions: Collection[str], workloads: Collection[str]) -> Scoring:
     """The scoring of these submissions alone, over these of its scored workloads, with the variants that gate them.
 
-    Raises ConfigError where it scores none of these workloads.
+    A workload of which these submissions have no row is left out. Raises ConfigError where none is left.
     """
+    times = scoring.times[scoring.times["submission"].isin(list(submissions))]
     scored = [str(name) for name in scoring.ratios.columns]
-    wanted = tuple(name for name in scored if name in workloads)
+    wanted = tuple(name for name in scored if name in workloads and (times["workload"] == name).any())
     if not wanted:
-        raise ConfigError(f"none of {', '.join(workloads)} is scored. Scored: {', '.join(scored)}.")
-    times = scoring.times
+        raise ConfigError(
+            f"of {', '.join(workloads)} there is no row that is scored here. Scored: {', '.join(scored)}."
+        )
     bases = times["workload"].map(lambda name: scoring.rules.held_out.get(name, name))
-    kept = times["submission"].isin(list(submissions)) & bases.isin(wanted)
-    return score_times(times[kept].reset_index(drop=True), scoring.rules.with_reading(workloads=wanted))
+    kept = times[bases.isin(wanted)].reset_index(drop=True)
+    return score_times(kept, scoring.rules.with_reading(workloads=wanted))
 
 
 def renamed(scoring: Scoring, names: Mapping[str, str]) -> Scoring:
