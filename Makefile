@@ -40,8 +40,8 @@ FITS = import sys; $(shell sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-
 	@touch $@
 	@echo "set up: $$($(PY) --version), torch $$($(PY) -c 'import torch; print(torch.__version__)')"
 
-bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= LAUNCHER= ARGS=
-	@$(PY) -m harness.commands.bench $(OVERRIDES)
+bench: .venv/installed ## run what is missing and rank it: WORKLOAD=a,b SUBMISSION=x,y SUITE= RULESET= SEED= AGAINST= LAUNCHER= ARGS=
+	@$(PY) -m harness.commands.bench $(OVERRIDES) $(call override_if,AGAINST,against)
 
 status: .venv/installed ## studies done, running, failed, missing; same arguments as bench
 	@$(PY) -m harness.commands.status $(OVERRIDES)
@@ -54,8 +54,8 @@ reference: .venv/installed ## run what the committed boards lack, the cheapest f
 	    $(call override_if,SUBMISSION,submission) $(call override_if,STATUS,status) $(call override_if,TRACKING,tracking) \
 	    $(call override_if,RESULTS,results)
 
-leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps
-	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit)
+leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps AGAINST=board|none
+	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,AGAINST,against)
 
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
 	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
@@ -158,6 +158,9 @@ gpu-wheels: .venv/installed ## download what a bare machine lacks for make gpu-p
 
 interval-coverage: .venv/installed ## how often the boards' intervals hold the truth, and equals are called different
 	@$(PY) benchmarks/coverage.py $(ARGS)
+
+place-coverage: .venv/installed ## how often the places that newcomers are given on a board hold their true ones, 10 min
+	@$(PY) -m benchmarks.placing $(ARGS)
 
 targets: .venv/installed ## set a workload's target as AlgoPerf does and write it into its YAML: WORKLOAD=a,b POINTS=20 SEEDS=10 JOBS=1
 	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,SEEDS,seeds) \

@@ -192,7 +192,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """One file of `conf/suite`. `fallbacks`: which workload stands in where the data of another cannot be had."""
+    """One file of `conf/suite`. `fallbacks`: which workload stands in where the data of another cannot be had.
+
+    `ruleset`: what it is run under where the command line says nothing; null: as `conf/bench.yaml` has it.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -200,6 +203,7 @@ class SuiteConfig:
     workloads: list[str]
     submissions: list[str]
     fallbacks: dict[str, str] = field(default_factory=dict)
+    ruleset: str | None = None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ def test_every_target_that_writes_or_reads_rows_hears_of_the_results_folder():
         assert "results=/t/it's" in called_with(target, "RESULTS=/t/it's"), target
 
 
+def test_what_ranks_hears_of_the_reference_board_that_was_chosen():
+    for target in ("bench", "leaderboard"):
+        assert "against=it's" in called_with(target, "AGAINST=it's"), target
+
+
 def test_the_name_of_a_new_submission_is_quoted_too():
     assert called_with("submission", "NAME=it's") == ["-m", "harness.commands.skeleton", "name=it's"]
 

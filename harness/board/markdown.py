@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from harness.board.cells import (
     Board,
@@ -17,8 +18,8 @@ from harness.board.cells import (
 from harness.scoring.score import Scoring
 
 
-def markdown_leaderboard(board: Board) -> str:
-    """The whole page as text."""
+def markdown_leaderboard(board: Board, placing: Sequence[str] = ()) -> str:
+    """The whole page as text. `placing`: what there is to say of its submissions on a reference board, a line each."""
     parts = [
         "# Leaderboard",
         _as_text(headline(board)) + ".",
@@ -30,7 +31,9 @@ def markdown_leaderboard(board: Board) -> str:
         _table(_as_texts(status_table(board))),
     ]
     if board.notes:
-        parts.append("\n".join(f"- {_as_text(note)}" for note in board.notes))
+        parts.append(_list(board.notes))
+    if placing:
+        parts += ["## On a reference board", _list(placing)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -41,6 +44,10 @@ def _head_of_times(scoring: Scoring) -> list[str]:
         "## Time and steps to target",
         "Median over studies of the fastest trial. The fastest of each workload is bold.",
     ]
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_as_text(line)}" for line in lines)
 
 
 def _time_rows(scoring: Scoring) -> list[list[str]]:

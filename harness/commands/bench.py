@@ -14,6 +14,7 @@ from harness import command_line
 from harness.api import ConfigError, DataError, Division, HarnessError, near_matches, path_of
 from harness.command_line import PlainConsole, complain
 from harness.commands import leaderboard
+from harness.commands.boards.against import boards_against
 from harness.config import CONF, StudyConfig, SuiteConfig, WorkloadConfig, load, names_in, values_of
 from harness.plugins import data
 from harness.plugins.entries import create_workload
@@ -31,7 +32,8 @@ _GROUPS = ("suite", "workload", "ruleset", "hardware", "tracking", _LAUNCHER)
 class Request:
     """What the command line asks for: which workloads and submissions, and what holds for all of them.
 
-    `overrides`: what Hydra reads. `results`: None where the command line names no folder.
+    `overrides`: what Hydra reads. `results`: None where the command line names no folder. `against`: which reference
+    board the rows are placed on, as `leaderboard.Choice` has it.
     """
 
     workloads: list[str]
@@ -39,6 +41,7 @@ class Request:
     overrides: list[str]
     fallbacks: dict[str, str]
     results: Path | None
+    against: str | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,7 +68,7 @@ def bench(arguments: list[str], console: Console) -> int:
     request = replace(request, workloads=list(workloads))
     studies = studies_of(request)
     check_entries(studies)
-    return _report(studies, launch(studies, request.overrides, console), console)
+    return _report(studies, launch(studies, request.overrides, console), console, request.against)
 
 
 def studies_of(request: Request) -> list[StudyConfig]:
@@ -91,7 +94,7 @@ def parse(arguments: list[str]) -> Request:
         key, equals, value = argument.partition("=")
         if not equals:
             raise ConfigError(f"{argument!r} is no key=value. For example: make bench WORKLOAD=NAME ARGS='seed=1'.")
-        if key in ("workload", "submission", "suite", "results"):
+        if key in ("workload", "submission", "suite", "results", "against"):
             chosen[key] = value
         elif key.startswith("hp."):
             # Which ones there are depends on the submission, not on conf/, and so do their types: text until then.
@@ -99,6 +102,8 @@ def parse(arguments: list[str]) -> Request:
         else:
             overrides.append(argument)
     suite = load("suite", chosen.get("suite", "quick"), SuiteConfig)
+    if suite.ruleset and not any(override.startswith("ruleset=") for override in overrides):
+        overrides.append(f"ruleset={suite.ruleset}")
     workloads = command_line.names(chosen.get("workload", "")) or suite.workloads
     for name in workloads:
         load("workload", name, WorkloadConfig)
@@ -108,7 +113,9 @@ def parse(arguments: list[str]) -> Request:
     _check_keys(overrides, workloads[0])
     fallbacks = suite.fallbacks if "workload" not in chosen else {}
     results = path_of(chosen["results"]) if chosen.get("results") else None
-    return Request(workloads, submissions, overrides, fallbacks, results)
+    against = chosen.get("against")
+    boards_against(against)  # before anything runs
+    return Request(workloads, submissions, overrides, fallbacks, results, against)
 
 
 def compose(request: Request, workload: str, submission: str) -> StudyConfig:
@@ -126,7 +133,9 @@ def compose(request: Request, workload: str, submission: str) -> StudyConfig:
     return study_config(composed, submission=submission, results=request.results)
 
 
-def _report(studies: list[StudyConfig], reports: list[StudyReport | None], console: Console) -> int:
+def _report(
+    studies: list[StudyConfig], reports: list[StudyReport | None], console: Console, against: str | None
+) -> int:
     """The ranking of what was asked for; the exit code says whether every trial has a sound row."""
     came = [(config, report) for config, report in zip(studies, reports, strict=True) if report is not None]
     recorded = [config for config, report in came if report.statuses]
@@ -143,6 +152,7 @@ def _report(studies: list[StudyConfig], reports: list[StudyReport | None], conso
                 division=division,
                 workload=",".join(dict.fromkeys(config.workload.name for config in configs)),
                 submission=",".join(dict.fromkeys(config.submission for config in configs)),
+                against=against,
                 results=str(first.results),
             )
             leaderboard.show(choice, console, trial_ids=asked_for)

@@ -23,6 +23,7 @@ from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board, ranks_by_value
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import PlainConsole
+from harness.commands.boards.against import boards_against, placing_lines
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.noise_floor import noise_notes
@@ -31,6 +32,7 @@ from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
 from harness.scoring.clock.disturbance import disturbance_notes
 from harness.scoring.clock.units import UNIT_COLUMNS, in_unit
+from harness.scoring.placing.fit import FIT_COLUMNS
 from harness.scoring.reading import order_notes
 from harness.scoring.resampling import cells_of
 from harness.scoring.rules import ScoringRules, load_rules, rules_of
@@ -49,7 +51,10 @@ _FEW_WORKLOADS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """What to rank, as given on the command line; None: whatever is there, or was used last."""
+    """What to rank, as given on the command line; None: whatever is there, or was used last.
+
+    `against`: the reference board that it is placed on; None: the one that fits, `none`: no board.
+    """
 
     suite: str | None = None
     workload: str | None = None
@@ -60,6 +65,7 @@ class Choice:
     scoring: str | None = None
     reading: str | None = None
     unit: str | None = None
+    against: str | None = None
     results: str = "results"
 
     @property
@@ -94,23 +100,29 @@ class Choice:
 def show(choice: Choice, console: Console | None = None, *, trial_ids: Collection[str] | None = None) -> None:
     """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
 
-    That of the open division has a page of its own, `leaderboard_open.md`. `trial_ids`: nothing but the rows of these
-    trials; None: all. Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no
-    row has.
+    That of the open division has a page of its own, `leaderboard_open.md`. Last comes where the submissions stand on
+    the reference board that fits. `trial_ids`: nothing but the rows of these trials; None: all. Raises DataError where
+    there is nothing to rank or a table is bad, ConfigError for a name that no row or no board has.
     """
     console = console or wide_console()
-    board = make_board(choice, trial_ids=trial_ids)
+    boards_against(choice.against)
+    notes: list[str] = []
+    chosen = _read(choice, trial_ids, notes)
+    board = _board_of(chosen, choice, notes)
     print_leaderboard(board, console)
+    placing = placing_lines(choice.against, chosen.selection, chosen.evaluations, board.scoring.rules)
     is_open = board.selection.combination["division"] == "open"
     page = choice.runs.parent / "board" / f"leaderboard{'_open' if is_open else ''}.md"
     try:
-        _write_whole(page, markdown_leaderboard(board))
+        _write_whole(page, markdown_leaderboard(board, placing))
         written = str(page)
     except DataError as error:  # the board has been shown, and the rows are no worse for it
         written = f"not written: {error}"
     lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", written))
     for what, path in lines:
         console.print(f"{what:<12} {path}", soft_wrap=True)
+    for line in placing:
+        console.print(line)
 
 
 def _write_whole(page: Path, text: str) -> None:
@@ -128,18 +140,7 @@ def _write_whole(page: Path, text: str) -> None:
 def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
-    trials = read_trials(choice.runs, [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS], left_out=notes.append)
-    rows = trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))]
-    board = scored_board(
-        choice,
-        rows,
-        lambda kept: read_evaluations(choice.runs, kept, left_out=notes.append),
-        runs=choice.runs,
-        notes=notes,
-    )
-    reference = reference_of(board.selection.combination["ruleset"]) if ranks_by_value(board.scoring) else None
-    found = bootstrap(board.scoring, reference=reference)
-    return replace(board, uncertainty=found if found.is_known else None, reference=reference)
+    return _board_of(_read(choice, trial_ids, notes), choice, notes)
 
 
 def scored_board(
@@ -154,6 +155,31 @@ def scored_board(
 
     `evaluations_of`: those of the trials that are ranked. `notes`: what was said when the rows were read.
     """
+    return _scored(_chosen(choice, trials, evaluations_of, runs=runs), choice, runs=runs, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Rows that are ranked together, as recorded."""
+
+    selection: Selection
+    evaluations: pd.DataFrame
+
+
+def _read(choice: Choice, trial_ids: Collection[str] | None, notes: list[str]) -> _Chosen:
+    columns = [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS, *FIT_COLUMNS]
+    trials = read_trials(choice.runs, columns, left_out=notes.append)
+    return _chosen(
+        choice,
+        trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
+        lambda kept: read_evaluations(choice.runs, kept, left_out=notes.append),
+        runs=choice.runs,
+    )
+
+
+def _chosen(
+    choice: Choice, trials: pd.DataFrame, evaluations_of: Callable[[pd.DataFrame], pd.DataFrame], *, runs: Path
+) -> _Chosen:
     with bad_tables_named(runs):
         selection = comparable(
             trials,
@@ -164,11 +190,22 @@ def scored_board(
             submissions=choice.submissions,
         )
         evaluations = evaluations_of(selection.trials)
-        selection = with_evaluations(selection, evaluations)
-        rules = chosen_rules(selection, choice, runs=runs)
-        read, evaluations = in_unit(selection, evaluations, rules.unit)
+        return _Chosen(with_evaluations(selection, evaluations), evaluations)
+
+
+def _scored(chosen: _Chosen, choice: Choice, *, runs: Path, notes: list[str]) -> Board:
+    with bad_tables_named(runs):
+        rules = chosen_rules(chosen.selection, choice, runs=runs)
+        read, evaluations = in_unit(chosen.selection, chosen.evaluations, rules.unit)
         scored = score_tables(read.trials, evaluations, rules)
-    return Board(scored, None, read, [*read.notes, *notes, *more_notes(scored, selection, runs)])
+    return Board(scored, None, read, [*read.notes, *notes, *more_notes(scored, chosen.selection, runs)])
+
+
+def _board_of(chosen: _Chosen, choice: Choice, notes: list[str]) -> Board:
+    board = _scored(chosen, choice, runs=choice.runs, notes=notes)
+    reference = reference_of(board.selection.combination["ruleset"]) if ranks_by_value(board.scoring) else None
+    found = bootstrap(board.scoring, reference=reference)
+    return replace(board, uncertainty=found if found.is_known else None, reference=reference)
 
 
 def more_notes(scoring: Scoring, selection: Selection, runs: Path) -> list[str]:

@@ -103,8 +103,8 @@ class BoardFile:
                 self._write("evaluations", after.evaluations)
 
     def _table(self, table: str) -> pa.Table:
-        path, schema = self.path(table), _SCHEMAS[table]
-        return read_parquet(path, schema).cast(schema) if path.exists() else schema.empty_table()
+        path = self.path(table)
+        return read_file(path, table) if path.exists() else _SCHEMAS[table].empty_table()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -132,6 +132,11 @@ class BoardFile:
                 beside.replace(path)
             finally:
                 beside.unlink(missing_ok=True)
+
+
+def read_file(path: Path, table: str) -> pa.Table:
+    """The file of `trials` or `evaluations` of a board. Raises DataError where it cannot be read."""
+    return read_parquet(path, _SCHEMAS[table]).cast(_SCHEMAS[table])
 
 
 def boards_folder(results: Path) -> Path:

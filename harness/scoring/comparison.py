@@ -68,7 +68,25 @@ def compare_all(scoring: Scoring, *, submissions: list[str] | None = None, level
         _compare(samples, one, other, level) for position, one in enumerate(names) for other in names[position + 1 :]
     ]
     rows = [vars(pair) for pair in pairs if pair is not None]
-    table = pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
+    return _at_one_level(pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__)))
+
+
+def compare_by_workload(scoring: Scoring, submission: str, other: str, *, level: float = 0.95) -> pd.DataFrame:
+    """The two on each scored workload that both have run by itself, a row each: `workload` and columns of `Comparison`.
+
+    On which of them they differ is said at one level for all of these workloads.
+    """
+    samples = _samples(scoring)
+    found = [
+        (str(name), _compare(samples, submission, other, level, only=place))
+        for place, name in enumerate(scoring.ratios.columns)
+    ]
+    rows = [{"workload": name, **vars(one)} for name, one in found if one is not None]
+    return _at_one_level(pd.DataFrame(rows, columns=["workload", *Comparison.__dataclass_fields__]))
+
+
+def _at_one_level(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons with p-values corrected for all of them, and which of them is a difference."""
     table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
     table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
     return table
@@ -166,10 +184,14 @@ def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     return table.reindex(columns=submissions)
 
 
-def _compare(samples: _Samples, submission: str, other: str, level: float) -> Comparison | None:
+def _compare(
+    samples: _Samples, submission: str, other: str, level: float, *, only: int | None = None
+) -> Comparison | None:
+    """On the workloads that both have run, or on one of them; None where there is none. `only`: its place."""
     one, two = samples.place[submission], samples.place[other]
     has_run = ~np.isnan(samples.logs[[one, two]])
     shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
+    shared = shared if only is None else shared[shared == only]
     if not len(shared):
         return None
     both = has_run[:, shared].all(axis=0)

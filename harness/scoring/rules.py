@@ -39,6 +39,7 @@ class ScoringRules:
     there is nothing else at hand, they are. `max_runtime`, `eval_period` (seconds by workload, a variant has those of
     its base), `budget_factor` and `hardware`: what imported logs do not say themselves.
     `drift_limit`: by which share the reference's pace may move around a trial before it counts as disturbed.
+    `baseline`: the submission that a newcomer's speed is said over; empty: none.
     `unit`: what times are read in (`harness.scoring.clock`).
     `measure`: what submissions are ranked by: `time_to_target`, or `best_value`, the error at the best validation value
     within the budget, which then stands wherever a time does.
@@ -67,6 +68,7 @@ class ScoringRules:
     drift_limit: float = math.inf
     unit: str = "seconds"
     measure: str = "time_to_target"
+    baseline: str = ""
 
     def __post_init__(self) -> None:
         _one_of(self.name, "study_trial", self.study_trial, _STUDY_TRIAL)

@@ -6,6 +6,7 @@ seeds and new hyperparameter draws. It covers the long-run mean of the number th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.special import stdtr, stdtrit
 
 from harness.scoring.comparison import DIFFERENCE_ALPHA, holm
 from harness.scoring.misses import median_misses
+from harness.scoring.placing.places import place_intervals
 from harness.scoring.profiles import exact_area
 from harness.scoring.resampling import Cells, cells_of, draw_medians
 from harness.scoring.score import Scoring, area_array, gated_ratio_array
@@ -35,7 +37,8 @@ class Uncertainty:
     study, whose spread is that of others. `speedups`: by submission, over the
     reference: `speedup`, `low`, `high`; empty without a reference. `frozen`: as `scores` without tiers, against fixed
     reference times; empty without them. `differences`: submission x submission: p-value of equal scores,
-    corrected for all pairs after Holm.
+    corrected for all pairs after Holm. `places`: of the submissions that were asked for, `low` and `high`: the first
+    and the last place that each may have among all; none where scores have no intervals.
     NaN, and not `is_known`, where some cell has a single study, and none has the two hits that show a spread.
     """
 
@@ -44,6 +47,7 @@ class Uncertainty:
     speedups: pd.DataFrame
     frozen: pd.DataFrame
     differences: pd.DataFrame
+    places: pd.DataFrame
     is_paired: bool
     is_known: bool
 
@@ -101,11 +105,13 @@ def bootstrap(
     level: float = LEVEL,
     reference: str | None = None,
     frozen: pd.Series | None = None,
+    places_of: Sequence[str] = (),
 ) -> Uncertainty:
     """Intervals from a bootstrap that is stratified by workload and submission, with `resamples` draws.
 
-    `reference`: submission over which speed-ups are taken. `frozen`: reference seconds by workload. Interval: value +-
-    Student quantile x standard error of the resamples, with the degrees of freedom that few studies leave.
+    `reference`: submission over which speed-ups are taken. `frozen`: reference seconds by workload. `places_of`: whose
+    places are wanted. Interval: value +- Student quantile x standard error of the resamples, with the degrees of
+    freedom that few studies leave.
     """
     cells = cells_of(scoring)
     drawn = _draw(scoring, cells, resamples=resamples, seed=seed, frozen=frozen)
@@ -126,6 +132,7 @@ def bootstrap(
         speedups=_speedups(scoring, cells, drawn, reference, level, is_known),
         frozen=_frozen_table(scoring, cells, drawn, frozen, level, is_known),
         differences=differences,
+        places=_places(drawn.scores, names, places_of if is_known else ()),
         is_paired=cells.is_paired,
         is_known=is_known,
     )
@@ -265,6 +272,12 @@ def _differences(scores: _Statistic, names: pd.Index) -> pd.DataFrame:
     table = np.ones_like(plain)
     table[upper] = holm(plain[upper])
     return pd.DataFrame(np.minimum(table, table.T), names, names)
+
+
+def _places(resampled: Floats, names: pd.Index, wanted: Sequence[str]) -> pd.DataFrame:
+    at = names.get_indexer(pd.Index(list(wanted), dtype=object)).tolist()
+    low, high = place_intervals(resampled, at)
+    return pd.DataFrame({"low": low, "high": high}, index=names[at])
 
 
 def _tiers(score: pd.Series, differences: pd.DataFrame) -> pd.Series:

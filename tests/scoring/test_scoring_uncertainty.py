@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy import stats
 
 from benchmarks.coverage import coverage, false_boards, false_speeds, false_tiers, make_world, scored, times_table
 from harness.api import ConfigError
-from harness.scoring.comparison import compare, compare_all, holm
+from harness.scoring.comparison import compare, compare_all, compare_by_workload, holm
 from harness.scoring.resampling import cells_of
 from harness.scoring.rules import ScoringRules, load_rules
 from harness.scoring.score import score_times
@@ -273,6 +274,17 @@ def test_pairs_compared_together_are_what_they_are_alone():
         assert {key: row[key] for key in row if key not in corrected} == {
             key: alone[key] for key in alone if key not in corrected
         }
+
+
+def test_two_are_compared_on_each_workload_as_if_it_were_the_only_one_and_at_one_level():
+    world = make_world(submissions=3, workloads=4, miss=0.1, shared=0.5)
+    scoring = scored(world, np.random.default_rng(3))
+    table = compare_by_workload(scoring, "s0", "s1")
+    assert table["workload"].tolist() == ["w0", "w1", "w2", "w3"]
+    for row in table.to_dict("records"):
+        alone = compare(replace(scoring, ratios=scoring.ratios[[row["workload"]]]), "s0", "s1")
+        assert (row["speedup"], row["p_value"], row["workloads"]) == (alone.speedup, alone.p_value, 1)
+    assert table["adjusted_p_value"].tolist() == holm(table["p_value"].to_numpy()).tolist()
 
 
 def test_holms_correction_by_hand():
