@@ -85,7 +85,7 @@ def fit_to(name: str, board: pd.DataFrame, rows: Selection, rules: ScoringRules)
         common = [workload for workload in common if workload in rules.workloads]
     differing = [f"{workload} ({difference})" for workload, difference in other.items()]
     if not common:
-        why = f": {_some(differing)}" if differing else ""
+        why = f": {some(differing)}" if differing else ""
         return NoFit(f"{name} has none of these workloads in this form{why}", is_alike=True)
     taken = entries[entries["workload"].isin(common)]
     whole = taken.groupby("submission", observed=True)["workload"].nunique() == len(common)
@@ -100,7 +100,7 @@ def fit_to(name: str, board: pd.DataFrame, rows: Selection, rules: ScoringRules)
         "not run here": [workload for workload in held if workload not in own],
         "not among its entries here, as they have not run all of these workloads": partial,
     }
-    notes = [f"{what}: {_some(names)}" for what, names in lines.items() if names]
+    notes = [f"{what}: {some(names)}" for what, names in lines.items() if names]
     if rows.combination["sandboxed"] != "True" and board.loc[is_alike, "sandboxed"].any():
         notes.append("these rows were made without a sandbox, the board's in one")
     return Fit(name, kept, common, len(held), devices, notes)
@@ -152,6 +152,7 @@ def _budget(row: pd.Series) -> tuple[float, float]:
     return row["max_runtime"] / row["reference_step_seconds"], row["max_runtime"] / row["eval_period"]
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few of the names, and how many more there are."""
     more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
     return f"{', '.join(names[:_NAMED_AT_MOST])}{more}"

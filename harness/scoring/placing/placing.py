@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.scoring.clock.units import in_unit
 from harness.scoring.comparison import compare_by_workload
-from harness.scoring.placing.fit import UNIT, Fit, of_one_machine
+from harness.scoring.placing.fit import UNIT, Fit, of_one_machine, some
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import Selection, with_evaluations
@@ -59,7 +59,7 @@ class NotPlaced:
 def place_all(
     fit: Fit, board_evaluations: pd.DataFrame, rows: Selection, evaluations: pd.DataFrame, rules: ScoringRules
 ) -> tuple[list[Placed | NotPlaced], list[str]]:
-    """Every submission of the selected rows on the board, and what is to be said of their times, a line each.
+    """Every submission of the selected rows on the board but its own, and what is to be said of these, a line each.
 
     `rows`, `evaluations`: in seconds, as recorded. Raises DataError where the board itself cannot be scored.
     """
@@ -70,10 +70,11 @@ def place_all(
     newcomers = replace(rows, trials=of_one_machine(taken.reset_index(drop=True)), notes=[])
     placed: list[Placed | NotPlaced] = []
     notes: list[str] = []
+    own_of_board: list[str] = []
     for submission, own in newcomers.trials.groupby("submission", observed=True, sort=True):
         name = str(submission)
         if own["trial_id"].isin(on_it).any():
-            placed.append(NotPlaced(name, "its rows are the board's own"))
+            own_of_board.append(name)
             continue
         if reason := _without_clock(own):
             placed.append(NotPlaced(name, reason))
@@ -81,6 +82,8 @@ def place_all(
         read, seen = _in_steps(replace(newcomers, trials=own.reset_index(drop=True)), evaluations)
         notes += [f"{name}: {note}" for note in read.notes]
         placed.append(_place(name, read.trials, seen, board.trials, board_seen, rules))
+    if own_of_board:
+        notes.append(f"not placed, as their rows are the board's own: {some(own_of_board)}")
     return placed, notes
 
 

@@ -117,7 +117,7 @@ def test_a_newcomer_has_the_name_of_an_entry_beside_it_and_no_row_of_the_other(t
 
 def test_rows_that_are_the_boards_own_are_no_newcomers(tmp_path, board):
     write(tmp_path / "runs", three_studies("sgd", 2000.0, BOARD_MACHINE))
-    assert printed(tmp_path, against=board)[-1].strip() == "sgd: not placed, as its rows are the board's own"
+    assert printed(tmp_path, against=board)[-1].strip() == "not placed, as their rows are the board's own: sgd"
 
 
 def test_each_of_several_newcomers_is_placed_as_if_it_were_alone(tmp_path, board):
