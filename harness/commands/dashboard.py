@@ -7,7 +7,7 @@ import functools
 import http.server
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from harness.commands.leaderboard import (
 )
 from harness.config import TrackingConfig, load
 from harness.records.tables import TRIALS, disk_errors
-from harness.scoring.clock.units import in_unit, rates
+from harness.scoring.clock.units import in_unit, lacking_note, lacks_unit, rates
 from harness.scoring.rules import load_rules, readings_of, rules_of
-from harness.scoring.selection import comparable, with_evaluations
+from harness.scoring.selection import Selection, comparable, with_evaluations
 
 _CHOICES = (
     *("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "unit", "results"),
@@ -41,12 +41,16 @@ _CHOICES = (
 _PORT = 8000
 
 
-def build_boards(choice: Choice, *, reference: str | None = None) -> list[DashboardBoard]:
+def build_boards(
+    choice: Choice, *, reference: str | None = None, say: Callable[[str], object] = lambda _: None
+) -> list[DashboardBoard]:
     """Every board that the rows have: one per ruleset, division and hardware, and per reading; the one used last first.
 
-    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    `say` hears of each that cannot be read in the chosen unit, and so do the notes of the others. Raises DataError
+    where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     notes: list[str] = []
+    without_unit: list[Selection] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
@@ -66,6 +70,9 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                     by_value[selection.combination["ruleset"]] = None
                     continue
                 rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
+                if lacks_unit(selection.trials, rules.unit):
+                    without_unit.append(selection)
+                    break
                 read, seen = in_unit(selection, evaluations, rules.unit)
                 known = reference or reference_of(selection.combination["ruleset"])
                 board = score_board(
@@ -73,10 +80,20 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 )
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
+        if without_unit and not boards:
+            in_unit(without_unit[0], evaluations, rules.unit)  # raises
+    absent = [f"no board of {_named(each)}: {lacking_note(each.trials, rules.unit)}" for each in without_unit]
+    for line in absent:
+        say(line)
     elsewhere = [f"{name} is ranked by best values: make leaderboard RULESET={name} shows it" for name in by_value]
     if elsewhere and not boards:
         raise DataError(f"{choice.runs}: {'; '.join(elsewhere)}.")
-    return [replace(board, notes=[*board.notes, *elsewhere]) for board in boards]
+    return [replace(board, notes=[*board.notes, *absent, *elsewhere]) for board in boards]
+
+
+def _named(selection: Selection) -> str:
+    combination = selection.combination
+    return f"{combination['ruleset']} v{combination['ruleset_version']} on {selection.hardware}"
 
 
 def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:
@@ -128,7 +145,9 @@ def main(arguments: Sequence[str]) -> int:
     tracking = load("tracking", values.get("tracking", "offline"), TrackingConfig)
     console = PlainConsole()
     started = time.monotonic()
-    boards = build_boards(choice, reference=values.get("reference"))
+    boards = build_boards(
+        choice, reference=values.get("reference"), say=lambda line: console.print(line, soft_wrap=True)
+    )
     folder = choice.runs.parent / "board"
     with disk_errors(folder):
         page = write_site(boards, folder)
