@@ -48,6 +48,8 @@ def rates(trials: pd.DataFrame, unit: str) -> pd.Series:
 def in_unit(selection: Selection, evaluations: pd.DataFrame, unit: str) -> tuple[Selection, pd.DataFrame]:
     """The selected trials and their evaluations with every charged second turned into `unit`, budgets too.
 
+    Column added: `units_per_second`, what that was multiplied by.
+
     A trial that missed and does not know its own pace has the median one of its workload. One that reached the target
     is left out with its whole study, since what remains of that could look slower than it was; so is a submission whose
     hits all lack the unit. Notes say whose. Raises DataError where no row is left.
@@ -78,7 +80,8 @@ def in_unit(selection: Selection, evaluations: pd.DataFrame, unit: str) -> tuple
     if (trials["status"] == "pruned").any():
         notes.append(f"trials were pruned by seconds: in {UNITS[unit]} some of these might have been the fastest")
     rows, rate = trials[known].reset_index(drop=True), rate[known].reset_index(drop=True)
-    rows = rows.assign(**{name: rows[name] * rate for name in _OF_A_TRIAL if name in rows.columns})
+    changed = {name: rows[name] * rate for name in _OF_A_TRIAL if name in rows.columns}
+    rows = rows.assign(**changed, units_per_second=rate)
     of_trial = pd.Series(rate.to_numpy(), pd.Index(rows["trial_id"]))
     seen = evaluations[evaluations["trial_id"].isin(rows["trial_id"])]
     seen = seen.assign(charged_seconds=seen["charged_seconds"] * seen["trial_id"].map(of_trial).astype(float))
