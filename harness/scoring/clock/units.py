@@ -66,9 +66,9 @@ def in_unit(selection: Selection, evaluations: pd.DataFrame, unit: str) -> tuple
         )
     if not known.all():
         without = trials.loc[~known, "submission"].value_counts(sort=False).sort_index()
-        counts = [f"{count} of {name}" for name, count in without.items()]
+        counts = [f"{count} trial{'s' if count > 1 else ''} of {name}" for name, count in without.items()]
         notes.append(
-            f"left out, as their rows do not say what they took in {UNITS[unit]}: trials {_few(counts)}"
+            f"left out, as their rows do not say what they took in {UNITS[unit]}: {_few(counts)}"
             + (f"; not on this board: {_few(names)}" if (names := lacking(trials, unit)) else "")
         )
     ran = trials[known & (trials["charged_seconds"] > 0)]

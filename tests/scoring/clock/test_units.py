@@ -73,7 +73,7 @@ def test_a_miss_that_does_not_know_its_pace_has_the_median_one_and_a_hit_is_left
     assert selection.trials["submission"].tolist() == ["a", "b"]
     assert selection.trials["max_runtime"].tolist() == pytest.approx([50.0, 50.0])
     assert selection.notes == [
-        "left out, as their rows do not say what they took in CPU seconds: trials 1 of c; not on this board: c"
+        "left out, as their rows do not say what they took in CPU seconds: 1 trial of c; not on this board: c"
     ]
     assert set(evaluations["trial_id"]) == set(selection.trials["trial_id"])
 
@@ -96,7 +96,7 @@ def test_what_a_silent_hit_leaves_of_its_study_or_its_submission_is_never_shown_
     selection, _ = read(rows, "cpu_seconds")
     kept = selection.trials[["workload", "submission", "study"]].to_records(index=False).tolist()
     assert kept == [("w", "a", 0), ("w", "b", 1), ("v", "a", 0)]
-    assert selection.notes[0].endswith("trials 2 of b, 2 of c; not on this board: c")
+    assert selection.notes[0].endswith("2 trials of b, 2 trials of c; not on this board: c")
 
 
 def test_pruning_was_by_seconds_which_a_board_in_another_unit_says():
