@@ -99,6 +99,9 @@ submission: .venv/installed ## write the directory of a new submission, ready to
 validate: .venv/installed ## whether a submission keeps the contract, as its reviewer would ask: SUBMISSION=path JSON=file
 	@$(PY) -m harness.commands.authors.validate $(call override_if,SUBMISSION,submission) $(call override_if,JSON,json)
 
+profile: .venv/installed ## where the time of a step goes, state, what is never read; submission pages show it: SUBMISSION=x WORKLOAD=a,b STEPS=50
+	@$(PY) -m harness.commands.authors.profile $(OVERRIDES) $(call override_if,STEPS,steps)
+
 sweep: .venv/installed ## enter every optimizer class of a library at its defaults: LIBRARY=torch.optim|pytorch_optimizer WORKLOAD=x
 	@$(PY) -m harness.commands.authors.sweep $(call override_if,LIBRARY,library) $(OVERRIDES)
 

@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from harness.scoring.clock.parts import time_parts
 from harness.scoring.clock.units import UNITS
+from harness.scoring.comparison import losses
 from harness.scoring.reading import near_misses, speed_and_reliability, target_band
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, leave_one_out, score_tables
 from harness.scoring.selection import COMBINATION, Selection
+from harness.scoring.settings.edges import Ranges, edge_counts, tuned_points
+from harness.scoring.settings.width import widths
 from harness.scoring.tuning import tuning_curves
 from harness.scoring.uncertainty import Uncertainty, bootstrap
 
 LARGEST_K = 50
 """Tuning curves end here: beyond fifty trials nobody tunes by hand."""
+RIVALS = 5
+"""To so many a submission is compared on a workload where they are faster."""
+_NO_PROFILES = pd.DataFrame(columns=["workload", "submission", "unread"])
 
 
 @dataclass(frozen=True)
 class DashboardBoard:
-    """Rows that are ranked together, scored under one set of rules; the slower tables are made when first asked for."""
+    """Rows that are ranked together, scored under one set of rules; the slower tables are made when first asked for.
+
+    `ranges`: what hyperparameters were searched over, of the submissions of which that is known. `profiles`: where the
+    time of their steps goes, in the columns of `harness.records.step_profiles`, of the submissions as they ran here.
+    """
 
     selection: Selection
     evaluations: pd.DataFrame
@@ -35,6 +46,8 @@ class DashboardBoard:
     uncertainty: Uncertainty
     notes: list[str]
     reference: str | None = None
+    ranges: Ranges = field(default_factory=dict)
+    profiles: pd.DataFrame = field(default_factory=_NO_PROFILES.copy)
 
     @property
     def label(self) -> str:
@@ -84,6 +97,31 @@ class DashboardBoard:
     def tuning(self) -> pd.DataFrame:
         """Best of k trials."""
         return tuning_curves(self.scoring.times, largest=LARGEST_K)
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """To whom each submission loses on each workload."""
+        return losses(self.scoring, most=RIVALS)
+
+    @cached_property
+    def widths(self) -> pd.DataFrame:
+        """How wide the good values of each hyperparameter are."""
+        return widths(self.scoring.times)
+
+    @cached_property
+    def tuned_points(self) -> pd.DataFrame:
+        """Where tuned points lie in their ranges."""
+        return tuned_points(self.scoring.times, self.scoring.studies, self.ranges)
+
+    @cached_property
+    def edge_counts(self) -> pd.DataFrame:
+        """How many of them lie at an edge."""
+        return edge_counts(self.scoring.times, self.tuned_points, self.ranges)
+
+    @cached_property
+    def time_parts(self) -> pd.DataFrame:
+        """What trials take, as their rows know it."""
+        return time_parts(self.scoring.times)
 
     @property
     def has_intervals(self) -> bool:

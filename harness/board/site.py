@@ -19,6 +19,7 @@ import plotly.offline
 from harness.board import facts, series, trial_table
 from harness.board.boards import DashboardBoard, file_names
 from harness.board.cells import predictor_sizes
+from harness.board.entry import explained
 from harness.scoring.comparison import DIFFERENCE_ALPHA
 
 _OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "index.html")
@@ -128,6 +129,7 @@ class _BoardWriter:
                 row=scores[submission],
                 cells=facts.submission_cells(cells, submission),
                 counts=facts.trial_counts(statuses[submission]),
+                told=explained(board, submission),
             )
 
     def _page(self, path: str, template: str | None = None, **content: Any) -> None:
@@ -190,6 +192,19 @@ class _BoardWriter:
         board.leave_one_out.to_csv(data / "leave_one_out.csv", index=False)
         board.target_band.to_csv(data / "target_band.csv", index=False)
         self.readings.to_csv(data / "readings.csv", index=False)
+        for name, table in (
+            ("losses", board.losses),
+            ("best_of_k", board.tuning.assign(unit=board.scoring.rules.unit)),
+            ("widths", board.widths.assign(unit=board.scoring.rules.unit)),
+            ("edges", board.edge_counts),
+            ("tuned_points", board.tuned_points),
+            ("time_parts", board.time_parts),
+            (
+                "step_profiles",
+                board.profiles.assign(unread=[", ".join(each) for each in board.profiles.get("unread", [])]),
+            ),
+        ):
+            table.to_csv(data / f"{name}.csv", index=False)
         times = board.scoring.times
         by_workload, by_submission = self._trials("workload"), self._trials("submission")
         times.to_parquet(data / "trials.parquet", index=False)

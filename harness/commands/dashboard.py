@@ -7,7 +7,7 @@ import functools
 import http.server
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, HarnessError
 from harness.board.boards import DashboardBoard, combinations, score_board
 from harness.board.site import write_site
 from harness.board.wandb_board import publish
@@ -30,24 +30,35 @@ from harness.commands.leaderboard import (
     reference_of,
 )
 from harness.config import TrackingConfig, load
+from harness.plugins.submission import load_submission
+from harness.records.step_profiles import read_profiles
 from harness.records.tables import TRIALS, disk_errors
-from harness.scoring.clock.units import in_unit, rates
+from harness.scoring.clock.units import in_unit, lacking_note, lacks_unit, rates
 from harness.scoring.rules import load_rules, readings_of, rules_of
-from harness.scoring.selection import comparable, with_evaluations
+from harness.scoring.selection import Selection, comparable, with_evaluations
+from harness.scoring.settings.edges import Range
+from harness.study.folders import known_place
+from harness.study.settings.searched import searched
 
 _CHOICES = (
     *("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "unit", "results"),
 )
 _PORT = 8000
+_AS_IT_RAN = ["workload", "submission", "workload_hash", "submission_hash"]
 
 
-def build_boards(choice: Choice, *, reference: str | None = None) -> list[DashboardBoard]:
+def build_boards(
+    choice: Choice, *, reference: str | None = None, say: Callable[[str], object] = lambda _: None
+) -> list[DashboardBoard]:
     """Every board that the rows have: one per ruleset, division and hardware, and per reading; the one used last first.
 
-    Raises DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
+    `say` hears of each that cannot be read in the chosen unit, and so do the notes of the others. Raises DataError
+    where there is nothing to rank or a table is bad, ConfigError for a name that no row has.
     """
     notes: list[str] = []
+    without_unit: list[tuple[Selection, str]] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
+    profiles = read_profiles(choice.runs)
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
@@ -66,17 +77,51 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                     by_value[selection.combination["ruleset"]] = None
                     continue
                 rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
+                if lacks_unit(selection.trials, rules.unit):
+                    without_unit.append((selection, rules.unit))
+                    break
                 read, seen = in_unit(selection, evaluations, rules.unit)
                 known = reference or reference_of(selection.combination["ruleset"])
                 board = score_board(
                     read, seen, rules, notes=read.notes, reference=known, recorded=_recorded_in(trials, rules.unit)
                 )
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
-                boards.append(replace(board, notes=[*board.notes, *more]))
+                boards.append(
+                    replace(
+                        board,
+                        notes=[*board.notes, *more],
+                        ranges=_ranges(selection.trials, choice.runs),
+                        profiles=profiles.merge(selection.trials[_AS_IT_RAN].drop_duplicates(), on=_AS_IT_RAN),
+                    )
+                )
+        if without_unit and not boards:
+            in_unit(without_unit[0][0], evaluations, without_unit[0][1])  # raises
+    absent = [f"no board of {_named(each)}: {lacking_note(each.trials, unit)}" for each, unit in without_unit]
+    for line in absent:
+        say(line)
     elsewhere = [f"{name} is ranked by best values: make leaderboard RULESET={name} shows it" for name in by_value]
     if elsewhere and not boards:
         raise DataError(f"{choice.runs}: {'; '.join(elsewhere)}.")
-    return [replace(board, notes=[*board.notes, *elsewhere]) for board in boards]
+    return [replace(board, notes=[*board.notes, *absent, *elsewhere]) for board in boards]
+
+
+def _ranges(trials: pd.DataFrame, runs: Path) -> dict[str, dict[str, Range]]:
+    """What was searched over, of each submission that is here with the files that it ran with."""
+    found = {}
+    for name, hashes in trials.groupby("submission", observed=True)["submission_hash"]:
+        try:
+            place = known_place(str(name), runs)
+            submission = None if place is None else load_submission(place.given_as)
+        except (HarnessError, OSError):  # what has become of it since is no matter of these rows
+            continue
+        if submission is not None and set(hashes) == {submission.content_hash}:
+            found[str(name)] = searched(submission.space)
+    return found
+
+
+def _named(selection: Selection) -> str:
+    combination = selection.combination
+    return f"{combination['ruleset']} v{combination['ruleset_version']} on {selection.hardware}"
 
 
 def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:
@@ -128,7 +173,9 @@ def main(arguments: Sequence[str]) -> int:
     tracking = load("tracking", values.get("tracking", "offline"), TrackingConfig)
     console = PlainConsole()
     started = time.monotonic()
-    boards = build_boards(choice, reference=values.get("reference"))
+    boards = build_boards(
+        choice, reference=values.get("reference"), say=lambda line: console.print(line, soft_wrap=True)
+    )
     folder = choice.runs.parent / "board"
     with disk_errors(folder):
         page = write_site(boards, folder)

@@ -9,7 +9,8 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -31,6 +32,8 @@ from harness.trial.conversation import Conditions, Evaluation, Go, HandOver, Pro
 from harness.trial.order import stream_seed
 from harness.trial.trial import Trial
 
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
 
 def main(arguments: Sequence[str]) -> int:
     """`make debug SUBMISSION=x WORKLOAD=y`; returns 0. Raises whatever the submission raises, with its traceback."""
@@ -47,6 +50,31 @@ def main(arguments: Sequence[str]) -> int:
 
 def debug(study: Study, console: Console) -> None:
     """Train one trial of `study` here, until its budget in steps is used up or the target is reached."""
+    budget = study.config.budget
+    every = study.config.evaluate_every_steps or max(1, budget.steps // budget.evaluations)
+    trial = trial_here(study, console, Trial, evaluate_every_steps=every, judge=_printer)
+    submission = study.submission
+    trial.go(Go(0.0))
+    with contextlib.suppress(TrialOver):
+        try:
+            train = train_function(submission.folder, submission.entry, submission.api)
+            train(trial, Hyperparameters(study.points[0]))
+            if not trial.is_over:
+                trial.finish()
+        except OSError:  # the submission's own, which its author wants to see whole, not as a line about the disk
+            traceback.print_exc()
+            sys.exit(1)
+
+
+def trial_here(
+    study: Study,
+    console: Console,
+    kind: type[AnyTrial],
+    *,
+    evaluate_every_steps: int,
+    judge: Callable[[Study, Workload, torch.device, Console], HandOver],
+) -> AnyTrial:
+    """The first trial of `study` in this process, evaluated by steps by what `judge` returns; it waits for its go."""
     config, device = study.config, study.machine.device
     workload = create_workload(config.workload.entry, config.workload.options)
     data.fetch(workload, data.data_folder(), lambda _: None)
@@ -62,7 +90,7 @@ def debug(study: Study, console: Console) -> None:
         target=config.workload.target,
         budget_seconds=budget.steps * seconds,
         eval_period=budget.steps * seconds / budget.evaluations,
-        evaluate_every_steps=config.evaluate_every_steps or max(1, budget.steps // budget.evaluations),
+        evaluate_every_steps=evaluate_every_steps,
         division=study.submission.division,
         precision=config.hardware.precision,
         is_compiled=is_compiled(config),
@@ -73,18 +101,7 @@ def debug(study: Study, console: Console) -> None:
     torch.manual_seed(stream_seed(conditions.seed, "dropout"))
     data.check_weights(workload, config.workload.content)
     train_set = data.load_verified(workload, "train", data.data_folder(), config.workload.content["train"])
-    trial = Trial(workload, model, train_set.to(device), conditions, _printer(study, workload, device, console))
-    submission = study.submission
-    trial.go(Go(0.0))
-    with contextlib.suppress(TrialOver):
-        try:
-            train = train_function(submission.folder, submission.entry, submission.api)
-            train(trial, Hyperparameters(study.points[0]))
-            if not trial.is_over:
-                trial.finish()
-        except OSError:  # the submission's own, which its author wants to see whole, not as a line about the disk
-            traceback.print_exc()
-            sys.exit(1)
+    return kind(workload, model, train_set.to(device), conditions, judge(study, workload, device, console))
 
 
 def _printer(study: Study, workload: Workload, device: torch.device, console: Console) -> HandOver:

@@ -85,6 +85,7 @@ class Checkpoint:
     cpu_seconds: float | None = None
     predictor_size: tuple[int, int] | None = None
     """Numbers and bytes of the module that was judged last, where it is the submission's own."""
+    rehearsal_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,5 +136,5 @@ class Outcome:
     predictor_size: tuple[int, int] | None = None
     """Numbers and bytes of the module that was judged last, where it is the submission's own."""
     rehearsal_seconds: float | None = None
-    """What the rehearsal took, which nobody is charged for; None: there was none."""
+    """What the rehearsal took, which nobody is charged for; of a continued trial all of them. None: there was none."""
     log: str = ""

@@ -98,9 +98,11 @@ class Referee:
             trial = _Trial(
                 spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks, freezes=self._freezes
             )
+            if rehearsal is not None:
+                trial.has_rehearsed(rehearsal.seconds)
             outcome = trial.run(began)
             if rehearsal is not None:
-                outcome.rehearsal_seconds, outcome.log = rehearsal.seconds, rehearsal.log + outcome.log
+                outcome.log = rehearsal.log + outcome.log
             return outcome
         except BaseException:
             if not self._sandbox.is_idle:  # an interrupt comes anywhere, in the middle of the trainer's end too
@@ -189,9 +191,14 @@ class _Trial:
         outcome.resumes = past.resumes
         outcome.observations.extend(past.observations)
         outcome.evaluation_seconds = past.checkpoint.evaluation_seconds
+        outcome.rehearsal_seconds = past.checkpoint.rehearsal_seconds
         for seen in past.observations:
             value = seen.validation[self._spec.target.metric]
             self._best = value if self._spec.target.is_better(value, self._best) else self._best
+
+    def has_rehearsed(self, seconds: float) -> None:
+        """Count a rehearsal; a trial that goes on has had others before."""
+        self._outcome.rehearsal_seconds = seconds + (self._outcome.rehearsal_seconds or 0.0)
 
     def run(self, began: float) -> Outcome:
         """`began`: when the start of the trainer was asked for, on the monotonic clock."""
@@ -375,6 +382,7 @@ class _Trial:
             charged_seconds=self._clock.seconds,
             evaluation_seconds=outcome.evaluation_seconds,
             total_seconds=self._total_seconds(),
+            rehearsal_seconds=outcome.rehearsal_seconds,
             energy_joules=self._joules(),
             cpu_seconds=self._cpu_seconds(),
             predictor_size=self._judge.size if isinstance(self._judge, PredictorJudge) else None,

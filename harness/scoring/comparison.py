@@ -92,6 +92,50 @@ def _at_one_level(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def losses(scoring: Scoring, *, most: int, level: float = 0.95) -> pd.DataFrame:
+    """To whom each submission loses on each scored workload, and by how much: at most so many, the fastest there first.
+
+    Columns: workload, submission, other, `factor` (how many times as fast the other is there), its interval `low` and
+    `high`, `p_value`, `adjusted_p_value` (after Holm, for all others on all workloads, those not shown too),
+    `is_different`, `is_paired`, `faster` (how many in all are faster there). Misses and intervals as in `compare`.
+    """
+    samples = _samples(scoring)
+    rows = []
+    for submission in (str(name) for name in scoring.scores.index):
+        mine: list[dict[str, object]] = []
+        for place, workload in enumerate(str(name) for name in scoring.ratios.columns):
+            if workload not in scoring.seconds.columns:
+                continue
+            seconds = scoring.seconds[workload]
+            own = seconds[submission]
+            if np.isnan(own):
+                continue
+            faster = seconds[seconds < own].sort_values(kind="stable")
+            for other in faster.index[:most]:
+                found = _compare(samples, submission, str(other), level, only=place)
+                if found is not None:
+                    shown = {
+                        "workload": workload,
+                        "submission": submission,
+                        "other": str(other),
+                        "factor": 1.0 / found.speedup,
+                        "low": 1.0 / found.high,
+                        "high": 1.0 / found.low,
+                        "p_value": found.p_value,
+                        "is_paired": found.is_paired,
+                        "faster": len(faster),
+                    }
+                    mine.append(shown)
+        others = (len(scoring.scores) - 1) * scoring.ratios.shape[1]
+        p_values = np.array([row["p_value"] for row in mine], dtype=float)
+        # Those that are not looked at, because they are slower or many are faster, are chances as well.
+        adjusted = holm(np.concatenate([p_values, np.ones(max(0, others - len(mine)))]))[: len(mine)]
+        rows += [row | {"adjusted_p_value": float(p)} for row, p in zip(mine, adjusted, strict=True)]
+    columns = ["workload", "submission", "other", "factor", "low", "high", "p_value", "adjusted_p_value"]
+    table = pd.DataFrame(rows, columns=[*columns, "is_paired", "faster"])
+    return table.assign(is_different=table["adjusted_p_value"] <= DIFFERENCE_ALPHA)
+
+
 def holm(p_values: Floats) -> Floats:
     """The p-values corrected so that the chance of any false one among them is kept. Shapes: [n] -> [n]; NaN stays.
 

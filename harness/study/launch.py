@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ from harness.study.standing import Standing, standing_of
 from harness.study.study import run_study
 
 _MARK = "command.txt"
+_REASONS_AT_MOST = 4
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def _multirun(studies: list[StudyConfig], overrides: list[str], folder: Path, co
         is_parallel, here = _where(composed.launcher)
         if here:
             described = [describe(config) for config in studies]
-            _warn({reason for study in described for reason in study.unofficial}, studies[0].hardware.name, console)
+            reasons = [reason for study in described for reason in study.unofficial]
+            warn_unofficial(reasons, studies[0].hardware.name, console)
             _say_cost(described, console)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -136,11 +138,16 @@ def _registered(target: str) -> Any:
     return kind
 
 
-def _warn(unofficial: set[str], hardware: str, console: Console) -> None:
-    """Say before anything runs that rows will not be official under the name of this hardware, and why."""
+def warn_unofficial(unofficial: Sequence[str], hardware: str, console: Console) -> None:
+    """Say in one line, before anything runs, that rows will not be official under the name of this hardware, and why.
+
+    `unofficial`: the reasons of all studies, which have those of the machine in common.
+    """
     if unofficial:
-        reasons = "; ".join(sorted(unofficial))
-        console.print(f"rows will be unofficial, as this is not {hardware}: {reasons}", style="yellow", soft_wrap=True)
+        reasons = list(dict.fromkeys(unofficial))
+        more = f"; and {len(reasons) - _REASONS_AT_MOST} more" if len(reasons) > _REASONS_AT_MOST else ""
+        said = "; ".join(reasons[:_REASONS_AT_MOST]) + more
+        console.print(f"rows will be unofficial, as this is not {hardware}: {said}", style="yellow", soft_wrap=True)
 
 
 def _say_cost(studies: list[Study], console: Console) -> None:
@@ -229,7 +236,7 @@ def run_and_report(config: StudyConfig, console: Console, *, warn: bool) -> Stud
     try:
         study = describe(config)
         if warn:
-            _warn(set(study.unofficial), config.hardware.name, console)
+            warn_unofficial(study.unofficial, config.hardware.name, console)
         keep_folders([config.submission], config.results / "runs")
         run_study(study, console)
         # Of what ran: its directory may have changed meanwhile.

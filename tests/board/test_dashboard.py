@@ -153,6 +153,27 @@ def test_a_dashboard_can_be_read_in_reference_steps(tmp_path):
     assert set(table["way_to_target"]) == {1.0}
 
 
+def test_rows_without_the_unit_are_named_and_cost_the_others_nothing(tmp_path):
+    around = dict.fromkeys(("reference_step_seconds_before", "reference_step_seconds_after"), 0.01)
+    silent = {"hardware": "cluster", "hardware_fingerprint": "fedcba9876543210"}
+    rows = [
+        *(trial_rows("w", name, 10.0, **around) for name in ("adamw", "muon")),
+        trial_rows("w", "sgd", 10.0),
+        *(trial_rows("w", name, 10.0, **silent) for name in ("lion", "soap")),
+    ]
+    write(tmp_path / "runs", rows)
+    said = []
+    (board,) = build_boards(Choice(results=str(tmp_path), unit="reference_steps"), say=said.append)
+    assert board.submissions == ["adamw", "muon"]
+    assert said == [
+        "no board of quick v1 on cluster (fedcba98): no row says what it took in reference steps (lion, soap)"
+    ]
+    assert set(said) < set(board.notes)
+    assert any(note.endswith("not on this board: sgd") for note in board.notes)
+    with pytest.raises(DataError, match=r"no row says what it took in CPU seconds \(.*\)\. Use unit=seconds"):
+        build_boards(Choice(results=str(tmp_path), unit="cpu_seconds"))
+
+
 def test_rules_without_readings_have_one():
     assert readings_of("timetrial_v2") == [None]
 

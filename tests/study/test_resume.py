@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from benchmarks.resume import Setting, measure
 from harness.api import visible
-from harness.config import StudyConfig, TrackingConfig
+from harness.config import RehearsalConfig, StudyConfig, TrackingConfig
 from harness.race.outcome import Observation
 from harness.records.tables import TrialKey
 from harness.study.identity import describe, trial_key
@@ -173,6 +173,31 @@ def test_what_was_charged_before_the_checkpoint_is_charged_and_what_came_after_i
     seconds = tables(parts)[1]["charged_seconds"]
     assert seconds.is_monotonic_increasing
     assert seconds.iloc[-1] == row["charged_seconds"]
+
+
+REHEARSED = STATEFUL.replace("count, away", "time.sleep(0.4)\n        count, away")
+
+
+def test_a_trial_that_goes_on_rehearses_again_and_its_row_has_the_seconds_of_both_rehearsals(config):
+    def with_rehearsal(results: str) -> StudyConfig:
+        made = config(results, REHEARSED)
+        ruleset = dataclasses.replace(made.ruleset, rehearsal=RehearsalConfig(60.0, 2))
+        return dataclasses.replace(made, ruleset=ruleset)
+
+    plain, whole, parts = config("plain", REHEARSED), with_rehearsal("whole"), with_rehearsal("parts")
+    run(plain)
+    run(whole)
+    cut(parts)
+    run(parts)
+    row, of_whole = tables(parts)[0], tables(whole)[0]
+    assert (row["status"], row["resumes"]) == ("out_of_budget", 1)
+    assert curve(parts) == curve(whole) == curve(plain)
+    assert pd.isna(tables(plain)[0]["rehearsal_seconds"])
+    # Each takes the four tenths of a second of its start.
+    assert of_whole["rehearsal_seconds"] > 0.4
+    assert row["rehearsal_seconds"] > 2 * 0.4
+    assert row["total_seconds"] > row["charged_seconds"] + row["evaluation_seconds"] + row["rehearsal_seconds"]
+    assert visible(parts.results / "runs" / "scratch", "*") == []
 
 
 def test_evaluations_after_the_checkpoint_are_dropped(config):

@@ -18,6 +18,7 @@ from harness.plugins.conformance.problems import PROBLEMS, SOUGHT
 from harness.plugins.conformance.rehearsal import EVALUATIONS, STEPS, Checkpoints, Rehearsal
 from harness.plugins.conformance.watched import Watched, names_read
 from harness.plugins.own_network import forget_helpers
+from harness.plugins.profile.timed import state_bytes
 from harness.plugins.submission import Submission, train_function
 from harness.plugins.values import with_value
 from harness.trial.checkpoint import CannotContinue
@@ -264,7 +265,9 @@ def measured(candidate: Candidate) -> dict[str, float]:
             if not rehearsal.step_seconds():  # it was done before there was anything to time
                 return {}
             seconds[name].append(statistics.median(rehearsal.step_seconds()))
-            held[name] = _state_bytes(rehearsal) / sum(p.numel() for p in rehearsal.judged.parameters())
+            held[name] = state_bytes(rehearsal.resumable, rehearsal.judged) / sum(
+                p.numel() for p in rehearsal.judged.parameters()
+            )
     ratios = [ours / adamw for ours, adamw in zip(seconds["submission"], seconds["adamw"], strict=True)]
     return {
         "state_bytes_per_parameter": held["submission"],
@@ -293,24 +296,3 @@ def _difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> 
         if name not in weights or name not in others or not torch.equal(weights[name], others[name]):
             return name
     return None
-
-
-def _state_bytes(rehearsal: Rehearsal) -> int:
-    """Bytes of all tensors in what the submission names as resumable, each once, but those of the judged network."""
-    tensors: dict[int, int] = {}
-    judged = {tensor.data_ptr() for tensor in rehearsal.judged.state_dict().values()}
-
-    def look(state: object) -> None:
-        if isinstance(state, Tensor):
-            if state.data_ptr() not in judged:
-                tensors[state.data_ptr()] = state.numel() * state.element_size()
-        elif isinstance(state, Mapping):
-            for each in state.values():
-                look(each)
-        elif isinstance(state, list | tuple):
-            for each in state:
-                look(each)
-
-    states = [thing.state_dict() for thing in rehearsal.resumable.values() if hasattr(thing, "state_dict")]
-    look(states)
-    return sum(tensors.values())

@@ -166,6 +166,27 @@ def test_an_open_trial_goes_on_from_its_checkpoint_as_if_it_had_not_been_killed(
     assert rest.predictor_size == (46, 196)
 
 
+def test_a_rehearsal_of_an_own_network_costs_nothing_and_changes_nothing(race_open):
+    by_steps = {"evaluate_every_steps": 20, "budget_steps": 60, "max_runtime": 60.0, "eval_period": 60.0}
+    without = race_open(**by_steps)
+    rehearsed = race_open(**by_steps, rehearsal_seconds=60.0, rehearsal_steps=2)
+    assert rehearsed.log.startswith("--- rehearsal: ended with a snapshot at step 2 ---"), rehearsed.log
+    assert rehearsed.rehearsal_seconds > 0.0
+    assert [seen.step for seen in rehearsed.observations] == [20, 40, 60]
+    assert [seen.validation for seen in rehearsed.observations] == [seen.validation for seen in without.observations]
+    assert rehearsed.predictor_size == without.predictor_size == (46, 196)
+
+
+def test_an_own_network_may_have_another_form_in_the_rehearsal(race_open):
+    # Made-up data may lead to another choice of architecture than the true ones.
+    source = TRAIN.replace('{"width": 4}', '{"width": 64 if trial.seed == 0 else 4}')
+    outcome = race_open(
+        source, evaluate_every_steps=20, budget_steps=20, rehearsal_seconds=60.0, rehearsal_steps=2, max_runtime=60.0
+    )
+    assert outcome.log.startswith("--- rehearsal: ended with a snapshot at step 2 ---"), outcome.log
+    assert (outcome.status, outcome.predictor_size) == ("out_of_budget", (46, 196)), outcome.reason
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [

@@ -72,8 +72,31 @@ def test_a_miss_that_does_not_know_its_pace_has_the_median_one_and_a_hit_is_left
     selection, evaluations = read([*known, trial_rows("w", "b", math.inf), trial_rows("w", "c", 10.0)], "cpu_seconds")
     assert selection.trials["submission"].tolist() == ["a", "b"]
     assert selection.trials["max_runtime"].tolist() == pytest.approx([50.0, 50.0])
-    assert selection.notes == ["left out: 1 trials that do not say what they took in CPU seconds"]
+    assert selection.notes == [
+        "left out, as their rows do not say what they took in CPU seconds: 1 trial of c; not on this board: c"
+    ]
     assert set(evaluations["trial_id"]) == set(selection.trials["trial_id"])
+
+
+def test_what_a_silent_hit_leaves_of_its_study_or_its_submission_is_never_shown_as_slow():
+    known = {"cpu_seconds": 5.0, "charged_seconds": 10.0}
+    rows = [
+        trial_rows("w", "a", 10.0, **known),
+        # The fastest trial of the first study is silent; the second study is whole.
+        *(
+            trial_rows("w", "b", seconds, trial=trial, **more)
+            for trial, seconds, more in ((0, 5.0, {}), (1, 20.0, known))
+        ),
+        trial_rows("w", "b", 8.0, study=1, **known),
+        # All that is known of c are its misses.
+        trial_rows("w", "c", 5.0),
+        trial_rows("v", "c", math.inf),
+        trial_rows("v", "a", 10.0, **known),
+    ]
+    selection, _ = read(rows, "cpu_seconds")
+    kept = selection.trials[["workload", "submission", "study"]].to_records(index=False).tolist()
+    assert kept == [("w", "a", 0), ("w", "b", 1), ("v", "a", 0)]
+    assert selection.notes[0].endswith("2 trials of b, 2 trials of c; not on this board: c")
 
 
 def test_pruning_was_by_seconds_which_a_board_in_another_unit_says():
@@ -83,6 +106,6 @@ def test_pruning_was_by_seconds_which_a_board_in_another_unit_says():
 
 def test_rows_that_know_nothing_of_the_unit_are_an_error_and_seconds_are_as_they_are():
     rows = [trial_rows("w", "s", 10.0)]
-    with pytest.raises(DataError, match=r"no row says what it took in reference steps\. Use unit=seconds"):
+    with pytest.raises(DataError, match=r"no row says what it took in reference steps \(s\)\. Use unit=seconds"):
         read(rows, "reference_steps")
     assert times(rows, "seconds") == {"s": 10.0}

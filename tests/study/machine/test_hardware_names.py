@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from harness.commands.leaderboard import Choice, show
 from harness.config import CONF, HardwareConfig, ReferenceConfig, load
 from harness.plugins.submission import load_submission
 from harness.study.identity import Study, describe, trial_key
+from harness.study.launch import warn_unofficial
 from harness.study.machine.hardware import departures
 from tests.commands.test_bench import FAST
 from tests.conftest import SGD
@@ -102,7 +104,18 @@ def test_a_run_on_another_machine_is_warned_of_before_it_starts(tmp_path, capfd)
     ]
     assert bench.main(arguments) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "rows will be unofficial, as this is not local: cores is" in said
+    assert re.search(r"rows will be unofficial, as this is not local: .*cores is \d+ instead of 4096", said)
+
+
+def test_the_warning_is_one_line_however_many_workloads_have_no_frozen_budget(capfd):
+    machine = ["malloc is 'huge pages' instead of 'as it comes'", "cpu is 'AMD EPYC' instead of 'Xeon'"]
+    studies = [[*machine, f"no seconds per step of w{number} version 1 are frozen"] for number in range(9)]
+    console = Console(width=80)
+    warn_unofficial([reason for reasons in studies for reason in reasons], "xeon", console)
+    assert capfd.readouterr().out == (
+        f"rows will be unofficial, as this is not xeon: {'; '.join(machine)}; no seconds per step of w0 version 1 are "
+        "frozen; no seconds per step of w1 version 1 are frozen; and 7 more\n"
+    )
 
 
 def test_calibrate_freezes_what_it_measured_and_never_changes_it(tmp_path, capfd):

@@ -1,0 +1,1 @@
+"""What tuning says of single hyperparameters: how wide good values are, and whether tuned ones lie at an edge."""

@@ -1,0 +1,1 @@
+"""What is known of the hyperparameters of submissions beside their rows."""
