@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +68,37 @@ def compare_all(scoring: Scoring, *, submissions: list[str] | None = None, level
     pairs = [
         _compare(samples, one, other, level) for position, one in enumerate(names) for other in names[position + 1 :]
     ]
-    rows = [vars(pair) for pair in pairs if pair is not None]
-    table = pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
-    table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
-    table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
-    return table
+    return _corrected(pairs)
+
+
+class Comparisons:
+    """Comparisons of the submissions of one scoring, on all of its scored workloads or on some of them."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._samples = _samples(scoring)
+        self._workloads = pd.Index(scoring.ratios.columns)
+
+    def mean_logs(self, workloads: Sequence[str]) -> pd.Series:
+        """By submission the log time to target, a miss at the budget: mean over studies, then workloads.
+
+        NaN where a submission has not run on all of `workloads`.
+        """
+        logs = self._samples.logs[:, self._workloads.get_indexer(pd.Index(workloads))]
+        counts = (~np.isnan(logs)).sum(axis=-1)
+        means = np.where(counts > 0, np.nansum(logs, axis=-1) / np.maximum(counts, 1), np.nan)
+        return pd.Series(means.mean(axis=-1), pd.Index(self._samples.place, name="submission"))
+
+    def with_each(
+        self, submission: str, others: Sequence[str], workloads: Sequence[str], *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """`submission` against each of `others` that shares one of `workloads`, a row each, in columns of `Comparison`.
+
+        Which of them differ is said at one level for all of these rows. That holds also where `submission` is the one
+        that came out best, as long as it is asked which others can be ruled out as the best (Hsu 1984).
+        Source: Hsu, Constrained simultaneous confidence intervals for multiple comparisons with the best (1984).
+        """
+        chosen = self._workloads.get_indexer(pd.Index(workloads))
+        return _corrected([_compare(self._samples, submission, other, level, chosen) for other in others])
 
 
 def holm(p_values: Floats) -> Floats:
@@ -85,6 +112,15 @@ def holm(p_values: Floats) -> Floats:
     steps = np.arange(len(order), 0, -1) * p_values[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return adjusted
+
+
+def _corrected(pairs: list[Comparison | None]) -> pd.DataFrame:
+    """The pairs that there are as a table, with p-values after Holm's correction for all of them."""
+    rows = [vars(pair) for pair in pairs if pair is not None]
+    table = pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__))
+    table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
+    table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
+    return table
 
 
 @dataclass(frozen=True)
@@ -166,10 +202,15 @@ def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     return table.reindex(columns=submissions)
 
 
-def _compare(samples: _Samples, submission: str, other: str, level: float) -> Comparison | None:
+def _compare(
+    samples: _Samples, submission: str, other: str, level: float, workloads: NDArray[np.intp] | None = None
+) -> Comparison | None:
+    """`workloads`: places of those to compare on; None: all."""
     one, two = samples.place[submission], samples.place[other]
     has_run = ~np.isnan(samples.logs[[one, two]])
     shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
+    if workloads is not None:
+        shared = np.intersect1d(shared, workloads)
     if not len(shared):
         return None
     both = has_run[:, shared].all(axis=0)
