@@ -55,6 +55,9 @@ leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_se
 dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
 	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
 
+advise: .venv/installed ## what to use, as far as recorded rows can say: WORKLOAD=a,b or SUITE=x BUDGET=0.5|1|2 RULESET= UNIT=
+	@$(PY) -m harness.commands.advise $(OVERRIDES) $(call override_if,BUDGET,budget) $(call override_if,UNIT,unit)
+
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
 	    $(call override_if,SAMPLE,sample) $(OVERRIDES)

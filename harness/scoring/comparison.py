@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -97,8 +97,8 @@ class Comparisons:
         that came out best, as long as it is asked which others can be ruled out as the best (Hsu 1984).
         Source: Hsu, Constrained simultaneous confidence intervals for multiple comparisons with the best (1984).
         """
-        chosen = self._workloads.get_indexer(pd.Index(workloads))
-        return _corrected([_compare(self._samples, submission, other, level, chosen) for other in others])
+        samples = _on(self._samples, self._workloads.isin(workloads))
+        return _corrected([_compare(samples, submission, other, level) for other in others])
 
 
 def holm(p_values: Floats) -> Floats:
@@ -121,6 +121,9 @@ def _corrected(pairs: list[Comparison | None]) -> pd.DataFrame:
     table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
     table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
     return table
+
+
+_BY_WORKLOAD = ("logs", "rounding", "spread", "freedom", "hit_rate", "by_misses")
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,18 @@ def _samples(scoring: Scoring) -> _Samples:
     )
 
 
+def _on(samples: _Samples, chosen: NDArray[np.bool_]) -> _Samples:
+    """The samples of some workloads. Shape: [workloads]."""
+    is_kept = chosen[samples.slots]
+    return replace(
+        samples,
+        **{name: getattr(samples, name)[:, chosen] for name in _BY_WORKLOAD},
+        caps=samples.caps[chosen],
+        seeds=samples.seeds[:, is_kept],
+        slots=(np.cumsum(chosen) - 1)[samples.slots[is_kept]],
+    )
+
+
 def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     """Slot x submission: the number of its seed, so that equal numbers are equal seeds; -1 where none was recorded."""
     if "seed" not in times.columns:
@@ -202,15 +217,10 @@ def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     return table.reindex(columns=submissions)
 
 
-def _compare(
-    samples: _Samples, submission: str, other: str, level: float, workloads: NDArray[np.intp] | None = None
-) -> Comparison | None:
-    """`workloads`: places of those to compare on; None: all."""
+def _compare(samples: _Samples, submission: str, other: str, level: float) -> Comparison | None:
     one, two = samples.place[submission], samples.place[other]
     has_run = ~np.isnan(samples.logs[[one, two]])
     shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
-    if workloads is not None:
-        shared = np.intersect1d(shared, workloads)
     if not len(shared):
         return None
     both = has_run[:, shared].all(axis=0)
@@ -296,7 +306,9 @@ def _with_misses(
 
 def _have_common_seeds(samples: _Samples, one: int, two: int, workloads: NDArray[np.intp]) -> bool:
     """True where every trial of these workloads that both have ran with one seed."""
-    seeds = samples.seeds[[one, two]][:, np.isin(samples.slots, workloads)]
+    is_shared = np.zeros(len(samples.caps), dtype=bool)
+    is_shared[workloads] = True
+    seeds = samples.seeds[[one, two]][:, is_shared[samples.slots]]
     either_lacks = np.isnan(seeds).any(axis=0)
     return bool(((seeds[0] == seeds[1]) | either_lacks).all() and not (seeds < 0).any())
 

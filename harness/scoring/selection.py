@@ -91,7 +91,7 @@ def comparable(
 def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selection:
     """The selection without trials whose evaluations are lost: a hit that nobody can see would count as a miss."""
     trials, notes = selection.trials, list(selection.notes)
-    is_whole = (trials["steps"] == 0) | trials["trial_id"].isin(evaluations["trial_id"])
+    is_whole = (trials["steps"] == 0) | trials["trial_id"].isin(evaluations["trial_id"].unique())
     rows = _left_out(trials, is_whole, notes, "whose evaluations cannot be read")
     return replace(selection, trials=rows.reset_index(drop=True), notes=notes)
 
