@@ -154,6 +154,13 @@ def test_equals_cannot_be_told_apart_and_others_can():
     assert in_words(rows_of(rows)).told == "adamw is told apart from the other one"
 
 
+def test_who_is_faster_on_common_studies_is_never_told_apart_as_slower():
+    rows = [*defaults("w", "adamw", 10.0, 20.0), *defaults("w", "muon", 1.0, 2.0, 99.0, 99.0, 99.0)]
+    found = answer(rows_of(rows))
+    assert (found["best"], found["not_told_from"]) == ("adamw", "muon")
+    assert found["next_ratio"] == pytest.approx(0.1)
+
+
 def test_a_single_submission_leaves_nothing_to_choose():
     found = in_words(rows_of(defaults("w", "adamw", 20.0, 21.0)))
     assert "only adamw has rows" in found.told

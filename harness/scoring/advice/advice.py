@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.config import RulesetConfig, load, names_in
 from harness.scoring.advice.costs import MEMORY_MARGIN, CostTable, cell_costs, memory_ratios, settings_tried
@@ -35,6 +36,7 @@ _OF_AN_ANSWER = [
 ]
 
 Row = dict[str, Any]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,8 @@ class _Field:
         table = self.table(workloads)
         if names[0] != table.index[0]:
             return self._compared(names, workloads)
-        some = table.loc[names].copy()
-        some["is_different"] = holm(some["p_value"].to_numpy(dtype=float)) <= DIFFERENCE_ALPHA
-        return some
+        some = table.loc[names]
+        return some.assign(is_different=_is_slower(some["ratio"], holm(some["p_value"].to_numpy(dtype=float))))
 
     def _compared(self, names: list[str], workloads: Sequence[str]) -> pd.DataFrame:
         columns = ["ratio", "low", "high", "p_value", "is_different"]
@@ -201,7 +202,8 @@ class _Field:
         assert self._comparisons is not None
         pairs = self._comparisons.with_each(names[0], names[1:], workloads)
         best = {"ratio": 1.0, "low": 1.0, "high": 1.0, "p_value": np.nan, "is_different": False}
-        others = pairs.assign(ratio=pairs["speedup"]).set_index("other")[columns]
+        slower = _is_slower(pairs["speedup"], pairs["adjusted_p_value"].to_numpy(dtype=float))
+        others = pairs.assign(ratio=pairs["speedup"], is_different=slower).set_index("other")[columns]
         table = pd.concat([pd.DataFrame(best, [names[0]]), others])
         table.index.name = "submission"
         return table.join(self._costs.over(workloads, names))
@@ -274,6 +276,11 @@ class _Asked:
             if (most := field.most(what, workloads)) < self.effort.trials:
                 return f"rows hold at most {most} {what} of a submission"
         return "nobody has a whole search on each of these workloads"
+
+
+def _is_slower(ratio: pd.Series, adjusted_p_value: Floats) -> pd.Series:
+    """Who is told apart from the best. On the studies that two have in common the other may be the faster one."""
+    return (ratio > 1.0) & (adjusted_p_value <= DIFFERENCE_ALPHA)
 
 
 def _next(others: pd.DataFrame) -> Row:
