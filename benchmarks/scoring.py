@@ -1,6 +1,7 @@
 """Scale: 100,000 synthetic trials with two million evaluations, from parquet to intervals; and the importer's speed.
 
-Prints seconds of each phase and the peak memory of the scoring process. Arguments: `submissions=200 workloads=20
+Prints seconds of each phase and the peak memory of the scoring process; at the end make advise, start to end, on a
+committed board of 50 submissions x 10 workloads x 3 studies. Arguments: `submissions=200 workloads=20
 studies=5 trials=5 evaluations=20 resamples=10000 logs=5000 folder=` (a folder to keep the tables in); or, alone,
 `recorded=results/algoperf`: reading and scoring what has been recorded or imported there, three times.
 """
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from harness.command_line import PlainConsole
 from harness.commands.imports.import_algoperf import Import, run_import
@@ -97,6 +100,23 @@ def cell_tables(rng: np.random.Generator, workload: str, submission: str, size: 
         "validation": values.reshape(-1),
     }
     return _filled(columns, TRIALS, count), _filled(curve, EVALUATIONS, count * length)
+
+
+def write_board(results: Path, size: Size) -> None:
+    """The same rows as a committed board: one file for each table."""
+    rng = np.random.default_rng(0)
+    folder = results / "reference" / "boards"
+    folder.mkdir(parents=True)
+    tables: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+    for workload in range(size.workloads):
+        for submission in range(size.submissions):
+            place = {"workload": f"w{workload:03}", "submission": f"s{submission:03}"}
+            for made, table in zip(tables, cell_tables(rng, place["workload"], place["submission"], size), strict=True):
+                for column, name in place.items():
+                    table = table.append_column(column, pa.array([name] * len(table)))
+                made.append(table)
+    for made, name in zip(tables, ("trials", "evaluations"), strict=True):
+        pq.write_table(pa.concat_tables(made), folder / f"synthetic.{name}.parquet")
 
 
 def _filled(columns: dict[str, Any], schema: pa.Schema, count: int) -> pa.Table:
@@ -198,6 +218,17 @@ def main(arguments: list[str]) -> None:
         child.join()
         if child.exitcode:
             sys.exit(child.exitcode)
+        time_advice(folder / "advice")
+
+
+def time_advice(results: Path) -> None:
+    """The command as a person calls it, imports and all, where studies have one trial and where they have five."""
+    for trials in (1, 5):
+        board = Size(submissions=50, workloads=10, studies=3, trials=trials)
+        write_board(results / str(trials), board)
+        command = [sys.executable, "-m", "harness.commands.advise", f"results={results / str(trials)}"]
+        what = f"advise, {board.submissions * board.workloads * board.studies * trials:,} trials"
+        timed(what, functools.partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
 
 
 if __name__ == "__main__":

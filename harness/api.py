@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    # Commands that only read rows use this vocabulary too, and importing torch takes longer than all they do.
+    import torch
+    from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
+Batch = dict[str, "Tensor"]
 """Tensors whose first dimension is the example: `inputs`, `targets`, and `weights` where some labels are masked."""
 
 SplitName = Literal["train", "validation", "test"]
@@ -301,11 +303,15 @@ class Examples(ABC):
         """One example, without the batch dimension. Raises IndexError past the end, so that iteration stops."""
         if not -len(self) <= position < len(self):
             raise IndexError(f"example {position} of {len(self)}")
+        import torch
+
         index = torch.tensor([position % len(self)], device=self.device)
         return {name: values[0] for name, values in self.gather(index).items()}
 
     def digest(self) -> str:
         """SHA-256 over the names, shapes, dtypes and bytes of `tensors()`."""
+        import torch
+
         content = hashlib.sha256()
         for name, values in sorted(self.tensors().items()):
             content.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
@@ -523,6 +529,8 @@ class Workload(ABC):
         folder. Default: training examples drawn by chance, where `inputs` that are no whole numbers become noise of
         their mean and spread; other fields, which must fit each other, stay. Raises DataError as `load`.
         """
+        import torch
+
         examples = self.load("train", folder)
         batch = examples.gather(torch.randint(len(examples), (size,), generator=generator))
         inputs = batch.get("inputs")
@@ -562,5 +570,7 @@ def mean_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
     """Mean over the units that count; zero where none does. Shapes: [batch, ...], alike -> []."""
     if weights is None:
         return losses.mean()
+    import torch
+
     # A batch of padding alone must give 0 and a zero gradient, not 0/0.
     return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from harness.api import ConfigError, HarnessError, near_matches, one_line
 
+_WIDTH_OF_A_FILE = 120
+
 
 def options(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     """Arguments such as `workload=a,b` as a mapping. Raises ConfigError for another form or an unknown key."""
@@ -67,6 +69,15 @@ class PlainConsole(Console):
             emoji=False,
             highlight=False,
         )
+
+
+def wide_console() -> PlainConsole:
+    """A console as wide as the terminal, or as a file of this project may be."""
+    console = PlainConsole()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
+        console.width = _WIDTH_OF_A_FILE
+    return console
 
 
 class _Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -42,6 +42,7 @@ class WorkloadConfig:
     `data`: hashes of the splits and, where the model begins with trained weights, of their file; `prepared`: the splits
     are what `make data` prepared here, and their manifests are the hashes (`with_content`).
     `published`: budgets in seconds of published rounds, by the round's name; they say where `budget` is from.
+    `family`: what else it is like, for answers by family; null: like no other. Nothing of a trial depends on it.
     Raises ConfigError where `version` or `checkpoint_evaluations` is below 1.
     """
 
@@ -61,6 +62,7 @@ class WorkloadConfig:
     variant_of: str | None = None
     published: dict[str, PublishedBudget] = field(default_factory=dict)
     coarse: Coarse | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.version < 1:
@@ -308,6 +310,19 @@ def pinned_workloads() -> list[str]:
 def base_workloads() -> list[str]:
     """Names of the pinned workloads that are no variants of others. Raises ConfigError as `pinned_workloads`."""
     return [name for name in pinned_workloads() if values_of("workload", name).get("variant_of") is None]
+
+
+def families(workloads: Iterable[str]) -> dict[str, list[str]]:
+    """The workloads by the family that their files name; one without a family, or without a file, is its own.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    known = set(names_in("workload"))
+    found: dict[str, list[str]] = {}
+    for name in workloads:
+        family = values_of("workload", name).get("family") if name in known else None
+        found.setdefault(str(family or name), []).append(name)
+    return found
 
 
 def load(group: str, name: str, kind: type[T]) -> T:

@@ -81,8 +81,8 @@ def _best_of(board: DashboardBoard, submission: str) -> Row:
             if k not in by_k.index:
                 cells.append({"text": "", "share": ""})
                 continue
-            seconds, share = by_k.loc[k, "expected_seconds"], by_k.loc[k, "share_reached"]
-            text = time_text(float(seconds), board.scoring.rules.unit) if math.isfinite(seconds) else "not known"
+            seconds, share = (float(by_k[name][k]) for name in ("expected_seconds", "share_reached"))
+            text = time_text(seconds, board.scoring.rules.unit) if math.isfinite(seconds) else "not known"
             cells.append(
                 {"text": text, "share": f"{100 * share:.0f} %"} if share > 0 else {"text": "never", "share": ""}
             )

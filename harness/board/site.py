@@ -17,12 +17,15 @@ import pandas as pd
 import plotly.offline
 
 from harness.board import facts, series, trial_table
+from harness.board.advice import HEADER, answers_in_words, groups_of
 from harness.board.boards import DashboardBoard, file_names
 from harness.board.cells import predictor_sizes
 from harness.board.entry import explained
+from harness.scoring.advice.advice import Rows, advise
+from harness.scoring.advice.costs import GOOD_FACTOR
 from harness.scoring.comparison import DIFFERENCE_ALPHA
 
-_OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "index.html")
+_OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "advice.html", "index.html")
 _BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials")
 
 
@@ -56,7 +59,9 @@ def _write_all(boards: Sequence[DashboardBoard], folder: Path) -> None:
     for number, (board, place) in enumerate(zip(boards, places, strict=True)):
         top = "" if number == 0 else "../../"
         others = [(label, top + link + "index.html", number == other) for other, (label, link) in enumerate(links)]
-        _BoardWriter(board, place, top=top, switch=others, readings=_readings(board, boards)).write()
+        writer = _BoardWriter(board, place, top=top, switch=others, readings=_readings(board, boards))
+        writer.write()
+        writer.write_advice(_companions(board, boards))
 
 
 class _BoardWriter:
@@ -131,6 +136,15 @@ class _BoardWriter:
                 counts=facts.trial_counts(statuses[submission]),
                 told=explained(board, submission),
             )
+
+    def write_advice(self, boards: Sequence[DashboardBoard]) -> None:
+        """The page on what to use, from rows of this board and of other rulesets on the same machine."""
+        every = [Rows.of(board.scoring, reference=board.reference) for board in boards]
+        groups = groups_of(every, "All workloads")
+        advice = advise(sorted(every, key=lambda rows: rows.is_tuned), groups)
+        for name, table in (("", advice.answers), ("_submissions", advice.submissions), ("_cells", advice.cells)):
+            table.to_csv(self.folder / "data" / f"advice{name}.csv", index=False)
+        self._page("advice.html", header=HEADER, groups=answers_in_words(advice, groups), good_factor=GOOD_FACTOR)
 
     def _page(self, path: str, template: str | None = None, **content: Any) -> None:
         up = "../" * path.count("/")
@@ -243,3 +257,17 @@ def _readings(board: DashboardBoard, boards: Sequence[DashboardBoard]) -> pd.Dat
                 ["score", "rank"]
             ]
     return table.reset_index()
+
+
+def _companions(board: DashboardBoard, boards: Sequence[DashboardBoard]) -> list[DashboardBoard]:
+    """The board, and the first one of each other ruleset that has its division, machine, sandbox and unit."""
+
+    def conditions(of: DashboardBoard) -> tuple[object, ...]:
+        kept = [value for name, value in of.selection.combination.items() if name not in ("ruleset", "ruleset_version")]
+        return (*kept, of.scoring.rules.unit)
+
+    found = {board.selection.combination["ruleset"]: board}
+    for other in boards:
+        if conditions(other) == conditions(board):
+            found.setdefault(other.selection.combination["ruleset"], other)
+    return list(found.values())

@@ -22,7 +22,7 @@ from harness.api import DataError, path_of
 from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board, ranks_by_value
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
-from harness.command_line import PlainConsole
+from harness.command_line import wide_console
 from harness.commands.boards.against import boards_against, placing_lines
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
@@ -44,7 +44,6 @@ from harness.scoring.unfinished import unfinished
 from harness.study.folders import check_folders
 from harness.study.verification.changes import CHANGE_COLUMNS, change_notes
 
-_WIDTH_OF_A_FILE = 120
 _NAMED_AT_MOST = 3
 _FEW_WORKLOADS = 4
 
@@ -349,15 +348,6 @@ def bad_tables_named(runs: Path) -> Iterator[None]:
 def parse_choice(arguments: Sequence[str]) -> Choice:
     """The choice from `key=value` arguments. Raises ConfigError for anything else, with the near matches."""
     return Choice(**command_line.options(arguments, [known_field.name for known_field in fields(Choice)]))
-
-
-def wide_console() -> PlainConsole:
-    """A console as wide as the terminal, or as a file of this project may be."""
-    console = PlainConsole()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # In a pipe rich would take 80 columns, too few for a log that nobody has to fold.
-        console.width = _WIDTH_OF_A_FILE
-    return console
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from harness import command_line
 from harness.api import ConfigError
+from harness.command_line import wide_console
 from harness.commands.leaderboard import (
     Choice,
     bad_tables_named,
     chosen_rules,
     read_evaluations,
     read_trials,
-    wide_console,
 )
 from harness.scoring.selection import comparable, with_evaluations
 from harness.scoring.stopping.replay import Replayed, needed_seconds, replay

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -67,8 +68,7 @@ def compare_all(scoring: Scoring, *, submissions: list[str] | None = None, level
     pairs = [
         _compare(samples, one, other, level) for position, one in enumerate(names) for other in names[position + 1 :]
     ]
-    rows = [vars(pair) for pair in pairs if pair is not None]
-    return _at_one_level(pd.DataFrame(rows, columns=list(Comparison.__dataclass_fields__)))
+    return _corrected([vars(pair) for pair in pairs if pair is not None])
 
 
 def compare_by_workload(scoring: Scoring, submission: str, other: str, *, level: float = 0.95) -> pd.DataFrame:
@@ -76,20 +76,41 @@ def compare_by_workload(scoring: Scoring, submission: str, other: str, *, level:
 
     On which of them they differ is said at one level for all of these workloads.
     """
-    samples = _samples(scoring)
     found = [
-        (str(name), _compare(samples, submission, other, level, only=place))
-        for place, name in enumerate(scoring.ratios.columns)
+        (name, _compare(alone, submission, other, level)) for name, alone in _by_workload(scoring, _samples(scoring))
     ]
-    rows = [{"workload": name, **vars(one)} for name, one in found if one is not None]
-    return _at_one_level(pd.DataFrame(rows, columns=["workload", *Comparison.__dataclass_fields__]))
+    return _corrected([{"workload": name, **vars(one)} for name, one in found if one is not None], "workload")
 
 
-def _at_one_level(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons with p-values corrected for all of them, and which of them is a difference."""
-    table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
-    table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
-    return table
+class Comparisons:
+    """Comparisons of the submissions of one scoring, on all of its scored workloads or on some of them."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._samples = _samples(scoring)
+        self._workloads = pd.Index(scoring.ratios.columns)
+
+    def mean_logs(self, workloads: Sequence[str]) -> pd.Series:
+        """By submission the log time to target, a miss at the budget: mean over studies, then workloads.
+
+        NaN where a submission has not run on all of `workloads`.
+        """
+        logs = self._samples.logs[:, self._workloads.get_indexer(pd.Index(workloads))]
+        counts = (~np.isnan(logs)).sum(axis=-1)
+        means = np.where(counts > 0, np.nansum(logs, axis=-1) / np.maximum(counts, 1), np.nan)
+        return pd.Series(means.mean(axis=-1), pd.Index(self._samples.place, name="submission"))
+
+    def with_each(
+        self, submission: str, others: Sequence[str], workloads: Sequence[str], *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """`submission` against each of `others` that shares one of `workloads`, a row each, in columns of `Comparison`.
+
+        Which of them differ is said at one level for all of these rows. That holds also where `submission` is the one
+        that came out best, as long as it is asked which others can be ruled out as the best (Hsu 1984).
+        Source: Hsu, Constrained simultaneous confidence intervals for multiple comparisons with the best (1984).
+        """
+        samples = _on(self._samples, self._workloads.isin(workloads))
+        pairs = [_compare(samples, submission, other, level) for other in others]
+        return _corrected([vars(pair) for pair in pairs if pair is not None])
 
 
 def losses(scoring: Scoring, *, most: int, level: float = 0.95) -> pd.DataFrame:
@@ -99,20 +120,18 @@ def losses(scoring: Scoring, *, most: int, level: float = 0.95) -> pd.DataFrame:
     `high`, `p_value`, `adjusted_p_value` (after Holm, for all others on all workloads, those not shown too),
     `is_different`, `is_paired`, `faster` (how many in all are faster there). Misses and intervals as in `compare`.
     """
-    samples = _samples(scoring)
+    by_workload = [each for each in _by_workload(scoring, _samples(scoring)) if each[0] in scoring.seconds.columns]
     rows = []
     for submission in (str(name) for name in scoring.scores.index):
         mine: list[dict[str, object]] = []
-        for place, workload in enumerate(str(name) for name in scoring.ratios.columns):
-            if workload not in scoring.seconds.columns:
-                continue
+        for workload, alone in by_workload:
             seconds = scoring.seconds[workload]
             own = seconds[submission]
             if np.isnan(own):
                 continue
             faster = seconds[seconds < own].sort_values(kind="stable")
             for other in faster.index[:most]:
-                found = _compare(samples, submission, str(other), level, only=place)
+                found = _compare(alone, submission, str(other), level)
                 if found is not None:
                     shown = {
                         "workload": workload,
@@ -147,6 +166,17 @@ def holm(p_values: Floats) -> Floats:
     steps = np.arange(len(order), 0, -1) * p_values[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return adjusted
+
+
+def _corrected(rows: list[dict[str, object]], *before: str) -> pd.DataFrame:
+    """Comparisons as a table, with p-values after Holm's correction for all of them. `before`: columns besides."""
+    table = pd.DataFrame(rows, columns=[*before, *Comparison.__dataclass_fields__])
+    table["adjusted_p_value"] = holm(table["p_value"].to_numpy(dtype=float))
+    table["is_different"] = table["adjusted_p_value"] <= DIFFERENCE_ALPHA
+    return table
+
+
+_BY_WORKLOAD = ("logs", "rounding", "spread", "freedom", "hit_rate", "by_misses")
 
 
 @dataclass(frozen=True)
@@ -217,6 +247,24 @@ def _samples(scoring: Scoring) -> _Samples:
     )
 
 
+def _on(samples: _Samples, chosen: NDArray[np.bool_]) -> _Samples:
+    """The samples of some workloads. Shape: [workloads]."""
+    is_kept = chosen[samples.slots]
+    return replace(
+        samples,
+        **{name: getattr(samples, name)[:, chosen] for name in _BY_WORKLOAD},
+        caps=samples.caps[chosen],
+        seeds=samples.seeds[:, is_kept],
+        slots=(np.cumsum(chosen) - 1)[samples.slots[is_kept]],
+    )
+
+
+def _by_workload(scoring: Scoring, samples: _Samples) -> Iterator[tuple[str, _Samples]]:
+    """Each scored workload, and the samples of it alone."""
+    for name in scoring.ratios.columns:
+        yield str(name), _on(samples, np.asarray(scoring.ratios.columns == name))
+
+
 def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     """Slot x submission: the number of its seed, so that equal numbers are equal seeds; -1 where none was recorded."""
     if "seed" not in times.columns:
@@ -228,14 +276,11 @@ def _seeds(times: pd.DataFrame, submissions: pd.Index) -> pd.DataFrame:
     return table.reindex(columns=submissions)
 
 
-def _compare(
-    samples: _Samples, submission: str, other: str, level: float, *, only: int | None = None
-) -> Comparison | None:
-    """On the workloads that both have run, or on one of them; None where there is none. `only`: its place."""
+def _compare(samples: _Samples, submission: str, other: str, level: float) -> Comparison | None:
+    """On the workloads that both have run; None where there is none."""
     one, two = samples.place[submission], samples.place[other]
     has_run = ~np.isnan(samples.logs[[one, two]])
     shared = np.flatnonzero(has_run.any(axis=-1).all(axis=0))
-    shared = shared if only is None else shared[shared == only]
     if not len(shared):
         return None
     both = has_run[:, shared].all(axis=0)
@@ -321,7 +366,9 @@ def _with_misses(
 
 def _have_common_seeds(samples: _Samples, one: int, two: int, workloads: NDArray[np.intp]) -> bool:
     """True where every trial of these workloads that both have ran with one seed."""
-    seeds = samples.seeds[[one, two]][:, np.isin(samples.slots, workloads)]
+    is_shared = np.zeros(len(samples.caps), dtype=bool)
+    is_shared[workloads] = True
+    seeds = samples.seeds[[one, two]][:, is_shared[samples.slots]]
     either_lacks = np.isnan(seeds).any(axis=0)
     return bool(((seeds[0] == seeds[1]) | either_lacks).all() and not (seeds < 0).any())
 

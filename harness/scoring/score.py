@@ -74,6 +74,15 @@ def score_times(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
     return Scoring(rules, times, studies, cells, seconds, steps, ratio, scores)
 
 
+def score_seconds(times: pd.DataFrame, rules: ScoringRules) -> Scoring:
+    """The same of times alone, for what compares many groupings of the same trials: no steps, no words for misses."""
+    studies = study_times(times, study_trial=rules.study_trial)
+    cells = workload_times(studies)
+    seconds = time_matrix(cells)
+    ratio = gated_ratios(seconds, rules)
+    return Scoring(rules, times, studies, cells, seconds, seconds * np.nan, ratio, rank(area(ratio, rules)))
+
+
 def scored_workloads(matrix: pd.DataFrame, rules: ScoringRules) -> list[str]:
     """The workloads that the score averages over. Raises ConfigError where none of them is in the matrix."""
     if not rules.workloads:

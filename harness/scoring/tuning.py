@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -12,8 +14,12 @@ from harness.scoring.times import CELL
 Floats = NDArray[np.float64]
 
 
-def tuning_curves(times: pd.DataFrame, *, largest: int | None = None) -> pd.DataFrame:
+def tuning_curves(
+    times: pd.DataFrame, *, largest: int | None = None, only: Collection[int] | None = None
+) -> pd.DataFrame:
     """Best of k trials of each workload and submission, k from 1 to the number of its trials (at most `largest`).
+
+    `only`: no other k than these.
 
     Columns: `k`, `share_reached`: probability that one of k trials reaches the target; `expected_seconds`: mean time of
     the best of k, a miss counted as the whole budget; `median_seconds`: its median, infinite where most draws miss;
@@ -21,22 +27,42 @@ def tuning_curves(times: pd.DataFrame, *, largest: int | None = None) -> pd.Data
     All studies' trials are pooled; unbiased for k trials drawn without replacement.
     Source: Dodge et al., Show your work (EMNLP 2019), with the draw without replacement of Tang et al. (ACL 2020).
     """
-    rows = []
-    for (workload, submission), group in times.groupby(CELL, observed=True, sort=True):
-        seconds = np.sort(group["time_to_target"].to_numpy(dtype=float))
-        count = len(seconds)
-        budget = float(group["max_runtime"].max())
-        pruned = int((group["status"] == "pruned").sum())
+    groups = times.groupby(CELL, observed=True, sort=True)
+    cells = groups["max_runtime"].agg(["max", "size"]).reset_index()
+    budgets, counts = cells["max"].to_numpy(dtype=float), cells["size"].to_numpy()
+    pruned = np.bincount(groups.ngroup(), times["status"] == "pruned", minlength=len(cells)).astype(int)
+    seconds = times["time_to_target"].to_numpy(dtype=float)
+    seconds = seconds[np.lexsort((seconds, groups.ngroup()))]
+    starts = np.cumsum(counts) - counts
+    parts = []
+    for count in np.unique(counts):
+        members = np.flatnonzero(counts == count)
+        sorted_seconds = seconds[starts[members, None] + np.arange(count)]
+        hit = np.isfinite(sorted_seconds)
+        restricted = np.where(hit, sorted_seconds, budgets[members, None])
         for k in range(1, min(count, largest or count) + 1):
+            if only is not None and k not in only:
+                continue
             weights = best_of_weights(count, k)
-            hit = np.isfinite(seconds)
-            restricted = np.where(hit, seconds, budget)
             used = weights > 0
-            median = seconds[np.searchsorted(np.cumsum(weights), 0.5 - 1e-12)]
-            expected = float((restricted[used] * weights[used]).sum())
-            rows.append((workload, submission, k, float(weights[hit].sum()), expected, median, count, pruned))
-    columns = ["share_reached", "expected_seconds", "median_seconds", "trials", "pruned"]
-    return pd.DataFrame(rows, columns=[*CELL, "k", *columns])
+            middle = np.searchsorted(np.cumsum(weights), 0.5 - 1e-12)
+            found = {
+                "cell": members,
+                "k": k,
+                "share_reached": np.minimum(hit @ weights, 1.0),  # weights add up to 1 but for rounding
+                "expected_seconds": restricted[:, used] @ weights[used],
+                "median_seconds": sorted_seconds[:, middle],
+            }
+            parts.append(pd.DataFrame(found))
+    columns = [*CELL, "k", "share_reached", "expected_seconds", "median_seconds", "trials", "pruned"]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(parts).sort_values(["cell", "k"], ignore_index=True)
+    at = table["cell"].to_numpy()
+    for name in CELL:
+        table[name] = cells[name].to_numpy()[at]
+    table["trials"], table["pruned"] = counts[at], pruned[at]
+    return table[columns]
 
 
 def best_of_weights(count: int, k: int) -> Floats:

@@ -219,12 +219,12 @@ def with_content(config: WorkloadConfig, folder: Path) -> WorkloadConfig:
 
 
 def workload_hash(config: WorkloadConfig) -> str:
-    """SHA-256 over what the YAML says, the version included; `entry` and `published` change no behaviour.
+    """SHA-256 over what the YAML says, the version included; `entry`, `published` and `family` change no behaviour.
 
     Source text is no part of it: benchmarks/golden.py sees whether a version still computes what it did.
     """
     values = _workload_values().dump_python(config)
-    del values["entry"], values["published"]
+    del values["entry"], values["published"], values["family"]
     if config.coarse is None:
         del values["coarse"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

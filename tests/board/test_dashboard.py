@@ -180,7 +180,7 @@ def test_rules_without_readings_have_one():
 
 def test_every_link_and_every_file_that_a_page_needs_is_there(results):
     folder = results / "board"
-    assert len(pages(folder)) == 2 + 3 + 2 + 2 + 1 + 1
+    assert len(pages(folder)) == 2 + 3 + 3 + 3 + 1 + 1
     for page in pages(folder):
         links = Links()
         links.feed(page.read_text(encoding="utf-8"))

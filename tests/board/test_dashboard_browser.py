@@ -20,7 +20,7 @@ _CONTROLS = """
 const selector = "main :is(a[href], button, input, select, summary), header :is(a, button, summary)";
 return [...document.querySelectorAll(selector)];
 """
-PAGES = ["index.html", "workloads/digits.html", "submissions/sgd.html", "trials.html"]
+PAGES = ["index.html", "workloads/digits.html", "submissions/sgd.html", "trials.html", "advice.html"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ def test_a_page_draws_its_charts_without_an_error_and_without_leaving_the_disk(v
     console_errors(chromium), requested(chromium)
     chromium.refresh()
     count = draw_all(chromium)
-    assert count == {"index.html": 2, "trials.html": 0}.get(page, 3 if page.startswith("workloads") else 2)
+    assert count == {"index.html": 2, "trials.html": 0, "advice.html": 0}.get(
+        page, 3 if page.startswith("workloads") else 2
+    )
     assert not console_errors(chromium)
     addresses = requested(chromium)
     assert addresses

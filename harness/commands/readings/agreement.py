@@ -21,7 +21,8 @@ from rich.text import Text
 from harness import command_line
 from harness.api import ConfigError, near_matches, path_of, visible
 from harness.board.cells import Board, headline
-from harness.commands.leaderboard import Choice, read_evaluations, read_trials, scored_board, wide_console
+from harness.command_line import wide_console
+from harness.commands.leaderboard import Choice, read_evaluations, read_trials, scored_board
 from harness.config import WorkloadConfig, load, names_in
 from harness.records.committed import BoardFile, boards_folder
 from harness.records.tables import disk_errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +18,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._device = device
         self._clock = now
         self._open: list[str] = []
@@ -63,8 +63,8 @@ def backward_counted(watch: Stopwatch) -> Iterator[None]:
 
         return call
 
-    torch.autograd.backward, torch.autograd.grad = counted(backward), counted(grad)  # type: ignore[assignment]
+    torch.autograd.backward, torch.autograd.grad = counted(backward), counted(grad)
     try:
         yield
     finally:
-        torch.autograd.backward, torch.autograd.grad = backward, grad  # type: ignore[assignment]
+        torch.autograd.backward, torch.autograd.grad = backward, grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +44,7 @@ class TimedTrial(Trial):
         self.is_resumable = False
         self.judged: nn.Module = self.model
         self.warm_steps, self.timed_steps = warm_steps, timed_steps
-        self._marks: list[tuple[float, Counter[str]]] = []
+        self._marks: list[tuple[float, defaultdict[str, float]]] = []
 
     @property
     def parts(self) -> StepParts | None:
