@@ -67,6 +67,9 @@ agreement: .venv/installed ## whether two boards rank alike: A=folder-or-board B
 	    $(call override_if,WORKLOAD_A,workload_a) $(call override_if,WORKLOAD_B,workload_b) \
 	    $(call override_if,UNIT,unit) $(call override_if,UNIT_A,unit_a) $(call override_if,UNIT_B,unit_b) $(OVERRIDES)
 
+diagnose: .venv/installed ## what training algorithms found, read off the weights of their trials: WORKLOAD=a SUBMISSION=x,y ONLY=sharpness,weights
+	@$(PY) -m harness.commands.diagnose $(OVERRIDES) $(call override_if,ONLY,only)
+
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
 	    $(call override_if,SAMPLE,sample) $(OVERRIDES)

@@ -1,0 +1,85 @@
+"""Readouts on a terminal: one table for each workload, what differs between submissions side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.api import near_matches
+
+FINGERPRINT = {
+    ("probe", "loss"): "training loss",
+    ("sharpness", "eigenvalue_1"): "sharpness",
+    ("trace", "trace"): "trace of the Hessian",
+    ("trace", "outliers"): "outliers",
+    ("stability", "sharpness_ratio"): "rate over largest stable",
+    ("noise", "noise_scale"): "gradient noise scale",
+    ("collapse", "nc1"): "collapse, NC1",
+    ("weights", "norm/all"): "norm",
+    ("weights", "change_norm/all"): "norm of the change",
+    ("weights", "change_stable_rank/all"): "stable rank of the change",
+    ("calibration", "error"): "calibration error",
+}
+"""What a row on a board and a terminal show of all readouts: (diagnostic, name) -> its title."""
+_ALIKE = 1.1
+
+
+def print_readouts(table: pd.DataFrame, console: Console) -> None:
+    """Print the fingerprint of each submission, medians over trials, and whether losses are alike enough to compare.
+
+    `table`: as from `all_readouts`.
+    """
+    for workload, rows in table.groupby("workload", sort=True):
+        console.print(Text(f"{workload}: what was found, on the probe set of the training split", style="bold"))
+        console.print(_table(rows))
+        if note := loss_note(rows):
+            console.print(note, soft_wrap=True)
+
+
+def fingerprints(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians over trials: one row for each title, one column for each (submission, weights), in the order of names."""
+    titled = rows.assign(title=[FINGERPRINT.get(key) for key in zip(rows["diagnostic"], rows["name"], strict=True)])
+    wide = titled.dropna(subset=["title"]).pivot_table(
+        index="title", columns=["submission", "weights"], values="value", aggfunc="median", dropna=False
+    )
+    return wide.reindex([title for title in FINGERPRINT.values() if title in wide.index]).dropna(axis=1, how="all")
+
+
+def loss_note(rows: pd.DataFrame) -> str:
+    """At which loss each stands, where these differ: sharpness and norms drift with it. Empty where they are alike."""
+    losses = fingerprints(rows[rows["weights"] != "initial"])
+    if losses.empty or "training loss" not in losses.index or losses.shape[1] < 2:
+        return ""
+    found = losses.loc["training loss"]
+    if found.max() <= _ALIKE * found.min():
+        return ""
+    each = ", ".join(f"{submission} {value:.3g}" for (submission, _), value in found.items())
+    return (
+        f"not at equal training loss, with which sharpness and norms drift: {each}. To compare at one, end all at the "
+        "same validation loss: ARGS='workload.target.metric=loss workload.target.validation=...'."
+    )
+
+
+def unknown_diagnostic(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none."""
+    return f"there is no diagnostic {name!r}. {near_matches(name, known)}"
+
+
+def number_text(value: float | None) -> str:
+    """Three digits; a dash where there is no such number."""
+    return "-" if value is None or pd.isna(value) else f"{value:.3g}"
+
+
+def _table(rows: pd.DataFrame) -> Table:
+    wide = fingerprints(rows)
+    table = Table()
+    table.add_column("readout", overflow="fold")
+    for submission, weights in wide.columns:
+        table.add_column(f"{submission}\n{weights}", justify="right", overflow="fold")
+    for title, values in wide.iterrows():
+        table.add_row(str(title), *(number_text(value) for value in values))
+    return table
