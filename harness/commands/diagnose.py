@@ -6,32 +6,42 @@ trial is not computed again.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, near_matches
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import StudyConfig
 from harness.diagnostics import terminal
+from harness.diagnostics.connectivity import pair_readouts
+from harness.diagnostics.probe import NotHere
+from harness.diagnostics.rates import rate_readouts
 from harness.diagnostics.readouts import DIAGNOSTICS, Reading, Subject, finite, readings
 from harness.diagnostics.table import Row, all_readouts, read_readouts, write_csv, write_readouts
 from harness.plugins import data
 from harness.plugins.entries import create_workload
-from harness.records.tables import Records, TrialKey
-from harness.records.weights import read_weights
-from harness.study.identity import Study, describe
+from harness.records.tables import Records, TrialKey, read_table
+from harness.records.weights import Weights, read_weights
+from harness.study.identity import Study, describe, workload_hash
 from harness.study.standing import standing_of
 
 _KEEP = "keep_weights"
 INITIAL = "initial"
+ACROSS = ("rates", "connectivity")
+"""Diagnostics of several trials."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     console = PlainConsole()
     only = [each for each in arguments if each.startswith("only=")]
-    names = _names(only[-1].partition("=")[2]) if only else list(DIAGNOSTICS)
+    names = _names(only[-1].partition("=")[2]) if only else [*DIAGNOSTICS, *ACROSS]
     rest = [each for each in arguments if each not in only]
     if f"{_KEEP}=none" in rest:
         raise ConfigError(
@@ -56,9 +66,18 @@ def main(arguments: Sequence[str]) -> int:
 def _names(text: str) -> list[str]:
     found = command_line.names(text)
     for name in found:
-        if name not in DIAGNOSTICS:
-            raise ConfigError(terminal.unknown_diagnostic(name, list(DIAGNOSTICS)))
+        if name not in (*DIAGNOSTICS, *ACROSS):
+            raise ConfigError(f"there is no diagnostic {name!r}. {near_matches(name, [*DIAGNOSTICS, *ACROSS])}")
     return found
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A trial with the weights that were kept of it."""
+
+    key: TrialKey
+    seed: int
+    weights: Weights
 
 
 class _Task:
@@ -86,7 +105,7 @@ def _diagnose(configs: list[StudyConfig], names: list[str], console: Console) ->
     results = configs[0].results
     torch.set_num_threads(max(study.machine.threads for study in studies))
     tasks: dict[str, _Task] = {}
-    looked_at: list[TrialKey] = []
+    looked_at: list[_Kept] = []
     without: list[str] = []
     for study in studies:
         name = study.config.workload.name
@@ -98,13 +117,17 @@ def _diagnose(configs: list[StudyConfig], names: list[str], console: Console) ->
             if name not in tasks:
                 tasks[name] = _Task(study)
             states: dict[str, Mapping[str, Tensor] | None] = {INITIAL: None, kept.which: kept.state}
-            _read_off(study, tasks[name], key, row, states, names, console)
-            looked_at.append(key)
+            of_one = [each for each in names if each in DIAGNOSTICS]
+            _read_off(study, tasks[name], key, row, states, of_one, console)
+            looked_at.append(_Kept(key, row["seed"], kept))
     if looked_at:
+        if "rates" in names:
+            _rates(studies, looked_at, console)
+        if "connectivity" in names:
+            _connectivity(studies, tasks, looked_at, console)
         path = write_csv(results)
-        ids = [key.trial_id for key in looked_at]
         table = all_readouts(results)
-        terminal.print_readouts(table[table["trial_id"].isin(ids)], console)
+        terminal.print_readouts(table[table["trial_id"].isin([each.key.trial_id for each in looked_at])], console)
         console.print(f"all readouts: {path}", soft_wrap=True)
     if without:
         raise DataError(
@@ -137,6 +160,58 @@ def _read_off(
             console.print(f"  {reading.diagnostic:<14} {reading.seconds:7.1f} s  {said}", soft_wrap=True)
             known += _rows(key, weights, reading)
             write_readouts(results, key, known)
+
+
+def _rates(studies: list[Study], looked_at: list[_Kept], console: Console) -> None:
+    """How much the learning rate matters to each submission, from all its trials on the workload as it is."""
+    for study in {(study.config.workload.name, study.submission.name): study for study in studies}.values():
+        workload, submission, runs = study.config.workload.name, study.submission.name, study.config.results / "runs"
+        of_it = (pc.field("workload") == workload) & (pc.field("submission") == submission)
+        trials = read_table(
+            runs, "trials", filter=of_it & (pc.field("workload_hash") == workload_hash(study.config.workload))
+        )
+        evaluations = read_table(runs, "evaluations", filter=of_it)
+        own = [each for each in looked_at if (each.key.workload, each.key.submission) == (workload, submission)]
+        initial = [
+            row["value"]
+            for each in own
+            for row in read_readouts(study.config.results, each.key)
+            if (row["weights"], row["diagnostic"], row["name"]) == (INITIAL, "probe", "loss")
+        ]
+        if not initial:
+            continue
+        try:
+            numbers, reason = rate_readouts(trials, evaluations, initial=initial[0]), None
+        except NotHere as not_here:
+            numbers, reason = {}, str(not_here)
+        _say(console, f"{workload} {submission}", Reading("rates", numbers, 0, 0.0, reason))
+        if numbers:
+            key = TrialKey(workload, submission, "rates")
+            write_readouts(study.config.results, key, _rows(key, "trials", Reading("rates", numbers, 0, 0.0)))
+
+
+def _connectivity(studies: list[Study], tasks: dict[str, _Task], looked_at: list[_Kept], console: Console) -> None:
+    """The barrier between each two trials of a workload that have the seed or the submission in common."""
+    results = studies[0].config.results
+    for one, other in itertools.combinations(looked_at, 2):
+        is_alike = one.seed == other.seed or one.key.submission == other.key.submission
+        if one.key.workload != other.key.workload or not is_alike:
+            continue
+        key = dataclasses.replace(one.key, trial_id=f"{one.key.trial_id}+{other.key.trial_id}")
+        if read_readouts(results, key):
+            continue
+        began = time.perf_counter()
+        probe = tasks[one.key.workload].subject(one.seed, one.weights.state).probe
+        numbers = pair_readouts(probe, one.weights.state, other.weights.state)
+        reading = Reading("connectivity", numbers, len(probe), time.perf_counter() - began)
+        _say(console, f"{key.workload} {one.key.submission} and {other.key.submission}", reading)
+        write_readouts(results, key, _rows(key, one.weights.which, reading))
+
+
+def _say(console: Console, what: str, reading: Reading) -> None:
+    said = f"not here: {reading.not_here}" if reading.not_here else ""
+    numbers = ", ".join(f"{name} {terminal.number_text(value)}" for name, value in reading.numbers.items())
+    console.print(f"{what}: {reading.diagnostic}  {said}{numbers}", soft_wrap=True)
 
 
 def _rows(key: TrialKey, weights: str, reading: Reading) -> Iterator[Row]:

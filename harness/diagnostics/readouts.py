@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from harness.api import Examples, Workload
-from harness.diagnostics import gradients, outputs, spectrum, weights
-from harness.diagnostics.probe import Features, NotHere, Probe, features_of, state_of
+from harness.diagnostics import bias, gradients, outputs, representations, spectrum, weights
+from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
 from harness.trial.order import stream_seed
 from harness.trial.parameter_kinds import kinds_of
 
@@ -174,6 +174,32 @@ def _weights(subject: Subject, _: Mapping[str, Any]) -> Numbers:
     return weights.weight_readouts(now, {name: subject.initial[name] for name in names}, subject.kinds)
 
 
+def _collapse(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    return outputs.collapse(subject.features)
+
+
+def _kernel(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    probe = subject.probe
+    now = state_of(probe.model)
+    kernel = representations.tangent_kernel(probe)
+    restore(probe.model, subject.initial)
+    try:
+        initial = representations.tangent_kernel(probe)
+    finally:
+        restore(probe.model, now)
+    return representations.kernel_readouts(kernel, initial, representations.kernel_targets(probe))
+
+
+def _bias(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    known = subject.probe.workload.known_solution(subject.probe.model)
+    try:
+        return known | bias.margin_readouts(subject.probe)
+    except NotHere:
+        if not known:
+            raise
+        return known
+
+
 DIAGNOSTICS = {
     "probe": Diagnostic("loss of the probe set", _probe),
     "weights": Diagnostic("size and rank of weights and of their change", _weights),
@@ -183,11 +209,18 @@ DIAGNOSTICS = {
     "noise": Diagnostic("gradient noise scale", lambda subject, _: gradients.noise_scale(subject.draws)),
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),
-    "collapse": Diagnostic("neural collapse", lambda subject, _: outputs.collapse(subject.features)),
+    "collapse": Diagnostic("neural collapse", _collapse),
     "calibration": Diagnostic(
         "calibration", lambda subject, _: outputs.calibration(subject.features, _generator("bootstrap"))
     ),
+    "bias": Diagnostic("nearness to solutions that are known", _bias),
+    "logits": Diagnostic(
+        "scores, normalisers, sizes of activations", lambda subject, _: representations.logits(subject.probe)
+    ),
+    "geometry": Diagnostic("alignment of layers", lambda subject, _: representations.geometry(subject.probe)),
+    "kernel": Diagnostic("tangent kernel", _kernel),
 }
+"""Of one set of weights. What several trials have to do with each other is in `rates` and `connectivity`."""
 
 
 def finite(value: float) -> float | None:

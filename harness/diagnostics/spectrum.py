@@ -69,9 +69,8 @@ def lanczos(product: Product, size: int, generator: torch.Generator, *, steps: i
         vector = image / rest
     count = len(diagonal)
     tridiagonal = numpy.diag(diagonal) + numpy.diag(beside[: count - 1], 1) + numpy.diag(beside[: count - 1], -1)
-    values, small = numpy.linalg.eigh(tridiagonal)
-    order = numpy.argsort(-values)
-    values, small = torch.from_numpy(values[order].copy()), torch.from_numpy(small[:, order].copy())
+    # Ascending; the largest come first here.
+    values, small = (each.flip(-1) for each in torch.linalg.eigh(torch.from_numpy(tridiagonal)))
     return Lanczos(values, basis[:, :count] @ small[:, :TOP], rest * small[-1].abs(), small[0] ** 2)
 
 

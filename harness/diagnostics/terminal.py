@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from harness.api import near_matches
 
 FINGERPRINT = {
     ("probe", "loss"): "training loss",
@@ -42,7 +38,8 @@ def print_readouts(table: pd.DataFrame, console: Console) -> None:
 
 def fingerprints(rows: pd.DataFrame) -> pd.DataFrame:
     """Medians over trials: one row for each title, one column for each (submission, weights), in the order of names."""
-    titled = rows.assign(title=[FINGERPRINT.get(key) for key in zip(rows["diagnostic"], rows["name"], strict=True)])
+    keys = zip(rows["diagnostic"], rows["name"], strict=True)
+    titled = rows.assign(title=pd.Series([FINGERPRINT.get(key) for key in keys], index=rows.index, dtype=object))
     wide = titled.dropna(subset=["title"]).pivot_table(
         index="title", columns=["submission", "weights"], values="value", aggfunc="median", dropna=False
     )
@@ -57,16 +54,11 @@ def loss_note(rows: pd.DataFrame) -> str:
     found = losses.loc["training loss"]
     if found.max() <= _ALIKE * found.min():
         return ""
-    each = ", ".join(f"{submission} {value:.3g}" for (submission, _), value in found.items())
+    each = ", ".join(f"{column[0]} {value:.3g}" for column, value in zip(losses.columns, found, strict=True))
     return (
         f"not at equal training loss, with which sharpness and norms drift: {each}. To compare at one, end all at the "
         "same validation loss: ARGS='workload.target.metric=loss workload.target.validation=...'."
     )
-
-
-def unknown_diagnostic(name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is none."""
-    return f"there is no diagnostic {name!r}. {near_matches(name, known)}"
 
 
 def number_text(value: float | None) -> str:
@@ -78,8 +70,8 @@ def _table(rows: pd.DataFrame) -> Table:
     wide = fingerprints(rows)
     table = Table()
     table.add_column("readout", overflow="fold")
-    for submission, weights in wide.columns:
-        table.add_column(f"{submission}\n{weights}", justify="right", overflow="fold")
+    for column in wide.columns:
+        table.add_column("\n".join(column), justify="right", overflow="fold")
     for title, values in wide.iterrows():
         table.add_row(str(title), *(number_text(value) for value in values))
     return table

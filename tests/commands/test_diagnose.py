@@ -7,10 +7,11 @@ import pytest
 
 from harness.api import ConfigError, DataError
 from harness.commands import bench, diagnose
+from harness.diagnostics.readouts import DIAGNOSTICS
 from tests.commands.test_bench import FAST, TRAIN, write
 from tests.conftest import SGD
 
-QUICK = "only=probe,weights,sharpness,stability,collapse"
+QUICK = "only=probe,weights,collapse"
 
 
 def arguments(folder, *more):
@@ -51,8 +52,7 @@ def test_one_that_learns_is_told_apart_and_both_began_with_the_same_weights(diag
     first = table[table["weights"] == "initial"].pivot(
         index=["diagnostic", "name"], columns="submission", values="value"
     )
-    of_weights = first.drop(index="stability")
-    assert (of_weights["idle"] == of_weights["sgd"]).all()
+    assert (first["idle"] == first["sgd"]).all()
 
 
 def test_the_table_says_what_each_number_is_from(diagnosed):
@@ -72,13 +72,37 @@ def test_what_is_known_is_not_computed_again_and_what_is_asked_for_beside_it_is_
     assert diagnose.main([*given[:-1], QUICK.replace("collapse", "calibration")]) == 0
     said = capfd.readouterr().out
     assert "calibration" in said
-    assert " sharpness " not in said.partition("digits_mlp: what was found")[0]
+    assert " collapse " not in said.partition("digits_mlp: what was found")[0]
     both = pd.read_csv(folder / "results" / "diagnostics.csv")
     assert len(both) > len(table)
     kept = both[both["diagnostic"] != "calibration"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, table)
     assert "not at equal training loss" in said
     assert "stable rank of the change" in said
+
+
+def test_trials_that_began_alike_are_told_how_far_they_went_apart(diagnosed, capfd):
+    folder, given, _ = diagnosed
+    assert diagnose.main([*given[:-1], "only=rates,connectivity"]) == 0
+    said = capfd.readouterr().out
+    assert "digits_mlp sgd: rates  not here: its trials have 1 learning rates; 3 tell something" in said
+    assert "digits_mlp idle and sgd: connectivity  barrier" in said
+    pair = pd.read_csv(folder / "results" / "diagnostics.csv").query("diagnostic == 'connectivity'")
+    assert set(pair["name"]) == {"barrier", "barrier_matched"}
+    assert (pair["trial_id"].str.count(r"\+") == 1).all()
+
+
+@pytest.mark.slow
+def test_every_diagnostic_reads_off_a_trial_and_ratios_are_of_its_own_rate(tmp_path):
+    given = arguments(tmp_path, "submission=nesterov,adamw", "workload.budget.steps=80")
+    for rate in ("0.001", "0.01", "0.1"):
+        assert diagnose.main([*given, f"hp.learning_rate={rate}"]) == 0
+    table = pd.read_csv(tmp_path / "results" / "diagnostics.csv")
+    not_here = {"bias"}  # ten classes, and no solution is known
+    assert set(table["diagnostic"]) == {*DIAGNOSTICS, *diagnose.ACROSS} - not_here
+    assert table["value"].notna().mean() > 0.99
+    ratios = table.query("weights == 'initial' and name == 'sharpness_ratio' and submission == 'nesterov'")["value"]
+    assert sorted(ratios / ratios.min()) == pytest.approx([1, 10, 100])
 
 
 def test_a_trial_that_was_run_without_its_weights_is_named_with_what_to_do(tmp_path):
