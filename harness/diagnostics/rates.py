@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -39,12 +41,14 @@ def rate_readouts(trials: pd.DataFrame, evaluations: pd.DataFrame, *, initial: f
     if trials["rate"].nunique() < FEWEST_RATES:
         raise NotHere(f"its trials have {trials['rate'].nunique()} learning rates; {FEWEST_RATES} tell something")
     smallest = evaluations.groupby("trial_id")["validation_loss"].min()
-    losses = trials["trial_id"].map(smallest).fillna(math.inf)
-    by_rate = losses.groupby(trials["rate"]).median()
+    losses: dict[float, list[float]] = defaultdict(list)
+    for rate, trial_id in zip(trials["rate"].tolist(), trials["trial_id"].tolist(), strict=True):
+        losses[rate].append(float(smallest.get(trial_id, math.inf)))
+    by_rate = {rate: statistics.median(found) for rate, found in losses.items()}
     reached = trials["rate"][trials["time_to_target"].map(math.isfinite)]
     return {
-        "sensitivity": rate_sensitivity({float(rate): float(loss) for rate, loss in by_rate.items()}, initial),
+        "sensitivity": rate_sensitivity(by_rate, initial),
         "decades_reached": decades(reached.tolist()),
         "rates": float(len(by_rate)),
-        "best_rate": float(str(by_rate.idxmin())),
+        "best_rate": min(by_rate, key=by_rate.__getitem__),
     }
