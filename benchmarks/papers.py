@@ -36,7 +36,8 @@ paper where there is none.
 
 **Works**: the submission or the workload is here and keeps the contract, or the diagnostic gives its known answers.
 That says nothing of the paper's claim: what was measured of these is in [claims.md](claims.md) and
-[frontier.md](frontier.md). **Not yet**: planned as what the row says. **Nothing to train**: the paper trains no weights, so there is nothing to race.
+[frontier.md](frontier.md). **Not yet**: planned as what the row says. **Nothing to train**: the paper trains no
+weights, so there is nothing to race.
 """
 
 
