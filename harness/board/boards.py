@@ -35,6 +35,8 @@ class DashboardBoard:
     uncertainty: Uncertainty
     notes: list[str]
     reference: str | None = None
+    readouts: pd.DataFrame | None = None
+    """What diagnostics read off the weights of its trials; None: nothing."""
 
     @property
     def label(self) -> str:

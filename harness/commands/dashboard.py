@@ -30,6 +30,7 @@ from harness.commands.leaderboard import (
     reference_of,
 )
 from harness.config import TrackingConfig, load
+from harness.diagnostics.table import all_readouts
 from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.clock.units import in_unit, rates
 from harness.scoring.rules import load_rules, readings_of, rules_of
@@ -48,6 +49,7 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
     """
     notes: list[str] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
+    readouts = all_readouts(choice.runs.parent)
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
@@ -71,12 +73,19 @@ def build_boards(choice: Choice, *, reference: str | None = None) -> list[Dashbo
                 board = score_board(
                     read, seen, rules, notes=read.notes, reference=known, recorded=_recorded_in(trials, rules.unit)
                 )
+                board = replace(board, readouts=_of_trials(readouts, board))
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(replace(board, notes=[*board.notes, *more]))
     elsewhere = [f"{name} is ranked by best values: make leaderboard RULESET={name} shows it" for name in by_value]
     if elsewhere and not boards:
         raise DataError(f"{choice.runs}: {'; '.join(elsewhere)}.")
     return [replace(board, notes=[*board.notes, *elsewhere]) for board in boards]
+
+
+def _of_trials(readouts: pd.DataFrame, board: DashboardBoard) -> pd.DataFrame | None:
+    """The readouts of single trials of a board; None where there is none."""
+    found = readouts[readouts["trial_id"].isin(board.scoring.times["trial_id"])]
+    return None if found.empty else found
 
 
 def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from harness import command_line
 from harness.api import ConfigError, DataError, near_matches
+from harness.board import fingerprint
+from harness.board.fingerprint import INITIAL
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.config import StudyConfig
-from harness.diagnostics import terminal
 from harness.diagnostics.connectivity import pair_readouts
 from harness.diagnostics.probe import NotHere
 from harness.diagnostics.rates import rate_readouts
@@ -39,7 +40,6 @@ from harness.study.identity import Study, describe, workload_hash
 from harness.study.standing import standing_of
 
 _KEEP = "keep_weights"
-INITIAL = "initial"
 ACROSS = ("rates", "connectivity")
 """Diagnostics of several trials."""
 
@@ -127,7 +127,7 @@ def _diagnose(configs: list[StudyConfig], names: list[str], console: Console) ->
             _connectivity(studies, tasks, looked_at, console)
         path = write_csv(results)
         table = all_readouts(results)
-        terminal.print_readouts(table[table["trial_id"].isin([each.key.trial_id for each in looked_at])], console)
+        fingerprint.print_readouts(table[table["trial_id"].isin([each.key.trial_id for each in looked_at])], console)
         console.print(f"all readouts: {path}", soft_wrap=True)
     if without:
         raise DataError(
@@ -210,7 +210,7 @@ def _connectivity(studies: list[Study], tasks: dict[str, _Task], looked_at: list
 
 def _say(console: Console, what: str, reading: Reading) -> None:
     said = f"not here: {reading.not_here}" if reading.not_here else ""
-    numbers = ", ".join(f"{name} {terminal.number_text(value)}" for name, value in reading.numbers.items())
+    numbers = ", ".join(f"{name} {fingerprint.number_text(value)}" for name, value in reading.numbers.items())
     console.print(f"{what}: {reading.diagnostic}  {said}{numbers}", soft_wrap=True)
 
 
