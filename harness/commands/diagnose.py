@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +104,7 @@ class _Task:
 def _diagnose(configs: list[StudyConfig], names: list[str], console: Console) -> int:
     studies = [describe(config) for config in configs]
     results = configs[0].results
-    torch.set_num_threads(max(study.machine.threads for study in studies))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # nothing is timed any more
     tasks: dict[str, _Task] = {}
     looked_at: list[_Kept] = []
     without: list[str] = []
@@ -160,6 +161,7 @@ def _read_off(
             console.print(f"  {reading.diagnostic:<14} {reading.seconds:7.1f} s  {said}", soft_wrap=True)
             known += _rows(key, weights, reading)
             write_readouts(results, key, known)
+        subject.probe.release()
 
 
 def _rates(studies: list[Study], looked_at: list[_Kept], console: Console) -> None:

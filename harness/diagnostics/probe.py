@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,16 +18,21 @@ from harness.trial.passes.modes import in_eval_mode
 from harness.trial.passes.twice import (
     gradient_difference,
     has_second_derivatives,
-    hessian_product,
+    product_of,
     twice_differentiable,
 )
 
 EXAMPLES = 2048
-UNITS = 16_384
+UNITS = 8_192
 """Where an example has many units (tokens, pixels): so many at most, but FEWEST examples in any case."""
 FEWEST = 64
 _SEED = 0
-_UNITS_AT_ONCE = 8192
+_UNITS_AT_ONCE, _EXAMPLES_AT_ONCE = 4096, 256
+
+
+_NO_GRADIENT = "in eval mode the loss of this workload has no gradient by the weights"
+# What gradients that can be differentiated again may keep, for the next product at the same weights.
+_KEPT_BYTES = 4 << 30
 
 
 class NotHere(HarnessError):  # noqa: N818 - no fault of anybody
@@ -48,8 +54,9 @@ class Probe:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         units = _units_of_an_example(workload, model, train_set)
         self.index = probe_index(len(train_set), units) if index is None else index
-        self._at_once = max(1, _UNITS_AT_ONCE // units)
+        self._at_once = max(1, min(_EXAMPLES_AT_ONCE, _UNITS_AT_ONCE // units))
         self.batches = self._cut(self.index)
+        self._slopes: _Slopes | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -95,8 +102,21 @@ class Probe:
         parts = self.apart(vector)
         if not self.is_exact:
             return flat(gradient_difference(lambda: self.apart(self.gradient()), self._list, parts))
-        with twice_differentiable(self.model, self.workload.loss_kind):
-            return self._added(self.batches, lambda loss: hessian_product(lambda: loss, self._list, parts))
+        versions = [p._version for p in self._list]
+        if self._slopes is None or self._slopes.versions != versions:
+            self._slopes = _Slopes(versions)
+        total = torch.zeros(self.size, dtype=torch.float64, device=self._list[0].device)
+        units = 0.0
+        for number, batch in enumerate(self.batches):
+            with twice_differentiable(self.model, self.workload.loss_kind), torch.enable_grad():
+                slope, count = self._slopes.of(number, functools.partial(self._slope, batch))
+            total += flat(product_of(slope, self._list, parts))
+            units += count
+        return total / units
+
+    def release(self) -> None:
+        """Give back the memory that products keep."""
+        self._slopes = None
 
     def example_losses(self) -> Tensor:
         """The mean over the units of each example that count. Shape: float64 [examples]."""
@@ -114,6 +134,13 @@ class Probe:
         with torch.no_grad():
             for batch in self.batches:
                 yield batch, self.workload.outputs(self.model, batch)
+
+    def _slope(self, batch: Batch) -> tuple[tuple[Tensor, ...], float]:
+        """The gradient of the sum of the losses of a part, which can be differentiated, and how many units count."""
+        loss, count = self._sums(batch)
+        if not loss.requires_grad:
+            raise NotHere(_NO_GRADIENT)
+        return torch.autograd.grad(loss, self._list, create_graph=True, materialize_grads=True), count
 
     @property
     def _list(self) -> list[Tensor]:
@@ -138,10 +165,42 @@ class Probe:
             with torch.enable_grad():
                 loss, count = self._sums(batch)
             if not loss.requires_grad:
-                raise NotHere("in eval mode the loss of this workload has no gradient by the weights")
+                raise NotHere(_NO_GRADIENT)
             total += flat(function(loss))
             units += count
         return total / units
+
+
+class _Slopes:
+    """Gradients of the parts of a probe set that can be differentiated, made once for all products at some weights.
+
+    A product then costs half of what it does from the beginning. What does not fit is made anew each time. `versions`:
+    those of the weights, which say whether anybody has written to them since.
+    """
+
+    def __init__(self, versions: list[int]) -> None:
+        self.versions = versions
+        self._kept: dict[int, tuple[tuple[Tensor, ...], float]] = {}
+        self._bytes = 0
+
+    def of(self, number: int, make: Callable[[], tuple[tuple[Tensor, ...], float]]) -> tuple[tuple[Tensor, ...], float]:
+        """What `make` returns for this part, or returned before."""
+        if number in self._kept:
+            return self._kept[number]
+        seen: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        if self._bytes >= _KEPT_BYTES:
+            return make()
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            made = make()
+        self._bytes += sum(seen.values())
+        self._kept[number] = made
+        return made
 
 
 @dataclass(frozen=True)

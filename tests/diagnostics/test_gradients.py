@@ -154,10 +154,25 @@ def test_the_probe_loss_is_the_mean_over_the_units_that_count_and_its_gradient_t
     torch.testing.assert_close(probe.example_losses()[counted].float(), losses.detach()[counted])
 
 
+def test_products_at_the_same_weights_agree_and_those_after_a_change_are_of_the_new_weights():
+    probe, anew = probe_of(Blobs(hidden=4, masked=True)), probe_of(Blobs(hidden=4, masked=True))
+    vector = torch.randn(probe.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    first = probe.product(vector)
+    assert torch.equal(probe.product(vector), first)
+    torch.testing.assert_close(probe.product(2.0 * vector), 2.0 * first)
+    for each in (probe, anew):
+        each.load(3.0 * each.weights())
+    after = probe.product(vector)
+    assert not torch.equal(after, first)
+    assert torch.equal(after, anew.product(vector))
+    probe.release()
+    assert torch.equal(probe.product(vector), after)
+
+
 def test_the_probe_set_is_the_first_part_of_one_permutation_and_smaller_where_examples_have_many_units():
     whole, few = probe_index(60_000, 1), probe_index(60_000, 64)
-    assert (len(whole), len(few)) == (2048, 256)
-    assert torch.equal(whole[:256], few)
+    assert (len(whole), len(few)) == (2048, 128)
+    assert torch.equal(whole[:128], few)
     assert len(whole.unique()) == 2048
     assert (len(probe_index(500, 1)), len(probe_index(60_000, 10**6))) == (500, 64)
     assert whole[:4].tolist() == [3048, 19563, 58303, 8870]

@@ -50,12 +50,18 @@ def hessian_product(loss: Callable[[], Tensor], parameters: Sequence[Tensor], ve
     """
     with torch.enable_grad():
         gradient = torch.autograd.grad(loss(), parameters, create_graph=True, materialize_grads=True)
-        curved = [(g, v) for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
-        if not curved:  # the loss is linear in all of them
-            return [torch.zeros_like(p) for p in parameters]
-        return list(
-            torch.autograd.grad([g for g, _ in curved], parameters, [v for _, v in curved], materialize_grads=True)
-        )
+    return product_of(gradient, parameters, vector, is_last=True)
+
+
+def product_of(
+    gradient: Sequence[Tensor], parameters: Sequence[Tensor], vector: Sequence[Tensor], *, is_last: bool = False
+) -> list[Tensor]:
+    """The same from a gradient that was made with `create_graph`; `is_last`: it may let go of what it keeps."""
+    curved = [(g, v) for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
+    if not curved:  # the loss is linear in all of them
+        return [torch.zeros_like(p) for p in parameters]
+    slopes, along = [g for g, _ in curved], [v for _, v in curved]
+    return list(torch.autograd.grad(slopes, parameters, along, retain_graph=not is_last, materialize_grads=True))
 
 
 @torch.no_grad()
