@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from harness.api import LossKind
@@ -198,10 +199,11 @@ def tangent_kernel(probe: Probe) -> Tensor:
     count = len(outputs)
     kernel = torch.zeros(count, count, dtype=torch.float64)
     for place in range(outputs_of_one):
-        rows = torch.func.vmap(gradients(place), in_dims=(None, 0), chunk_size=_AT_ONCE)(parameters, batch)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused one has no rule for many examples one by one
+            rows = torch.func.vmap(gradients(place), in_dims=(None, 0), chunk_size=_AT_ONCE)(parameters, batch)
         # A few numbers of a million at a time: in float64 all of them would be twice the memory.
         for part in rows.values():
-            part = part.flatten(1).double()
+            part = part.reshape(count, -1).double()
             kernel += part @ part.T
     return kernel
 

@@ -180,3 +180,26 @@ def test_many_outputs_have_no_kernel():
     probe = Probe(workload, workload.build_model(), workload.load("train", Path()), index=torch.arange(4))
     with pytest.raises(NotHere, match="an example has 40 outputs; the kernel takes a gradient of each"):
         tangent_kernel(probe)
+
+
+class Scaled(Regression):
+    def build_model(self) -> nn.Module:
+        return _Scaled(self.width)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(width, 1, bias=False), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * self.layer(inputs).squeeze(1)
+
+
+def test_a_parameter_that_is_one_number_counts_too():
+    probe = probe_of(Scaled(rows=6, width=3))
+    inputs = probe.train_set.gather(probe.index)["inputs"].double()
+    along = inputs @ probe.model.layer.weight.detach().double().flatten()
+    torch.testing.assert_close(
+        tangent_kernel(probe), 4 * inputs @ inputs.T + torch.outer(along, along), rtol=1e-5, atol=1e-5
+    )
