@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy
 import torch
 from scipy.optimize import linprog
@@ -14,6 +16,9 @@ from harness.trial.passes.captured import captured
 # What violating a margin costs beside the norm, and how much longer than others the column of the bias is.
 _HARD = 1e8
 _FREE = 1e3
+# What a solver may take, and which margin is near enough to 1.
+_STEPS = 1_000_000
+_NEARLY = 0.99
 
 
 def margin_readouts(probe: Probe) -> dict[str, float]:
@@ -65,16 +70,20 @@ def largest_margin_linf(rows: numpy.ndarray, *, regularised: int) -> numpy.ndarr
 
 
 def largest_margin_l2(rows: numpy.ndarray, *, regularised: int) -> numpy.ndarray:
-    """The same with the smallest Euclidean norm, of rows that some w fits."""
+    """The same with the smallest Euclidean norm, of rows that some w fits. Raises NotHere where it takes too long."""
     from sklearn.svm import SVC
 
     # With each row its opposite in the other class, so that the machine's own intercept is zero. A bias, where there is
     # one, is made as good as free of charge by a column that is large.
     free = numpy.where(numpy.arange(rows.shape[1]) < regularised, 1.0, _FREE)
     scaled = rows * free
-    machine = SVC(kernel="linear", C=_HARD, tol=1e-6)
-    machine.fit(numpy.vstack([scaled, -scaled]), numpy.repeat([1, -1], len(rows)))
+    machine = SVC(kernel="linear", C=_HARD, tol=1e-6, max_iter=_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it stopped too early is seen below
+        machine.fit(numpy.vstack([scaled, -scaled]), numpy.repeat([1, -1], len(rows)))
     found: numpy.ndarray = machine.coef_[0] * free
+    if float((rows @ found).min()) < _NEARLY:
+        raise NotHere(f"the largest margin was not found in {_STEPS:,} steps")
     return found
 
 

@@ -44,16 +44,17 @@ def _loss_between(probe: Probe, some: State, other: State, share: float) -> floa
     norms = [
         module for module in probe.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for a plain mean over all batches
+        norm.train()
     if norms:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, kept = None, norm.momentum  # torch's word for a plain mean over all batches
-            norm.train()
         for _ in probe.outputs():
             pass
-        for norm in norms:
-            norm.momentum = kept
-            norm.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
     return probe.loss()
 
 

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, Examples, HarnessError, ParameterKind, Workload
+from harness.api import Batch, Examples, HarnessError, LossKind, ParameterKind, Workload
 from harness.trial.parameter_kinds import kinds_of
 from harness.trial.passes.captured import captured
 from harness.trial.passes.modes import in_eval_mode
@@ -218,8 +218,6 @@ def features_of(probe: Probe) -> Features:
 
     Raises NotHere where there is no linear output layer that gives a score for each class.
     """
-    from harness.api import LossKind
-
     if probe.workload.loss_kind is not LossKind.SOFTMAX_CROSS_ENTROPY:
         raise NotHere(f"the loss is {probe.workload.loss_kind}: there are no classes")
     path, layer = output_layer(probe.model)
