@@ -70,6 +70,9 @@ agreement: .venv/installed ## whether two boards rank alike: A=folder-or-board B
 advise: .venv/installed ## what to use, as far as recorded rows can say: WORKLOAD=a,b or SUITE=x BUDGET=0.5|1|2 RULESET= UNIT=
 	@$(PY) -m harness.commands.advise $(OVERRIDES) $(call override_if,BUDGET,budget) $(call override_if,UNIT,unit)
 
+diagnose: .venv/installed ## what training algorithms found, read off the weights of their trials: WORKLOAD=a SUBMISSION=x,y ONLY=sharpness,weights
+	@$(PY) -m harness.commands.diagnose $(OVERRIDES) $(call override_if,ONLY,only)
+
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \
 	    $(call override_if,SAMPLE,sample) $(OVERRIDES)

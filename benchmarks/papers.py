@@ -16,11 +16,15 @@ from pydantic import ConfigDict
 
 from harness import command_line, config
 from harness.api import ConfigError, visible
+from harness.commands.diagnose import ACROSS
 from harness.config import WorkloadConfig, build, load, names_in, read_yaml
+from harness.diagnostics.readouts import DIAGNOSTICS
 from harness.plugins.submission import load_submission
 
 PAGE = config.ROOT / "docs" / "papers.md"
 DATA = config.ROOT / "benchmarks" / "papers.yaml"
+SHOWN_ON = "fashion_mnist_cnn"
+"""What a diagnostic is shown on, where its paper names nothing else."""
 STATES = WORKS, NOT_YET, NOTHING_TO_TRAIN = "works", "not yet", "nothing to train"
 
 _HEAD = """\
@@ -30,15 +34,16 @@ What each paper that this suite is to show something of is here, and the command
 `make papers` from `benchmarks/papers.yaml`; do not edit. Names are short; links are those of the submissions, or of the
 paper where there is none.
 
-**Works**: the submission, or the workload, is here and keeps the contract. That says nothing of the paper's claim: what
-was measured of these is in [claims.md](claims.md) and [frontier.md](frontier.md). **Not yet**: planned as what the row
-says. **Nothing to train**: the paper trains no weights, so there is nothing to race.
+**Works**: the submission or the workload is here and keeps the contract, or the diagnostic gives its known answers.
+That says nothing of the paper's claim: what was measured of these is in [claims.md](claims.md) and
+[frontier.md](frontier.md). **Not yet**: planned as what the row says. **Nothing to train**: the paper trains no
+weights, so there is nothing to race.
 """
 
 
 @dataclass(frozen=True)
 class Paper:
-    """One paper. Exactly one of `submissions` or `workloads`, `not_yet` and `nothing_to_train` is said.
+    """One paper. Exactly one of `submissions`, `workloads` or `diagnostics`, `not_yet` and `nothing_to_train` is said.
 
     `shown_on`: the workload that shows its submissions; null: the suite `quick`. `said_as`: what it is, where it is no
     plain submission or workload.
@@ -50,20 +55,24 @@ class Paper:
     link: str | None = None
     submissions: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ()
+    diagnostics: tuple[str, ...] = ()
     shown_on: str | None = None
     said_as: str | None = None
     not_yet: str | None = None
     nothing_to_train: str | None = None
 
     def __post_init__(self) -> None:
-        states = [bool(self.submissions or self.workloads), self.not_yet is not None, self.nothing_to_train is not None]
+        names = [self.submissions, self.workloads, self.diagnostics]
+        states = [any(names), self.not_yet is not None, self.nothing_to_train is not None]
         if sum(states) != 1:
             raise ConfigError(
-                f"{self.paper} says {sum(states)} states. Say submissions, workloads, not_yet or nothing_to_train."
+                f"{self.paper} says {sum(states)} states. Say submissions, workloads, diagnostics, "
+                "not_yet or nothing_to_train."
             )
-        if self.submissions and self.workloads:
+        if sum(map(bool, names)) > 1:
             raise ConfigError(
-                f"{self.paper} names submissions and workloads. Name one kind; `shown_on` is for the other."
+                f"{self.paper} names submissions, workloads or diagnostics at once. Name one kind; `shown_on` is for a "
+                "workload beside it."
             )
 
     @property
@@ -78,6 +87,11 @@ class Paper:
         """What shows it; None where nothing does yet."""
         if self.workloads:
             return f"make bench WORKLOAD={','.join(self.workloads)} SUBMISSION=nesterov,adamw,muon"
+        if self.diagnostics:
+            return (
+                f"make diagnose WORKLOAD={self.shown_on or SHOWN_ON} SUBMISSION=nesterov,adamw,muon "
+                f"ONLY={','.join(self.diagnostics)}"
+            )
         if self.submissions:
             where = f"WORKLOAD={self.shown_on} " if self.shown_on else ""
             return f"make bench {where}SUBMISSION={','.join(self.submissions)}"
@@ -136,17 +150,20 @@ def _what(paper: Paper) -> str:
     if paper.workloads:
         is_variant = [load("workload", name, WorkloadConfig).variant_of is not None for name in paper.workloads]
         return "workload and variants" if any(is_variant) else "workload"
+    if paper.diagnostics:
+        return "diagnostic" if len(paper.diagnostics) == 1 else "diagnostics"
     return paper.not_yet or paper.nothing_to_train or ""
 
 
 def missing(papers: Sequence[Paper]) -> list[str]:
-    """Names of submissions and workloads that papers rest on and that are not there."""
+    """Names of submissions, workloads and diagnostics that papers rest on and that are not there."""
     submissions = {path.parent.name for path in visible(config.ROOT / "submissions", "*/submission.yaml")}
     workloads = set(names_in("workload"))
     asked = [(name, submissions) for each in papers for name in each.submissions]
     asked += [
         (name, workloads) for each in papers for name in (*each.workloads, *([each.shown_on] if each.shown_on else []))
     ]
+    asked += [(name, {*DIAGNOSTICS, *ACROSS}) for each in papers for name in each.diagnostics]
     return [name for name, there in asked if name not in there]
 
 

@@ -561,6 +561,10 @@ class Workload(ABC):
         """
         return []
 
+    def known_solution(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002
+        """How near the weights are to a solution that is known, for `make diagnose`: cosines, shares. Default: none."""
+        return {}
+
     def resized(self) -> dict[str, Any]:
         """Options of a network that is wider by a few percent in as many layers as can be. Default: none."""
         return {}

@@ -255,7 +255,10 @@ class PruningConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """One study: what one Hydra job runs."""
+    """One study: what one Hydra job runs. `keep_weights`: of each trial, for `make diagnose`; no part of its identity.
+
+    `last`: those of its last evaluation; `best`: those with the best value of the target's metric.
+    """
 
     workload: WorkloadConfig
     ruleset: RulesetConfig
@@ -268,6 +271,7 @@ class StudyConfig:
     hp: dict[str, Any]
     results: Path
     evaluate_every_steps: int | None
+    keep_weights: Literal["none", "last", "best"] = "none"
 
     @property
     def budget(self) -> Budget:

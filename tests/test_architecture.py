@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "scoring": set(),
     "plugins": {"trial"},
     "records": {"scoring"},
+    "diagnostics": {"trial", "plugins", "records", "scoring"},
     "board": {"scoring"},
     "race": {"trial", "plugins"},
     "study": {"race", "plugins", "records", "scoring"},
-    "commands": {"study", "race", "trial", "plugins", "records", "scoring", "board"},
+    "commands": {"study", "race", "trial", "plugins", "records", "diagnostics", "scoring", "board"},
 }
 FLOORS_AT_MOST = 7
 FILES_AT_MOST = 15

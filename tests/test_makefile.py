@@ -53,7 +53,20 @@ def test_a_path_reaches_the_command_as_it_was_typed(name):
 
 
 def test_every_target_that_writes_or_reads_rows_hears_of_the_results_folder():
-    for target in ("status", "leaderboard", "dashboard", "agreement", "replay", "doctor", "calibrate", "noise", "sync"):
+    for target in (
+        *(
+            "status",
+            "diagnose",
+            "leaderboard",
+            "dashboard",
+            "agreement",
+            "replay",
+            "doctor",
+            "calibrate",
+            "noise",
+            "sync",
+        ),
+    ):
         assert "results=/t/it's" in called_with(target, "RESULTS=/t/it's"), target
 
 

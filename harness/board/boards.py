@@ -48,6 +48,8 @@ class DashboardBoard:
     reference: str | None = None
     ranges: Ranges = field(default_factory=dict)
     profiles: pd.DataFrame = field(default_factory=_NO_PROFILES.copy)
+    readouts: pd.DataFrame | None = None
+    """What diagnostics read off the weights of its trials; None: nothing."""
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ import jinja2
 import pandas as pd
 import plotly.offline
 
-from harness.board import facts, series, trial_table
+from harness.board import facts, fingerprint, series, trial_table
 from harness.board.advice import HEADER, answers_in_words, groups_of
 from harness.board.boards import DashboardBoard, file_names
 from harness.board.cells import predictor_sizes
@@ -25,8 +25,11 @@ from harness.scoring.advice.advice import Rows, advise
 from harness.scoring.advice.costs import GOOD_FACTOR
 from harness.scoring.comparison import DIFFERENCE_ALPHA
 
-_OURS = ("assets", "also", "data", "workloads", "submissions", "trials.html", "advice.html", "index.html")
-_BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials")
+_OURS = (
+    *("assets", "also", "data", "workloads", "submissions"),
+    *("trials.html", "advice.html", "solutions.html", "index.html"),
+)
+_BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials", "data/solutions")
 
 
 def write_site(boards: Sequence[DashboardBoard], folder: Path) -> Path:
@@ -114,6 +117,8 @@ class _BoardWriter:
         )
         chunks = -(-len(board.scoring.times) // trial_table.CHUNK_ROWS)
         self._page("trials.html", chunks=chunks, statuses=sorted(board.scoring.times["status"].unique()))
+        if board.readouts is not None:
+            self._write_solutions(board.readouts)
         for workload, name in self.workload_files.items():
             self._page(
                 f"workloads/{name}.html",
@@ -145,6 +150,15 @@ class _BoardWriter:
         for name, table in (("", advice.answers), ("_submissions", advice.submissions), ("_cells", advice.cells)):
             table.to_csv(self.folder / "data" / f"advice{name}.csv", index=False)
         self._page("advice.html", header=HEADER, groups=answers_in_words(advice, groups), good_factor=GOOD_FACTOR)
+
+    def _write_solutions(self, readouts: pd.DataFrame) -> None:
+        """What diagnostics found, where there is something: it is never scored, so on a page of its own."""
+        by_workload = {str(workload): rows for workload, rows in readouts.groupby("workload", sort=True)}
+        for workload, rows in by_workload.items():
+            self._data(f"solutions/{self.workload_files[workload]}", fingerprint.chart_series(rows))
+        readouts.to_csv(self.folder / "data" / "solutions.csv", index=False)
+        tables = {name: fingerprint.page_rows(rows, self.board.submissions) for name, rows in by_workload.items()}
+        self._page("solutions.html", tables=tables)
 
     def _page(self, path: str, template: str | None = None, **content: Any) -> None:
         up = "../" * path.count("/")

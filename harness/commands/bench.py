@@ -64,11 +64,16 @@ def main(arguments: Sequence[str]) -> int:
 def bench(arguments: list[str], console: Console) -> int:
     """`main` without the handling of errors. Raises HarnessError."""
     request = parse(arguments)
+    return _report(*run_missing(request, console), console, request.against)
+
+
+def run_missing(request: Request, console: Console) -> tuple[list[StudyConfig], list[StudyReport | None]]:
+    """Run all that was asked for and has no row; returns the studies, and how each ended. Raises HarnessError."""
     workloads = dict.fromkeys(_with_data(name, request.fallbacks, console) for name in request.workloads)
     request = replace(request, workloads=list(workloads))
     studies = studies_of(request)
     check_entries(studies)
-    return _report(studies, launch(studies, request.overrides, console), console, request.against)
+    return studies, launch(studies, request.overrides, console)
 
 
 def studies_of(request: Request) -> list[StudyConfig]:

@@ -30,6 +30,7 @@ from harness.commands.leaderboard import (
     reference_of,
 )
 from harness.config import TrackingConfig, load
+from harness.diagnostics.table import all_readouts
 from harness.plugins.submission import load_submission
 from harness.records.step_profiles import read_profiles
 from harness.records.tables import TRIALS, disk_errors
@@ -59,6 +60,7 @@ def build_boards(
     without_unit: list[tuple[Selection, str]] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
     profiles = read_profiles(choice.runs)
+    readouts = all_readouts(choice.runs.parent)
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
@@ -85,6 +87,7 @@ def build_boards(
                 board = score_board(
                     read, seen, rules, notes=read.notes, reference=known, recorded=_recorded_in(trials, rules.unit)
                 )
+                board = replace(board, readouts=_of_trials(readouts, board))
                 more = [*notes, *unread, *more_notes(board.scoring, selection, choice.runs)]
                 boards.append(
                     replace(
@@ -122,6 +125,12 @@ def _ranges(trials: pd.DataFrame, runs: Path) -> dict[str, dict[str, Range]]:
 def _named(selection: Selection) -> str:
     combination = selection.combination
     return f"{combination['ruleset']} v{combination['ruleset_version']} on {selection.hardware}"
+
+
+def _of_trials(readouts: pd.DataFrame, board: DashboardBoard) -> pd.DataFrame | None:
+    """The readouts of single trials of a board; None where there is none."""
+    found = readouts[readouts["trial_id"].isin(board.scoring.times["trial_id"])]
+    return None if found.empty else found
 
 
 def serve(folder: Path, console: Console, *, port: int = _PORT) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from harness.api import DataError, Division, Precision, Target, TrialStatus
 from harness.race.channel import Message
@@ -70,6 +73,18 @@ class Observation:
     reported: dict[str, float]
     cpu_seconds: float | None = None
     """What all processes of the trainer had used of the processors by then, starting up included; None: not known."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation was of: the judge's own tensors, which the next snapshot overwrites."""
+
+    state: Mapping[str, Tensor]
+    step: int
+    evaluation: int
+    """Its number, counted from 0."""
+    is_best: bool
+    """Whether no evaluation before it had as good a value of the target's metric."""
 
 
 @dataclass(frozen=True)

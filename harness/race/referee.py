@@ -20,6 +20,7 @@ from harness.race.outcome import (
     Checkpoint,
     Continuation,
     DisturbedError,
+    Judged,
     NotContinued,
     Observation,
     Outcome,
@@ -66,6 +67,7 @@ class Referee:
         scratch: Path,
         *,
         on_evaluation: Callable[[Observation], object] = lambda _: None,
+        on_weights: Callable[[Judged], object] = lambda _: None,
         on_tick: Callable[[float], object] = lambda _: None,
         on_checkpoint: Callable[[Checkpoint, Path], object] | None = None,
         continuation: Continuation | None = None,
@@ -73,7 +75,8 @@ class Referee:
     ) -> Outcome:
         """One trial from start to end, or on from `continuation`. Whatever the submission does ends in an Outcome.
 
-        `on_evaluation` is called after each evaluation, `on_tick` with the charged seconds about twice a second,
+        `on_evaluation` is called after each evaluation, then `on_weights` with what was judged, in the closed division
+        alone; `on_tick` with the charged seconds about twice a second,
         `on_checkpoint` with the folder that the trainer has written, to take it over before the trainer runs on (None:
         no checkpoints), `on_continued` when a continued trial stands at its checkpoint.
         Raises DataError where no trainer can be started or made ready, as no line of the submission has run then,
@@ -93,7 +96,7 @@ class Referee:
             )
             if rehearsal is not None:
                 hand_on(scratch)
-            callbacks = _Callbacks(on_evaluation, on_tick, on_checkpoint, on_continued)
+            callbacks = _Callbacks(on_evaluation, on_weights, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
             trial = _Trial(
                 spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks, freezes=self._freezes
@@ -139,6 +142,7 @@ def undisturbed(run: Callable[[], Outcome], say: Callable[[str], object] = lambd
 @dataclass(frozen=True)
 class _Callbacks:
     evaluation: Callable[[Observation], object]
+    weights: Callable[[Judged], object]
     tick: Callable[[float], object]
     checkpoint: Callable[[Checkpoint, Path], object] | None
     continued: Callable[[], object]
@@ -464,8 +468,9 @@ class _Trial:
             )
         reached = spec.ends_at_target and spec.target.is_reached_by(value)
         test = None
-        if reached or spec.target.is_better(value, self._best):
-            self._best = value if spec.target.is_better(value, self._best) else self._best
+        is_best = spec.target.is_better(value, self._best)
+        if reached or is_best:
+            self._best = value if is_best else self._best
             test = self._judge.test()
         outcome.evaluation_seconds += time.monotonic() - began
         observation = Observation(
@@ -479,6 +484,9 @@ class _Trial:
         )
         outcome.observations.append(observation)
         self._callbacks.evaluation(observation)
+        if isinstance(self._judge, Judge):
+            number = len(outcome.observations) - 1
+            self._callbacks.weights(Judged(self._judge.model.state_dict(), snapshot.step, number, is_best))
         self._after(observation, snapshot, reached=reached)
 
     def _loaded(self, snapshot: Snapshot) -> str | None:

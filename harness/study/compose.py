@@ -38,7 +38,7 @@ def study_config(composed: Any, *, submission: str, results: Path | None) -> Stu
             "hardware": build(HardwareConfig, values["hardware"], "conf/hardware and the command line"),
             "tracking": build(TrackingConfig, values["tracking"], "conf/tracking and the command line"),
             "pruning": build(PruningConfig, values["pruning"], where),
-            **{key: values[key] for key in ("study", "seed", "hp", "evaluate_every_steps")},
+            **{key: values[key] for key in ("study", "seed", "hp", "evaluate_every_steps", "keep_weights")},
             "submission": submission,
             "results": (results or Path(values["results"])).resolve(),
         },

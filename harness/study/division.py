@@ -9,7 +9,7 @@ from harness.plugins.submission import Submission
 
 
 def check_division(config: StudyConfig, submission: Submission, devices: int) -> None:
-    """Raise ConfigError where a submission that brings its own network cannot run on this workload, or so many devices.
+    """Raise ConfigError where a submission that brings its own network cannot run as is asked for: workload, devices.
 
     Such a network is trained in one process: what averages gradients over several knows the workload's own.
     """
@@ -20,6 +20,11 @@ def check_division(config: StudyConfig, submission: Submission, devices: int) ->
         raise ConfigError(
             f"{submission.name} is of the open division, which {config.workload.name} does not have: a prediction "
             f"needs more than its inputs, or they tell its targets. Use WORKLOAD={','.join(others)}, or some of these."
+        )
+    if config.keep_weights != "none":
+        raise ConfigError(
+            f"keep_weights is {config.keep_weights}, and {submission.name} is of the open division, whose networks "
+            "only their predictors can build. Use keep_weights=none."
         )
     if devices > 1:
         raise ConfigError(

@@ -24,12 +24,13 @@ from harness.plugins.entries import create_workload
 from harness.plugins.submission import copy_of, files_of
 from harness.plugins.submission_files import Files
 from harness.race.judge import Judge
-from harness.race.outcome import Continuation, NotContinued, Observation, Outcome, TrialSpec
+from harness.race.outcome import Checkpoint, Continuation, Judged, NotContinued, Observation, Outcome, TrialSpec
 from harness.race.prediction.judge import scratch_of_predictor
 from harness.race.referee import Referee, undisturbed
 from harness.race.rehearsal.rehearse import scratch_of_cache
 from harness.records.tables import Journal, Records, Row, TrialKey
 from harness.records.tracking import WandbMirror
+from harness.records.weights import KeptWeights
 from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
 from harness.scoring.rules import load_rules, rules_of
 from harness.study.budget import reference_step_seconds, seconds_per_step, trial_spec
@@ -90,6 +91,7 @@ def _clear_up(config: StudyConfig, key: TrialKey, records: Records) -> None:
         scratch_of_predictor(scratch),
         scratch_of_cache(scratch),
         _checkpoints(config, key),
+        _weights_of_checkpoints(config, key),
         _copy(config, key),
     ]
     if records.has_journal(key):
@@ -150,6 +152,9 @@ def _race(
     mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, spec))
     metric = config.workload.target.metric
     conditions = {"max_runtime": spec.max_runtime, "git_revision": git_revision(ROOT)}
+    kept = None
+    if config.keep_weights != "none":
+        kept = KeptWeights(records.runs, key, config.keep_weights, _weights_of_checkpoints(config, key))
     notes = TrialJournal(journal, _checkpoints(config, key), metric=metric, conditions=conditions)
     rows: list[Row] = []
     with TrialProgress(console, title, config.workload.target, spec.max_runtime) as progress:
@@ -164,8 +169,21 @@ def _race(
             notes.evaluation(show(observation))
             mirror.evaluations(rows)
 
+        def keep(seen: Judged) -> None:
+            if kept is not None:
+                kept.judged(seen.state, step=seen.step, evaluation=seen.evaluation, is_best=seen.is_best)
+
+        def keep_checkpoint(checkpoint: Checkpoint, written: Path) -> None:
+            if kept is not None:
+                kept.checkpoint(checkpoint.evaluations)
+            notes.checkpoint(checkpoint, written)
+            if kept is not None:
+                kept.noted(checkpoint.evaluations)
+
         def race(past: Continuation | None) -> Outcome:
             rows.clear()
+            if kept is not None:
+                kept.begin(past.checkpoint.evaluations if past else None)
             if past is None:
                 notes.start({"trial_id": key.trial_id, "started_at": _now()})
             machine = study.machine
@@ -174,8 +192,9 @@ def _race(
                 spec,
                 _scratch(config, key),
                 on_evaluation=evaluated,
+                on_weights=keep,
                 on_tick=progress.tick,
-                on_checkpoint=notes.checkpoint,
+                on_checkpoint=keep_checkpoint,
                 continuation=past,
                 on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
             )
@@ -273,6 +292,11 @@ def _copy(config: StudyConfig, key: TrialKey) -> Path:
 def _checkpoints(config: StudyConfig, key: TrialKey) -> Path:
     """Where the referee keeps what a trial goes on from: the trainer's own folder is emptied when it starts."""
     return config.results / "runs" / "checkpoints" / key.trial_id
+
+
+def _weights_of_checkpoints(config: StudyConfig, key: TrialKey) -> Path:
+    """Where the weights lie that were kept when checkpoints were: beside these, out of the trainer's reach."""
+    return config.results / "runs" / "checkpoints" / f"{key.trial_id}-weights"
 
 
 def _keep_log(config: StudyConfig, key: TrialKey, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,13 @@ from harness.trial.passes.labels import label_codes
 from harness.trial.passes.modes import in_eval_mode
 from harness.trial.passes.pinned import pinned
 from harness.trial.passes.speed import Forward
+from harness.trial.passes.twice import (
+    gradient_difference,
+    gradient_of,
+    has_second_derivatives,
+    hessian_product,
+    twice_differentiable,
+)
 from harness.trial.ranks import Ranks
 
 
@@ -201,6 +208,36 @@ class Trial:
         """
         with self._forward.uncompiled(), pinned(self.model, self.device):
             yield
+
+    @contextlib.contextmanager
+    def twice_differentiable(self) -> Iterator[None]:
+        """Inside this block forward passes can be differentiated twice, which fused attention cannot be.
+
+        Slower than outside, and not compiled. Enter it before the loop: ConfigError where the loss has no second
+        derivative (CTC), before anything has been computed. `hessian_product` needs it not.
+        """
+        with self._forward.uncompiled(), twice_differentiable(self.model, self.loss_kind):
+            yield
+
+    def hessian_product(self, batch: Batch, vector: Sequence[Tensor], *, label_smoothing: float = 0.0) -> list[Tensor]:
+        """The Hessian of the mean loss on `batch` times `vector`: a tensor for each parameter that is trained.
+
+        `vector`: likewise, in the order of `model.parameters()`. Exact by a second backward pass; where the loss has no
+        second derivative, from gradients a little to either side. Two to four times the cost of a gradient. Equal on
+        all ranks. Draws dropout masks, and moves the statistics of batch norm, as one forward pass does.
+        """
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+        def loss() -> Tensor:
+            return self.loss(batch, label_smoothing=label_smoothing)
+
+        with self.local_gradients(), self.pinned():
+            if has_second_derivatives(self.loss_kind):
+                with self.twice_differentiable():
+                    product = hessian_product(loss, parameters, vector)
+            else:
+                product = gradient_difference(lambda: gradient_of(loss, parameters), parameters, vector)
+        return [self.all_reduce_mean(each) for each in product]
 
     @contextlib.contextmanager
     def captured(self, names: Collection[str] | None = None) -> Iterator[dict[str, list[Tensor]]]:

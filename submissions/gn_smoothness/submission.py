@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness import ConfigError, Hyperparameters, LossKind, Trial
+from harness import ConfigError, Hyperparameters, Trial
 
 Product = Callable[[list[Tensor]], list[Tensor]]
 """The product of the curvature with a vector, both as tensors of the parameters' shapes."""
@@ -160,8 +159,6 @@ def point_of(
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """One batch a step: its gradient, its curvature, and both sides of the test. There is no schedule."""
-    if trial.loss_kind is LossKind.CTC:
-        raise ConfigError("products with the curvature differentiate the loss twice, which torch does not do for CTC.")
     parameters = list(trial.model.parameters())
     optimizer = GradientNormalizedSmoothness(
         parameters,
@@ -173,15 +170,14 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     trial.resumable(optimizer=optimizer)
     devices = [trial.device] if trial.device.type == "cuda" else []
     # What a step needs is averaged over the ranks as it comes, products too.
-    with trial.local_gradients():
+    with trial.twice_differentiable(), trial.local_gradients():
         for batch in trial.batches():
             # All evaluations of a step have the same dropout masks.
             seed = int(torch.randint(2**62, (), generator=trial.generator))
 
             @torch.enable_grad()
             def evaluate() -> Point:
-                # Fused attention cannot be differentiated twice.
-                with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
+                with torch.random.fork_rng(devices):
                     torch.manual_seed(seed)  # noqa: B023 - called within this step alone
                     outputs = trial.outputs(batch)  # noqa: B023
                 return _averaged(trial, _point_on_batch(trial, hp, batch, outputs, parameters))  # noqa: B023

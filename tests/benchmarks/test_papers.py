@@ -29,6 +29,18 @@ def test_a_name_that_is_not_there_is_found():
     ]  # fmt: skip
 
 
+def test_a_diagnostic_is_shown_by_make_diagnose_and_a_name_that_is_none_is_found():
+    paper = Paper("A", diagnostics=("sharpness", "rates"))
+    assert paper.command == (
+        "make diagnose WORKLOAD=fashion_mnist_cnn SUBMISSION=nesterov,adamw,muon ONLY=sharpness,rates"
+    )
+    assert (paper.state, missing([paper])) == (WORKS, [])
+    other = Paper("B", diagnostics=("sharpnes",), shown_on="digits_mlp")
+    assert other.command is not None
+    assert "WORKLOAD=digits_mlp " in other.command
+    assert missing([other]) == ["sharpnes"]
+
+
 def test_what_is_not_there_yet_is_said_to_work_once_it_is():
     # "workload `x`" is a promise of that name; where it exists, the row has to say so.
     known = set(names_in("workload"))

@@ -9,11 +9,15 @@ import datetime
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from harness.board.site import write_site
 from harness.commands.dashboard import build_boards
 from harness.commands.leaderboard import Choice
+from harness.diagnostics.table import write_readouts
 from harness.plugins.submission import load_submission
 from harness.records.step_profiles import StepProfile, keep
+from harness.records.tables import TrialKey
 from harness.study.folders import keep_folders
 from tests.scoring.scoring_tables import FIRST_DAY, hyperparameters, trial_rows, write
 
@@ -92,7 +96,28 @@ def _profile(submission_hash: str) -> StepProfile:
     )  # fmt: skip
 
 
+def record_readouts(results: Path) -> None:
+    """What diagnostics found of one trial of each submission on digits, and of the weights that these began with."""
+    trials = pd.read_parquet(results / "runs" / "trials").query("workload == 'digits' and hardware == 'desk'")
+    for number, (submission, mine) in enumerate(trials.sort_values("trial_id").groupby("submission", observed=True)):
+        trial_id = str(mine["trial_id"].iloc[0])
+        rows = [
+            {"trial_id": trial_id, "weights": weights, "diagnostic": diagnostic, "name": name, "value": value}
+            | {"examples": 2048, "seconds": 1.0}
+            for weights, factor in (("initial", 1.0), ("last", 2.0 + number))
+            for diagnostic, name, value in (
+                ("probe", "loss", 2.3 / factor),
+                ("sharpness", "eigenvalue_1", 7.5 * factor),
+                ("weights", "change_stable_rank/all", factor - 1.0),
+                ("weights", "norm/all", None if number == 0 else 3.0),
+                ("logits", "log_z_mean", 1.0),
+            )
+        ]
+        write_readouts(results, TrialKey("digits", str(submission), trial_id), rows)
+
+
 def build(results: Path) -> Path:
     """Record the rows, write the site, return its folder."""
     record(results / "runs")
+    record_readouts(results)
     return write_site(build_boards(Choice(results=str(results))), results / "board").parent

@@ -127,6 +127,28 @@ def test_a_frozen_score_stays_when_another_submission_is_edited(tmp_path):
     assert frozen == [pytest.approx((4 - 60.0 / 25.0) / 3)] * 4
 
 
+def test_what_diagnostics_found_of_a_boards_trials_has_a_page_with_a_row_for_each_entry(results):
+    folder = results / "board"
+    page = (folder / "solutions.html").read_text(encoding="utf-8")
+    assert page.count('<th scope="row">') == len(SUBMISSIONS) + 1
+    assert '<th scope="row">start of trials</th><td>initial</td><td class="n">2.3</td><td class="n">7.5</td>' in page
+    assert "not at equal training loss" in page
+    assert ">Solutions</a>" in (folder / "index.html").read_text(encoding="utf-8")
+    data = data_of(folder, "solutions/digits")
+    assert data["titles"] == ["training loss", "sharpness", "norm", "stable rank of the change"]
+    assert len(data["points"]) == 2 * len(SUBMISSIONS)
+    assert data["points"][1] == {
+        "submission": "adamw", "trial": data["points"][0]["trial"], "weights": "last", "values": [1.15, 15.0, None, 1.0]
+    }  # fmt: skip
+    assert len(pd.read_csv(folder / "data" / "solutions.csv")) == 10 * len(SUBMISSIONS)
+
+
+def test_a_board_whose_trials_nobody_diagnosed_has_no_page_of_solutions(results):
+    (cluster,) = (results / "board" / "also").iterdir()
+    assert not (cluster / "solutions.html").exists()
+    assert ">Solutions</a>" not in (cluster / "index.html").read_text(encoding="utf-8")
+
+
 def test_the_page_compares_every_pair_head_to_head(results, boards):
     text = (results / "board" / "index.html").read_text(encoding="utf-8")
     first, second = boards[0].submissions[:2]
@@ -180,7 +202,7 @@ def test_rules_without_readings_have_one():
 
 def test_every_link_and_every_file_that_a_page_needs_is_there(results):
     folder = results / "board"
-    assert len(pages(folder)) == 2 + 3 + 3 + 3 + 1 + 1
+    assert len(pages(folder)) == 2 + 3 + 3 + 3 + 1 + 1 + 1
     for page in pages(folder):
         links = Links()
         links.feed(page.read_text(encoding="utf-8"))

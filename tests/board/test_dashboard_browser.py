@@ -20,7 +20,9 @@ _CONTROLS = """
 const selector = "main :is(a[href], button, input, select, summary), header :is(a, button, summary)";
 return [...document.querySelectorAll(selector)];
 """
-PAGES = ["index.html", "workloads/digits.html", "submissions/sgd.html", "trials.html", "advice.html"]
+PAGES = [
+    "index.html", "workloads/digits.html", "submissions/sgd.html", "solutions.html", "trials.html", "advice.html",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_a_page_draws_its_charts_without_an_error_and_without_leaving_the_disk(v
     console_errors(chromium), requested(chromium)
     chromium.refresh()
     count = draw_all(chromium)
-    assert count == {"index.html": 2, "trials.html": 0, "advice.html": 0}.get(
+    assert count == {"index.html": 2, "solutions.html": 1, "trials.html": 0, "advice.html": 0}.get(
         page, 3 if page.startswith("workloads") else 2
     )
     assert not console_errors(chromium)
@@ -102,6 +104,19 @@ def test_every_submission_has_its_line_in_every_chart(visit):
     assert lines(chromium, "curves") == len(SUBMISSIONS)
     assert lines(chromium, "tuning") == len(SUBMISSIONS)
     assert lines(chromium, "settings") >= 1
+
+
+def test_solutions_lie_by_the_two_readouts_that_are_chosen(visit):
+    chromium = visit("solutions.html")
+    draw_all(chromium)
+    assert lines(chromium, "solutions") == len(SUBMISSIONS)
+    assert layout(chromium, "solutions", "xaxis.title.text") == "sharpness"
+    assert layout(chromium, "solutions", "yaxis.title.text") == "stable rank of the change"
+    one(chromium, "select[data-option=y] option[value='training loss']").click()
+    until(lambda: layout(chromium, "solutions", "yaxis.title.text") == "training loss", "the other axis")
+    one(chromium, "select[data-option=x] option[value='norm']").click()
+    # One of the three has no norm.
+    until(lambda: lines(chromium, "solutions") == len(SUBMISSIONS) - 1, "those that have both readouts")
 
 
 def test_the_profile_slider_moves_line_and_table_by_keyboard(visit):

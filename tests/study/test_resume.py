@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from harness.api import visible
 from harness.config import RehearsalConfig, StudyConfig, TrackingConfig
 from harness.race.outcome import Observation
 from harness.records.tables import TrialKey
+from harness.records.weights import read_weights
 from harness.study.identity import describe, trial_key
 from harness.study.rows import evaluation_row, observation_of
 from tests.conftest import interrupted
@@ -155,6 +157,20 @@ def test_a_trial_that_was_cut_off_at_random_moments_ends_with_the_curve_of_one_t
     assert (row["status"], row["steps"]) == ("out_of_budget", 120)
     assert curve(parts) == curve(whole)
     assert tables(whole)[0]["resumes"] == 0
+
+
+def test_the_weights_that_are_kept_of_a_trial_that_goes_on_are_those_of_one_that_was_not_cut_off(config):
+    whole, parts = (dataclasses.replace(config(name), keep_weights="best") for name in ("whole", "parts"))
+    run(whole)
+    cut(parts)
+    run(parts)
+    one, other = (read_weights(each.results / "runs", trial_key(describe(each), 0)) for each in (whole, parts))
+    assert tables(parts)[0]["resumes"] == 1
+    assert one is not None
+    assert other is not None
+    assert (one.evaluation, one.step) == (other.evaluation, other.step)
+    assert all(torch.equal(one.state[name], tensor) for name, tensor in other.state.items())
+    assert not visible(parts.results / "runs" / "checkpoints", "*")
 
 
 def test_what_was_charged_before_the_checkpoint_is_charged_and_what_came_after_it_is_not(config):

@@ -180,6 +180,36 @@
     },
   };
 
+  // ---- what solutions look like -----------------------------------------------------------------------------------
+  figures.solutions = {
+    prepare(element, data) {
+      const telling = data.titles.filter((_, i) => new Set(data.points.map(point => point.values[i])).size > 1);
+      const wanted = (...titles) => [...titles, ...telling, ...data.titles].find(title => telling.includes(title)) ?? data.titles[0];
+      for (const [option, first] of [["x", wanted("sharpness", "norm of the change")], ["y", wanted("stable rank of the change", "training loss")]]) {
+        fill(select(element, option), data.titles);
+        select(element, option).value = first;
+      }
+    },
+    draw(element, options, data) {
+      const [x, y] = ["x", "y"].map(option => data.titles.indexOf(select(element, option).value));
+      const told = data.points.filter(point => point.values[x] !== null && point.values[y] !== null);
+      if (!told.length) return nothing("No trial has both readouts.");
+      const line = (i, title) => {
+        const values = told.map(point => point.values[i]), isLog = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
+        return axis(title, { type: isLog ? "log" : "linear" });
+      };
+      const traces = names().filter(name => told.some(point => point.submission === name)).map(name => {
+        const mine = told.filter(point => point.submission === name), { color, symbol } = look(name);
+        return { name: escaped(name), mode: "markers", type: "scatter", x: mine.map(point => point.values[x]), y: mine.map(point => point.values[y]),
+          text: mine.map(point => `${point.weights} weights, trial ${point.trial}`),
+          marker: { color, size: 11, symbol: mine.map(point => symbol + (point.weights === "initial" ? "-open" : "")) },
+          hovertemplate: `${escaped(data.titles[x])} %{x:.4~r}<br>${escaped(data.titles[y])} %{y:.4~r}<br>%{text}<extra>${escaped(name)}</extra>` };
+      });
+      return { traces, layout: { xaxis: line(x, data.titles[x]), yaxis: line(y, data.titles[y]), showlegend: true,
+        legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, margin: { l: 56, r: 14, t: 40, b: 48 } } };
+    },
+  };
+
   // ---- how trials ended -----------------------------------------------------------------------------------------
   figures.endings = {
     draw(element, options, data) {

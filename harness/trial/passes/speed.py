@@ -59,7 +59,7 @@ class Forward:
                     network,
                     part,
                     use_reentrant=False,
-                    context_fn=lambda: (contextlib.nullcontext(), _still(network)),
+                    context_fn=lambda: (contextlib.nullcontext(), _Still(network)),
                 )
                 for part in parts
             ]
@@ -82,16 +82,22 @@ class Forward:
             self._network = network
 
 
-@contextlib.contextmanager
-def _still(network: nn.Module) -> Iterator[None]:
-    """Inside, running statistics of batch norm are copies: a pass that is made again has moved them before."""
+class _Still:
+    """Inside, running statistics of batch norm are copies: a pass that is made again has moved them before.
+
+    It is entered once for each time that the pass is made again: a second derivative makes it twice.
+    """
+
     # Switched off they would not be among what autograd keeps, which must be the same the second time.
-    norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
-    own = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: each.clone() for name, each in norm._buffers.items() if each is not None})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, own, strict=True):
+    def __init__(self, network: nn.Module) -> None:
+        self._norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+        self._own: list[dict[str, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._own = [dict(norm._buffers) for norm in self._norms]
+        for norm in self._norms:
+            norm._buffers.update({name: each.clone() for name, each in norm._buffers.items() if each is not None})
+
+    def __exit__(self, *_: object) -> None:
+        for norm, buffers in zip(self._norms, self._own, strict=True):
             norm._buffers.update(buffers)

@@ -14,9 +14,9 @@ from harness.trial.trial import Trial
 from tests.blobs import Blobs
 
 
-def trial_on_blobs(options: Mapping[str, Any] | None = None, **conditions: Any) -> Trial:
-    """`options`: those of Blobs in which it is another than usual."""
-    workload = Blobs(**{"hidden": 16, **(options or {})})
+def trial_on_blobs(options: Mapping[str, Any] | None = None, kind: type[Blobs] = Blobs, **conditions: Any) -> Trial:
+    """`options`: those of Blobs, or of a `kind` of them, in which it is another than usual."""
+    workload = kind(**{"hidden": 16, **(options or {})})
     torch.manual_seed(1)
     made = Conditions(
         seed=1,

@@ -66,9 +66,12 @@ class PlantedAttention(BinaryClassification):
         """`misalignment` of the weights, between 0 and 2; 1 for weights of zero."""
         assert isinstance(examples, Sequences)
         assert examples.solution is not None
-        weight = next(iter(model.parameters())).double()
-        cosine = torch.nn.functional.cosine_similarity(weight.flatten(), examples.solution.flatten(), dim=0, eps=1e-30)
-        return {"misalignment": 1.0 - cosine.item()}
+        return {"misalignment": 1.0 - _cosine(model, examples.solution)}
+
+    def known_solution(self, model: nn.Module) -> dict[str, float]:
+        """`cosine_max_margin` of the weights with the max-margin matrix of the training split."""
+        solution = torch.from_numpy(max_margin(differences(_sequences("train"))))
+        return {"cosine_max_margin": _cosine(model, solution.to(next(model.parameters()).device))}
 
 
 class Sequences(TensorExamples):
@@ -109,6 +112,11 @@ class OneQueryAttention(nn.Module):
         # are equal once its weight rounds to 1: noise, which a rule that normalises gradients then follows.
         logits: Tensor = chosen.squeeze(1) + (torch.softmax(scores, dim=1) * (values - chosen)).sum(dim=1)
         return logits
+
+
+def _cosine(model: nn.Module, solution: Tensor) -> float:
+    weight = next(iter(model.parameters())).detach().double()
+    return torch.nn.functional.cosine_similarity(weight.flatten(), solution.flatten(), dim=0, eps=1e-30).item()
 
 
 def differences(sequences: dict[str, numpy.ndarray]) -> numpy.ndarray:

@@ -77,6 +77,16 @@ class PlantedPatches(BinaryClassification):
         """A new network. Shapes: [batch, patches, numbers of a patch] -> [batch]."""
         return ThresholdedFilters(self.model)
 
+    def known_solution(self, model: nn.Module) -> dict[str, float]:
+        """`cosine_signal`: mean over patches of |cosine| of what the filters weigh in them with the planted direction.
+
+        A filter that sees all patches has such a part for each, and all of its parts count.
+        """
+        assert isinstance(model, ThresholdedFilters)
+        parts = model.filters.detach().double().reshape(-1, PATCH)
+        cosines = torch.nn.functional.cosine_similarity(parts, torch.from_numpy(direction())[None], dim=1, eps=1e-30)
+        return {"cosine_signal": float(cosines.abs().mean())}
+
     def symmetries(self) -> list[Symmetry]:
         """Patches in any order, and their numbers, each of either sign."""
         return [Reordered({"inputs": 1}), Reordered({"inputs": 2}), Signed({"inputs": 2})]

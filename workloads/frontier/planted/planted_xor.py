@@ -82,6 +82,12 @@ class PlantedXor(BinaryClassification):
         """Numbers in any order, each of either sign, and dead ones."""
         return [Reordered({"inputs": 1}), Signed({"inputs": 1}), Padded("inputs", layer="hidden")]
 
+    def known_solution(self, model: nn.Module) -> dict[str, float]:
+        """`share_on_signal`: of the squares of all hidden weights, those on the two coordinates that tell the label."""
+        assert isinstance(model, FixedOutputNetwork)
+        squares = model.hidden.weight.detach().double().square()
+        return {"share_on_signal": float(squares[:, :2].sum() / squares.sum())}
+
     def resized(self) -> dict[str, Any]:
         """Hidden units more by a thirty-second."""
         return {"units": self.units + max(2, self.units // 32)}
