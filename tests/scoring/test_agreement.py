@@ -145,7 +145,7 @@ def test_a_renamed_board_has_the_same_numbers_under_other_names():
     assert found.scores["score"].to_dict() == pytest.approx({"first": 1.0, "second": (4.0 - 1.4) / 3.0})
 
 
-SAMENESS = Sameness(families={"text": ["lm", "kjv_char_lm"]}, methods={"shampoo": ["shampoo_submission"]})
+SAMENESS = Sameness(methods={"shampoo": ["shampoo_submission"]})
 
 
 def test_what_is_given_is_matched_first_then_equal_names_then_methods():
@@ -169,20 +169,13 @@ def test_two_submissions_cannot_be_the_same_one_of_the_other_board():
         matched(["a", "b"], ["c"], SAMENESS, given={"a": "c", "b": "c"})
 
 
-def test_a_variant_has_the_family_of_its_base_and_a_workload_of_none_is_one_by_itself():
-    assert SAMENESS.family("kjv_char_lm_deep") == "text"
-    assert SAMENESS.family("elsewhere") == "elsewhere"
-
-
-def test_a_workload_in_two_families_is_refused():
+def test_a_name_of_two_methods_is_refused():
     with pytest.raises(ConfigError, match="w is there twice"):
-        Sameness(families={"a": ["w"], "b": ["w"]})
+        Sameness(methods={"a": ["w"], "b": ["w"]})
 
 
-def test_the_file_of_this_project_holds_families_and_methods():
-    found = read_sameness()
-    assert found.family("wmt") == found.family("interface_de_en") == "translation"
-    assert found.method("shampoo_submission") == "distributed_shampoo"
+def test_the_file_of_this_project_holds_methods():
+    assert read_sameness().method("shampoo_submission") == "distributed_shampoo"
 
 
 def test_speed_ups_of_a_ladder_are_those_of_each_size_by_itself():

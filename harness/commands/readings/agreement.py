@@ -23,7 +23,7 @@ from harness.api import ConfigError, near_matches, path_of, visible
 from harness.board.cells import Board, headline
 from harness.command_line import wide_console
 from harness.commands.leaderboard import Choice, read_evaluations, read_trials, scored_board
-from harness.config import WorkloadConfig, load, names_in
+from harness.config import WorkloadConfig, families, load, names_in
 from harness.records.committed import BoardFile, boards_folder
 from harness.records.tables import disk_errors
 from harness.scoring.agreement.ladder import speedups
@@ -143,7 +143,7 @@ def answer(request: Request, sameness: Sameness) -> Answer:
         pairs = [(f"{small} to {large}", _of(one, [small]), _of(other, [large])) for small, large in steps]
     else:
         faster = pd.DataFrame()
-        pairs = [("all", one, other), *_families(one, other, sameness)]
+        pairs = [("all", one, other), *_families(one, other)]
     scores = pd.DataFrame({"name_b": dict(names), "score_a": one.scores["score"], "score_b": other.scores["score"]})
     scores = scores.rename_axis("submission").sort_values("score_a", ascending=False, kind="stable").reset_index()
     rows = [{"what": what, **_columns(agreement(*sides))} for what, *sides in pairs]
@@ -161,13 +161,9 @@ def _parameters(workload: str) -> float:
     return load("workload", workload, WorkloadConfig).parameters if workload in names_in("workload") else math.nan
 
 
-def _families(one: Scoring, other: Scoring, sameness: Sameness) -> list[tuple[str, Scoring, Scoring]]:
+def _families(one: Scoring, other: Scoring) -> list[tuple[str, Scoring, Scoring]]:
     """The families that both boards score, with both boards of each."""
-    by_family: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-    for found, board in zip(by_family, (one, other), strict=True):
-        for workload in map(str, board.ratios.columns):
-            found.setdefault(sameness.family(workload), []).append(workload)
-    ours, theirs = by_family
+    ours, theirs = (families([str(name) for name in board.ratios.columns]) for board in (one, other))
     return [(family, _of(one, ours[family]), _of(other, theirs[family])) for family in sorted(ours.keys() & theirs)]
 
 

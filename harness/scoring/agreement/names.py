@@ -1,4 +1,4 @@
-"""What is the same on two boards: submissions that are one method under two names, and workloads of one family."""
+"""Which submissions are the same on two boards: one method may have two names."""
 
 from __future__ import annotations
 
@@ -9,33 +9,25 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from harness.api import ConfigError, near_matches
-from harness.config import CONF, build, names_in, read_yaml, values_of
+from harness.config import CONF, build, read_yaml
 
 
 @dataclass(frozen=True)
 class Sameness:
-    """`conf/agreement.yaml`. `families`: workloads by family. `methods`: further names of a method, by its name.
+    """`conf/agreement.yaml`. `methods`: further names of a method, by its name.
 
-    Raises ConfigError where a workload is in two families, or a name is that of two methods.
+    Raises ConfigError where a name is that of two methods.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    families: dict[str, list[str]] = field(default_factory=dict)
     methods: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for group in (self.families, self.methods):
-            members = [name for names in group.values() for name in names]
-            for name in members:
-                if members.count(name) > 1:
-                    raise ConfigError(f"{name} is there twice. Leave it in one place.")
-
-    def family(self, workload: str) -> str:
-        """The family of a workload: that of its base for a variant; its own name where it stands in none."""
-        base = values_of("workload", workload).get("variant_of") if workload in names_in("workload") else None
-        name = str(base or workload)
-        return next((family for family, members in self.families.items() if name in members), name)
+        names = [name for further in self.methods.values() for name in further]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{name} is there twice. Leave it in one place.")
 
     def method(self, submission: str) -> str:
         """The name that a method goes by here."""

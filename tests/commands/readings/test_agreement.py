@@ -16,7 +16,7 @@ from harness.scoring.agreement.names import Sameness
 from tests.scoring.scoring_tables import tables, trial_rows, write
 
 TIMES = {"nadamw": 10.0, "muon": 5.0, "lion": 12.0, "adamw": 16.0, "sgd": 19.0}
-SAMENESS = Sameness(families={"pictures": ["fashion", "imagenet"], "text": ["bible", "web"]})
+SAMENESS = Sameness()
 
 
 def rows(times, *, workloads, **changes):
@@ -30,7 +30,7 @@ def rows(times, *, workloads, **changes):
 
 @pytest.fixture
 def cheap(tmp_path):
-    write(tmp_path / "cheap" / "runs", rows(TIMES, workloads=["fashion", "bible"]))
+    write(tmp_path / "cheap" / "runs", rows(TIMES, workloads=["fashion_mnist_cnn", "kjv_char_lm"]))
     return tmp_path / "cheap"
 
 
@@ -39,7 +39,9 @@ def dear(tmp_path):
     other = {name: 10 * seconds for name, seconds in TIMES.items()} | {"shampoo": 30.0}
     other["muon_torch"] = other.pop("muon")
     text = other | {"nadamw": 200.0}  # the slowest but one
-    write(tmp_path / "dear" / "runs", rows(other, workloads=["imagenet"]) + rows(text, workloads=["web"]))
+    write(
+        tmp_path / "dear" / "runs", rows(other, workloads=["imagenet_resnet"]) + rows(text, workloads=["finewebedu_lm"])
+    )
     return tmp_path / "dear"
 
 
@@ -56,14 +58,14 @@ def printed(found, folder, *, width=140):
 def test_two_boards_are_compared_overall_and_by_family_and_the_csv_holds_what_is_printed(cheap, dear, tmp_path):
     found = asked(f"a={cheap}", f"b={dear}", "names=muon:muon_torch")
     taus = found.pairs.set_index("what")["tau"]
-    assert taus.index.tolist() == ["all", "pictures", "text"]
-    assert taus["pictures"] == 1.0
+    assert taus.index.tolist() == ["all", "images", "language"]
+    assert taus["images"] == 1.0
     # On text nadamw is level with sgd behind lion and adamw: two pairs of ten turned about.
-    assert 0.3 < taus["text"] < 0.9
+    assert 0.3 < taus["language"] < 0.9
     assert found.scores["name_b"].tolist()[0] == "muon_torch"
     assert (found.pairs["submissions"] == 5).all()
     text = printed(found, tmp_path / "board")
-    assert re.search(r"pictures +│ +1 and 1 +│ +5 +│ +1\.00", text)
+    assert re.search(r"images +│ +1 and 1 +│ +5 +│ +1\.00", text)
     assert "muon_torch" in text
     written = pd.read_csv(tmp_path / "board" / "agreement.csv").set_index("what")
     assert written["tau"].to_dict() == pytest.approx(taus.to_dict())
@@ -83,9 +85,9 @@ def test_methods_are_matched_by_the_names_of_the_file(cheap, dear):
 
 
 def test_two_rulesets_of_one_folder_are_compared(tmp_path):
-    both = rows(TIMES, workloads=["bible"], ruleset="self") + rows(
+    both = rows(TIMES, workloads=["kjv_char_lm"], ruleset="self") + rows(
         {name: 25.0 - seconds for name, seconds in TIMES.items()},
-        workloads=["bible"],
+        workloads=["kjv_char_lm"],
         ruleset="external",
         seed=2,
     )
@@ -102,7 +104,7 @@ def test_a_board_in_seconds_is_compared_with_itself_in_reference_steps(tmp_path)
         for name, seconds in TIMES.items()
         for row in rows(
             {name: seconds},
-            workloads=["bible"],
+            workloads=["kjv_char_lm"],
             reference_step_seconds_before=pace[name],
             reference_step_seconds_after=pace[name],
         )
@@ -135,7 +137,7 @@ def test_names_that_are_no_pairs_are_refused(cheap, dear):
 
 
 def test_boards_without_a_common_submission_are_refused(cheap, tmp_path):
-    write(tmp_path / "other" / "runs", rows({"soap": 3.0}, workloads=["web"]))
+    write(tmp_path / "other" / "runs", rows({"soap": 3.0}, workloads=["finewebedu_lm"]))
     with pytest.raises(ConfigError, match="no submission in common"):
         asked(f"a={cheap}", f"b={tmp_path / 'other'}")
 
@@ -146,7 +148,7 @@ def test_a_board_that_is_neither_a_folder_nor_committed_is_refused(cheap, tmp_pa
 
 
 def test_a_committed_board_is_compared_with_a_folder_of_rows(cheap, tmp_path):
-    found = rows({name: 2 * seconds for name, seconds in TIMES.items()}, workloads=["imagenet"])
+    found = rows({name: 2 * seconds for name, seconds in TIMES.items()}, workloads=["imagenet_resnet"])
     trials, evaluations = tables(found)
     BoardFile(tmp_path, "self").change(
         lambda _: board_rows(trials.to_dict("records"), evaluations.to_dict("records")),
