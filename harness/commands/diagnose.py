@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +103,8 @@ class _Task:
 def _diagnose(configs: list[StudyConfig], names: list[str], console: Console) -> int:
     studies = [describe(config) for config in configs]
     results = configs[0].results
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # nothing is timed any more
+    # Those of trials: on a busy machine one thread more spins while it waits, and 30 s of work did not end in 285.
+    torch.set_num_threads(max(study.machine.threads for study in studies))
     tasks: dict[str, _Task] = {}
     looked_at: list[_Kept] = []
     without: list[str] = []

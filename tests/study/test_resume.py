@@ -159,6 +159,7 @@ def test_a_trial_that_was_cut_off_at_random_moments_ends_with_the_curve_of_one_t
     assert tables(whole)[0]["resumes"] == 0
 
 
+@pytest.mark.slow
 def test_the_weights_that_are_kept_of_a_trial_that_goes_on_are_those_of_one_that_was_not_cut_off(config):
     whole, parts = (dataclasses.replace(config(name), keep_weights="best") for name in ("whole", "parts"))
     run(whole)
