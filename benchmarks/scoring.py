@@ -107,16 +107,15 @@ def write_board(results: Path, size: Size) -> None:
     rng = np.random.default_rng(0)
     folder = results / "reference" / "boards"
     folder.mkdir(parents=True)
-    tables: tuple[list[pa.Table], list[pa.Table]] = ([], [])
-    for workload in range(size.workloads):
-        for submission in range(size.submissions):
-            place = {"workload": f"w{workload:03}", "submission": f"s{submission:03}"}
-            for made, table in zip(tables, cell_tables(rng, place["workload"], place["submission"], size), strict=True):
-                for column, name in place.items():
-                    table = table.append_column(column, pa.array([name] * len(table)))
-                made.append(table)
-    for made, name in zip(tables, ("trials", "evaluations"), strict=True):
-        pq.write_table(pa.concat_tables(made), folder / f"synthetic.{name}.parquet")
+    both: dict[str, list[pa.Table]] = {"trials": [], "evaluations": []}
+    for number in range(size.workloads * size.submissions):
+        workload, submission = f"w{number % size.workloads:03}", f"s{number // size.workloads:03}"
+        for name, table in zip(both, cell_tables(rng, workload, submission, size), strict=True):
+            for column, value in (("workload", workload), ("submission", submission)):
+                table = table.append_column(column, pa.array([value] * len(table)))
+            both[name].append(table)
+    for name, tables in both.items():
+        pq.write_table(pa.concat_tables(tables), folder / f"synthetic.{name}.parquet")
 
 
 def _filled(columns: dict[str, Any], schema: pa.Schema, count: int) -> pa.Table:
@@ -160,10 +159,11 @@ def write_logs(folder: Path, count: int, evaluations: int) -> Path:
 
 
 def timed(what: str, work: Callable[[], Any]) -> Any:
-    """Do it; print seconds on the wall and on this process's cores, and the most memory that this process has had."""
-    started, cpu = time.perf_counter(), time.process_time()
+    """Do it; print seconds on the wall, and of processors that this process and those it waited for have used; and the
+    most memory that this process has had."""
+    started, cpu = time.perf_counter(), sum(os.times()[:4])
     result = work()
-    seconds, busy = time.perf_counter() - started, time.process_time() - cpu
+    seconds, busy = time.perf_counter() - started, sum(os.times()[:4]) - cpu
     print(f"{what:36} {seconds:7.2f} s {busy:7.2f} CPU s {peak_gibibytes():5.2f} GiB", flush=True)
     return result
 

@@ -20,7 +20,7 @@ _NAMED_AT_MOST = 4
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 Row = dict[str, Any]
-Cells = Mapping[tuple[str, ...], Row]
+Cells = Mapping[tuple[str, ...], tuple[float, str]]
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,11 @@ def groups_of(every: Sequence[Rows], whole: str) -> dict[str, list[str]]:
 def answers_in_words(advice: Advice, groups: Mapping[str, Sequence[str]]) -> list[Group]:
     """Every group that rows say something of, in the order of `groups`."""
     found = []
-    keys = ["ruleset", "effort", "workload", "submission"]
-    cells: Any = advice.cells.set_index(keys)[["time", "unit"]].to_dict("index")
+    columns = ["ruleset", "effort", "workload", "submission", "time", "unit"]
+    cells: Cells = {tuple(key): (time, unit) for *key, time, unit in advice.cells[columns].itertuples(index=False)}
+    every: list[Row] = [{str(name): value for name, value in row.items()} for row in advice.answers.to_dict("records")]
     for name, workloads in groups.items():
-        rows: Any = [row for row in advice.answers.to_dict("records") if row["group"] == name]
+        rows = [row for row in every if row["group"] == name]
         asked = list(dict.fromkeys((row["ruleset"], row["effort"]) for row in rows))
         answers = [
             _answer([row for row in rows if (row["ruleset"], row["effort"]) == key], cells, list(workloads))
@@ -178,8 +179,8 @@ def _takes(row: Row, cells: Cells, workloads: list[str]) -> str:
     share = f"{100 * row['time_share']:.0f} % of the budget" if math.isfinite(row["time_share"]) else ""
     if len(workloads) > 1:
         return share or "not known"
-    cell = cells[row["ruleset"], row["effort"], workloads[0], row["best"]]
-    time = time_text(cell["time"], cell["unit"]) if math.isfinite(cell["time"]) else ""
+    amount, unit = cells[row["ruleset"], row["effort"], workloads[0], row["best"]]
+    time = time_text(amount, unit) if math.isfinite(amount) else ""
     return ", ".join(part for part in (time, share) if part) or "not known"
 
 

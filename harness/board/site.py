@@ -144,7 +144,11 @@ class _BoardWriter:
 
     def write_advice(self, boards: Sequence[DashboardBoard]) -> None:
         """The page on what to use, from rows of this board and of other rulesets on the same machine."""
-        every = [Rows.of(board.scoring, reference=board.reference) for board in boards]
+        timed = [board for board in boards if board.scoring.rules.measure == "time_to_target"]
+        if not timed:
+            self._page("advice.html", header=HEADER, groups=[], good_factor=GOOD_FACTOR)
+            return
+        every = [Rows.of(board.scoring, reference=board.reference) for board in timed]
         groups = groups_of(every, "All workloads")
         advice = advise(sorted(every, key=lambda rows: rows.is_tuned), groups)
         for name, table in (("", advice.answers), ("_submissions", advice.submissions), ("_cells", advice.cells)):

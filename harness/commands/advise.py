@@ -67,10 +67,14 @@ def rows_of(question: Question) -> tuple[list[Rows], list[str]]:
     trials = _named(every_trial(results, _COLUMNS, left_out=notes.append), question, notes)
     found = []
     for selection, unit in selections(trials, unit=question.unit):
+        ruleset, runs = selection.combination["ruleset"], results / "runs"
+        rules = load_rules(rules_of(ruleset, runs=runs), runs=runs)
+        if rules.measure != "time_to_target":
+            notes.append(f"{ruleset}: ranks by {rules.measure.replace('_', ' ')} and says nothing of time")
+            continue
+        rules = rules.with_reading(unit=unit)
         seen = evaluations_of(results, selection.trials, EVALUATION_COLUMNS, left_out=notes.append)
         selection, seen = in_unit(with_evaluations(selection, seen), seen, unit)
-        ruleset, runs = selection.combination["ruleset"], results / "runs"
-        rules = load_rules(rules_of(ruleset, runs=runs), runs=runs).with_reading(unit=unit)
         if question.workloads is not None and rules.workloads:
             chosen = tuple(name for name in rules.workloads if name in question.workloads)
             rules = rules.with_reading(workloads=chosen or rules.workloads)
@@ -79,6 +83,8 @@ def rows_of(question: Question) -> tuple[list[Rows], list[str]]:
         notes.append(f"{ruleset}: {counts}, hardware {selection.hardware}, times in {UNITS[unit]}")
         notes += [f"{ruleset}: {note}" for note in selection.notes]
         found.append(rows)
+    if not found:
+        raise DataError(f"{results}: {'; '.join(notes)}. Choose other rows.")
     return sorted(found, key=lambda rows: rows.is_tuned), notes
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness.api import visible
-from harness.records.tables import EVALUATIONS, PARTITIONS, TRIALS, read_parquet, read_table
+from harness.records.committed import boards_folder, read_file
+from harness.records.tables import read_table
 
 
 def every_trial(results: Path, columns: list[str], *, left_out: Callable[[str], object]) -> pd.DataFrame:
@@ -19,7 +19,7 @@ def every_trial(results: Path, columns: list[str], *, left_out: Callable[[str], 
     Raises DataError where a board cannot be read.
     """
     own = read_table(results / "runs", "trials", columns=columns, left_out=left_out)
-    boards = [_board(path, "trials", columns) for path in visible(_boards(results), "*.trials.parquet")]
+    boards = [_board(path, "trials", columns) for path in visible(boards_folder(results), "*.trials.parquet")]
     return _together([own, *boards]).drop_duplicates("trial_id", ignore_index=True)
 
 
@@ -34,20 +34,14 @@ def evaluations_of(
         _names(trials["submission"])
     )
     own = read_table(results / "runs", "evaluations", columns=columns, filter=wanted, left_out=left_out)
-    boards = [_board(path, "evaluations", columns) for path in visible(_boards(results), "*.evaluations.parquet")]
+    boards = [_board(path, "evaluations", columns) for path in visible(boards_folder(results), "*.evaluations.parquet")]
     found = _together([own, *boards])
     found = found[found["trial_id"].isin(trials["trial_id"])]
     return found.drop_duplicates(["trial_id", "evaluation"], ignore_index=True)
 
 
-def _boards(results: Path) -> Path:
-    return results / "reference" / "boards"
-
-
 def _board(path: Path, table: str, columns: list[str]) -> pd.DataFrame:
-    schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
-    wanted = pa.schema([field for field in [*schema, *PARTITIONS] if field.name in columns])
-    frame: pd.DataFrame = read_parquet(path, wanted).to_pandas()
+    frame: pd.DataFrame = read_file(path, table).select(columns).to_pandas()
     return frame
 
 

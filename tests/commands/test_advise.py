@@ -89,6 +89,12 @@ def test_a_suite_answers_from_the_workloads_that_have_rows(results):
     assert "no rows of interface_de_en, flights_delay" in text
 
 
+def test_rows_that_are_ranked_by_value_say_nothing_of_time(tmp_path):
+    write(tmp_path / "runs", [trial_rows("kjv_char_lm", "adamw", 5.0, ruleset="data")])
+    with pytest.raises(DataError, match="ranks by best value"):
+        printed(tmp_path)
+
+
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_no_line_is_wider_than_the_terminal(results, width):
     assert max(len(line) for line in printed(results, width=width).splitlines()) <= width
