@@ -158,6 +158,22 @@ def test_a_board_can_be_read_in_reference_steps_and_in_cpu_seconds(tmp_path):
         printed(tmp_path / "runs", unit="hours")
 
 
+def test_entries_without_the_unit_are_named_and_the_others_are_ranked(tmp_path):
+    known = {"cpu_seconds": 5.0, "charged_seconds": 10.0}
+    silent = [trial_rows("digits", name, 10.0) for name in ("muon", "soap")]
+    write(tmp_path / "runs", [trial_rows("digits", "adamw", 10.0, **known), *silent])
+    said = " ".join(printed(tmp_path / "runs", width=400, unit="cpu_seconds").split())
+    assert "5.00 CPU s" in said
+    assert (
+        "do not say what they took in CPU seconds: 1 trial of muon, 1 trial of soap; not on this board: muon, soap"
+        in said
+    )
+    with pytest.raises(
+        DataError, match=r"reference steps \(adamw, muon, soap\)\. Use unit=seconds, or choose other rows"
+    ):
+        printed(tmp_path / "runs", unit="reference_steps")
+
+
 def test_disturbed_trials_are_counted_and_named(runs):
     write(runs, [trial_rows("digits", "sgd", 7.0, reference_drift=1.4)])
     text = flat(runs)
