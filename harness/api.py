@@ -87,13 +87,17 @@ def near_matches(name: object, known: Iterable[str]) -> str:
 
 
 class LossKind(StrEnum):
-    """What the training loss is, as AlgoPerf's loss types. A submission may branch on it."""
+    """What the training loss is, as AlgoPerf's loss types and `other`. A submission may branch on it.
+
+    A kind that a submission does not know is to be treated as `other`: nothing is known of its form, nor of its sign.
+    """
 
     SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy"
     SIGMOID_CROSS_ENTROPY = "sigmoid_cross_entropy"
     MEAN_SQUARED_ERROR = "mean_squared_error"
     MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
     CTC = "ctc"
+    OTHER = "other"
 
 
 class ParameterKind(StrEnum):

@@ -306,7 +306,8 @@ class AlgoPerfWorkload:
         """The batch that was drawn last."""
         self.metrics_logger = None
         self.step_hint = trial.step_hint
-        self.loss_type = _LOSS_TYPES[trial.loss_kind]
+        self.loss_type = _LOSS_TYPES.get(trial.loss_kind)
+        """None for a loss that AlgoPerf has no name for."""
         self.target_metric_name = trial.target.metric
         self.validation_target_value = trial.target.validation
         self.max_allowed_runtime_sec = trial.budget_seconds

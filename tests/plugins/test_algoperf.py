@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.api import ConfigError
+from harness.api import ConfigError, LossKind
 from harness.commands.authors.import_submission import import_submission
 from harness.plugins.algoperf import read_search_space
 from harness.plugins.submission import load_submission
 from tests.conftest import ROOT, SGD, race_on
+from tests.trial.passes.trials import trial_on_blobs
 
 SUBMISSIONS = ROOT / "tests" / "algoperf"
 POINT = {
@@ -246,3 +247,14 @@ def test_the_losses_of_units_are_what_the_loss_is_the_mean_of():
     losses, weights = trial.unit_losses(batch)
     assert weights is None
     torch.testing.assert_close(losses.mean(), trial.loss(batch))
+
+
+def test_a_loss_that_algoperf_has_no_name_for_has_none_and_outputs_stay_as_they_are():
+    from harness.plugins.algoperf import AlgoPerfWorkload
+
+    trial = trial_on_blobs()
+    trial.loss_kind = LossKind.OTHER
+    workload = AlgoPerfWorkload(trial)
+    assert workload.loss_type is None
+    outputs = trial.outputs(trial.next_batch())
+    assert torch.equal(workload.output_activation_fn(outputs), outputs)

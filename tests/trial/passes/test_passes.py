@@ -233,7 +233,7 @@ def test_tokens_have_codes_each_yes_and_no_stay_and_numbers_are_no_labels():
     codes = label_codes(LossKind.SIGMOID_CROSS_ENTROPY, answers, torch.zeros(2, 2))
     assert codes is not None
     assert (codes.dtype, codes.tolist()) == (torch.float32, answers.tolist())
-    for kind in (LossKind.MEAN_SQUARED_ERROR, LossKind.MEAN_ABSOLUTE_ERROR, LossKind.CTC):
+    for kind in (LossKind.MEAN_SQUARED_ERROR, LossKind.MEAN_ABSOLUTE_ERROR, LossKind.CTC, LossKind.OTHER):
         assert label_codes(kind, answers, torch.zeros(2, 2)) is None
 
 

@@ -1,0 +1,1 @@
+"""Denoisers whose best possible form is known."""

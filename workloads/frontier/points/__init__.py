@@ -1,0 +1,1 @@
+"""A world of finitely many points, in which the best denoiser is known exactly."""

@@ -1,0 +1,230 @@
+"""Diffusion on 512 points: a network takes noise of all strengths off them, and the best denoiser is a sum over points.
+
+Preconditioning and weights of Karras, Aittala, Aila, Laine, "Elucidating the design space of diffusion-based generative
+models", NeurIPS 2022; augmented dimensions of Xu et al., "PFGM++: unlocking the potential of physics-inspired
+generative models", ICML 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from harness.api import (
+    SPLITS,
+    Batch,
+    DataSource,
+    Examples,
+    LossKind,
+    Reordered,
+    Signed,
+    SplitName,
+    Symmetry,
+    TensorExamples,
+    Workload,
+)
+from workloads.frontier.made import as_float32, orthogonal, rounded
+
+ATOMS = 512
+DIMENSIONS = 8
+DEVIATION = 0.5
+"""Of the points, root mean square over the coordinates."""
+LOG_LEVEL_MEAN, LOG_LEVEL_DEVIATION = -1.2, 1.2
+_ARMS = 5
+_SEED_OF_DATA = 2022
+_HELD_OUT = 4_000
+_FREQUENCIES = 8
+
+
+class PointsDiffusion(Workload):
+    """w (D(x) - y)^2 for x = y + sigma n: y one of 512 points, ln sigma ~ N(-1.2, 1.2^2), w = 1 / s^2 + 1 / sigma^2.
+
+    Metric `excess`, the mean of w (D - D*)^2, D* the mean of y given x and sigma. While the model is in training mode
+    levels and noise are drawn anew; otherwise they are those that lie beside the points. `augmented_dimensions`: the
+    noise is what such a number of further dimensions makes of it, instead of Gaussian (none): n sqrt(dimensions / c), c
+    chi-squared with as many degrees of freedom.
+    """
+
+    loss_kind: ClassVar[LossKind] = LossKind.MEAN_SQUARED_ERROR
+    not_promised: ClassVar[frozenset[str]] = frozenset({"learns_one_batch_by_heart"})
+    """Noise is drawn in every step. What is given out are errors, so that outputs of zero have no loss."""
+
+    def __init__(self, *, augmented_dimensions: int | None, width: int) -> None:
+        self.augmented_dimensions = augmented_dimensions
+        self.width = width
+
+    def sources(self) -> list[DataSource]:
+        """None: the data are made when they are read."""
+        return []
+
+    def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing lies in the data folder
+        """`targets`, points, with one `level` and one noisy view, `inputs`, of each; held out with `optimum`.
+
+        The training split has each point once, held-out splits draw from all of them: they are all that there is.
+        """
+        # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
+        stream = numpy.random.RandomState([_SEED_OF_DATA, SPLITS.index(split)])
+        count = ATOMS if split == "train" else _HELD_OUT
+        chosen = numpy.arange(ATOMS) if split == "train" else stream.randint(ATOMS, size=count)
+        drawn = {
+            "targets": as_float32(atoms()[chosen]),
+            "log_levels": as_float32(rounded(stream.standard_normal(count))),
+            "noise": as_float32(rounded(stream.standard_normal((count, DIMENSIONS)))),
+            # Between zero and one, without the ends.
+            "quantiles": as_float32((stream.randint(1024, size=count) + 0.5) / 1024),
+        }
+        return Views(drawn, self._known(drawn, has_optimum=split != "train"))
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: [batch, 8], [batch] -> [batch, 8]."""
+        return Denoiser(self.width)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Errors sqrt(w) (D - y) of the network on noisy points. Shape: [batch, 8]."""
+        clean, levels, noisy = batch["targets"], batch["levels"], batch["inputs"]
+        if model.training:
+            levels = level_of(torch.randn_like(levels))
+            noisy = clean + levels[:, None] * self._noise(torch.randn_like(clean))
+        errors: Tensor = (model(noisy, levels) - clean) * root_weight(levels)[:, None]
+        return errors
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:  # noqa: ARG002
+        """Squares of the errors. Shape: [batch, 8]."""
+        return outputs.square(), None
+
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`excess`: mean over the coordinates of w (D - D*)^2, of examples with their own noise. Shape: [batch]."""
+        root = root_weight(batch["levels"])[:, None]
+        return {"excess": (outputs + root * (batch["targets"] - batch["optimum"])).square().mean(dim=1)}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """`excess`: mean over all examples."""
+        return {"excess": statistics["excess"].double().mean().item()}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Another of the rotations: coordinates in any order, each of either sign."""
+        fields = {"targets": 1, "inputs": 1, "optimum": 1}
+        return [Reordered(fields), Signed(dict[str, int | None](fields))]
+
+    def resized(self) -> dict[str, Any]:
+        """Hidden layers wider by a thirty-second."""
+        return {"width": self.width + self.width // 32}
+
+    def _noise(self, gaussian: Tensor) -> Tensor:
+        """Noise of level 1, from Gaussian noise and, with augmented dimensions, torch's own stream."""
+        if self.augmented_dimensions is None:
+            return gaussian
+        degrees = torch.full((len(gaussian), 1), float(self.augmented_dimensions), device=gaussian.device)
+        return gaussian * (degrees / torch.distributions.Chi2(degrees).sample()).sqrt()
+
+    def _known(self, drawn: dict[str, Tensor], *, has_optimum: bool) -> dict[str, Tensor]:
+        """`levels` and `inputs` of the numbers that were drawn, and `optimum`."""
+        from scipy.stats import chi2
+
+        levels = level_of(drawn["log_levels"].double())
+        noise = drawn["noise"].double()
+        if self.augmented_dimensions is not None:
+            lengths = torch.from_numpy(chi2.ppf(drawn["quantiles"].numpy(), self.augmented_dimensions))
+            noise = noise * (self.augmented_dimensions / lengths).sqrt()[:, None]
+        # What is judged is what the network is given: in float32.
+        noisy, levels = (drawn["targets"].double() + levels[:, None] * noise).float(), levels.float()
+        known = {"inputs": noisy, "levels": levels}
+        if has_optimum:
+            found = best_denoised(noisy.double(), levels.double(), augmented_dimensions=self.augmented_dimensions)
+            known["optimum"] = found.float()
+        return known
+
+
+class Views(TensorExamples):
+    """Points, and what is known of one noisy view of each; the numbers behind that count for the content hash alone."""
+
+    def __init__(self, drawn: dict[str, Tensor], known: dict[str, Tensor]) -> None:
+        super().__init__(drawn)
+        self._given = {"targets": drawn["targets"], **known}
+
+    def gather(self, index: Tensor) -> Batch:
+        """`targets` and `inputs` float32 [batch, 8], `levels` float32 [batch], held out also `optimum` [batch, 8]."""
+        return {name: values.index_select(0, index) for name, values in self._given.items()}
+
+    def to(self, device: torch.device) -> Views:
+        """The same points on another device."""
+        drawn, known = (
+            {name: values.to(device) for name, values in each.items()} for each in (self.tensors(), self._given)
+        )
+        return Views(drawn, known)
+
+
+class Denoiser(nn.Module):
+    """c_skip x + c_out F(c_in x, ln sigma / 4): F is a network of three hidden layers that sees waves of the level.
+
+    Factors are such that what F is given and should give has variance 1 at any level. Shapes: [batch, 8], [batch] ->
+    [batch, 8].
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(DIMENSIONS + 2 * _FREQUENCIES, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, DIMENSIONS),
+        )
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", 1.0 + torch.arange(_FREQUENCIES), persistent=False)
+
+    def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
+        """The clean points."""
+        total = levels.square() + DEVIATION**2
+        angles = levels.log()[:, None] / 4 * self.frequencies
+        seen = torch.cat([noisy / total.sqrt()[:, None], angles.sin(), angles.cos()], dim=1)
+        skip, out = DEVIATION**2 / total, levels * DEVIATION / total.sqrt()
+        clean: Tensor = skip[:, None] * noisy + out[:, None] * self.layers(seen)
+        return clean
+
+
+def atoms() -> numpy.ndarray:
+    """All points: a pinwheel of five arms in a plane, turned into eight dimensions. Shape: float64 [512, 8]."""
+    stream = numpy.random.RandomState(_SEED_OF_DATA)
+    along, across = 1 + 0.3 * stream.standard_normal(ATOMS), 0.1 * stream.standard_normal(ATOMS)
+    angles = 2 * math.pi / _ARMS * (numpy.arange(ATOMS) % _ARMS) + 0.25 * numpy.exp(along)
+    cosine, sine = numpy.cos(angles), numpy.sin(angles)
+    plane = numpy.stack([cosine * along - sine * across, sine * along + cosine * across], axis=1)
+    plane = plane - plane.mean(axis=0)
+    # The eight coordinates have so much variance together.
+    plane = rounded(plane * (DIMENSIONS * DEVIATION**2 / (plane**2).sum(axis=1).mean()) ** 0.5)
+    points: numpy.ndarray = plane @ orthogonal(DIMENSIONS, stream)[:, :2].T
+    return points
+
+
+def level_of(standard: Tensor) -> Tensor:
+    """Noise levels from standard Gaussian numbers."""
+    return (LOG_LEVEL_MEAN + LOG_LEVEL_DEVIATION * standard).exp()
+
+
+def root_weight(levels: Tensor) -> Tensor:
+    """sqrt(w): one over the deviation of what F should give, in units of what the network gives."""
+    return (levels.square() + DEVIATION**2).sqrt() / (levels * DEVIATION)
+
+
+def best_denoised(noisy: Tensor, levels: Tensor, *, augmented_dimensions: int | None) -> Tensor:
+    """The mean of the points given where they are with their noise. Shapes: float64 [n, 8], [n] -> [n, 8].
+
+    With D further dimensions the density of x around y is that of Student's t with D degrees of freedom,
+    proportional to (|x - y|^2 + sigma^2 D)^-((8 + D) / 2); without, it is the Gaussian one.
+    """
+    points = torch.from_numpy(atoms()).to(noisy.device)
+    squares = (noisy[:, None] - points).square().sum(dim=2)
+    variances = levels.square()[:, None]
+    if augmented_dimensions is None:
+        logs = -squares / (2 * variances)
+    else:
+        logs = -(DIMENSIONS + augmented_dimensions) / 2 * (squares + variances * augmented_dimensions).log()
+    return torch.softmax(logs, dim=1) @ points

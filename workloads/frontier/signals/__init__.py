@@ -1,0 +1,1 @@
+"""Signals that antennas and sensors send and measure."""
