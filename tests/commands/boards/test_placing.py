@@ -132,7 +132,9 @@ def test_each_of_several_newcomers_is_placed_as_if_it_were_alone(tmp_path, board
 def test_a_missed_workload_is_named_among_those_that_it_loses_on(tmp_path, board):
     steps = dict.fromkeys(WORKLOADS, 1000.0) | {"text": math.inf}
     write(tmp_path / "runs", three_studies("my_rule", steps, LAPTOP))
-    assert printed(tmp_path, against=board)[-1].strip().endswith("loses on text (missed)")
+    lines = printed(tmp_path, against=board)
+    assert lines[-1].strip().endswith("loses on text (missed)")
+    assert "some trials miss, so that places are wider than 95 % of cases need" in lines
 
 
 def test_a_board_of_more_workloads_is_taken_on_the_common_ones_and_one_with_the_same_before_it(tmp_path):
@@ -142,6 +144,7 @@ def test_a_board_of_more_workloads_is_taken_on_the_common_ones_and_one_with_the_
     lines = printed(tmp_path, against=plus)
     assert "2 of its 4 workloads (images, text)" in "".join(lines)
     assert "not run here: graphs, speech" in lines
+    assert "places are rough: on fewer than 4 workloads they hold in less than 95 % of cases" in lines
 
 
 def test_entries_that_lack_a_common_workload_are_left_out_and_named(tmp_path):
