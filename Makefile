@@ -68,10 +68,10 @@ agreement: .venv/installed ## whether two boards rank alike: A=folder-or-board B
 	    $(call override_if,UNIT,unit) $(call override_if,UNIT_A,unit_a) $(call override_if,UNIT_B,unit_b) $(OVERRIDES)
 
 advise: .venv/installed ## what to use, as far as recorded rows can say: WORKLOAD=a,b or SUITE=x BUDGET=0.5|1|2 RULESET= UNIT=
-	@$(PY) -m harness.commands.advise $(OVERRIDES) $(call override_if,BUDGET,budget) $(call override_if,UNIT,unit)
+	@$(PY) -m harness.commands.readings.advise $(OVERRIDES) $(call override_if,BUDGET,budget) $(call override_if,UNIT,unit)
 
 diagnose: .venv/installed ## what training algorithms found, read off the weights of their trials: WORKLOAD=a SUBMISSION=x,y ONLY=sharpness,weights
-	@$(PY) -m harness.commands.diagnose $(OVERRIDES) $(call override_if,ONLY,only)
+	@$(PY) -m harness.commands.readings.diagnose $(OVERRIDES) $(call override_if,ONLY,only)
 
 verify: .venv/installed ## run recorded trials again and compare: TRIAL=id, or BOARD=folder SAMPLE=10 for a sample drawn by chance
 	@$(PY) -m harness.commands.trust.verify $(call override_if,TRIAL,trial) $(call override_if,BOARD,board) \

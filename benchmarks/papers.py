@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from harness import command_line, config
 from harness.api import ConfigError, visible
-from harness.commands.diagnose import ACROSS
+from harness.commands.readings.diagnose import ACROSS
 from harness.config import WorkloadConfig, build, load, names_in, read_yaml
 from harness.diagnostics.readouts import DIAGNOSTICS
 from harness.plugins.submission import load_submission

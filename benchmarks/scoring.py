@@ -226,7 +226,7 @@ def time_advice(results: Path) -> None:
     for trials in (1, 5):
         board = Size(submissions=50, workloads=10, studies=3, trials=trials)
         write_board(results / str(trials), board)
-        command = [sys.executable, "-m", "harness.commands.advise", f"results={results / str(trials)}"]
+        command = [sys.executable, "-m", "harness.commands.readings.advise", f"results={results / str(trials)}"]
         what = f"advise, {board.submissions * board.workloads * board.studies * trials:,} trials"
         timed(what, functools.partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))
 

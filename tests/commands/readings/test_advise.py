@@ -13,7 +13,7 @@ import pytest
 
 from harness.api import ConfigError, DataError
 from harness.command_line import PlainConsole
-from harness.commands.advise import parse_question, show
+from harness.commands.readings.advise import parse_question, show
 from harness.records.tables import EVALUATIONS, PARTITIONS, TRIALS, versioned
 from tests.conftest import ROOT
 from tests.scoring.scoring_tables import trial_rows, write
@@ -151,6 +151,6 @@ def test_without_rows_it_says_what_makes_some(tmp_path):
 
 
 def test_answering_loads_no_torch():
-    code = "import sys, harness.commands.advise; print('torch' in sys.modules)"
+    code = "import sys, harness.commands.readings.advise; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"

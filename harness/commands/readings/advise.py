@@ -149,7 +149,7 @@ def _share(text: str) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m harness.commands.advise [key=value ...]`. Raises HarnessError where no row says anything."""
+    """`python -m harness.commands.readings.advise [key=value ...]`. Raises HarnessError where no row says anything."""
     show(parse_question(arguments), wide_console())
     return 0
 
