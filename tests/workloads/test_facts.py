@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from harness.api import ConfigError, SplitName
 from harness.race.evaluation import evaluate
 from tests.workloads.plain_training import adamw, trained
 from workloads.frontier.facts.facts_binding import BindingNetwork, FactsBinding
+from workloads.frontier.facts.facts_lm import FactsLm
 
 NOWHERE = Path("/nonexistent")
 SMALL: dict[str, Any] = {"facts": 60, "both_ways": 20, "width": 16, "maps": "orthogonal"}
 PAIRS: dict[str, Any] = {"facts": 1000, "both_ways": 500}
+TRANSFORMER: dict[str, Any] = {"width": 64, "layers": 2, "heads": 4, "hidden": 128, "rotary_base": 1e4}
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +109,31 @@ def test_recall_is_asked_of_the_training_split_alone():
     assert FactsBinding(**SMALL).load("train", NOWHERE).taught is None
 
 
+def test_a_question_to_the_transformer_ends_with_a_relation_that_is_no_symbol_of_a_pair():
+    workload = FactsLm(facts=60, both_ways=20, **{**TRANSFORMER, "width": 16, "hidden": 16}, tied=False)
+    read = []
+
+    class Reads(torch.nn.Module):
+        def forward(self, symbols: Tensor) -> Tensor:
+            read.append(symbols)
+            return torch.zeros(*symbols.shape, 122)
+
+    batch = {"inputs": torch.tensor([[3, 0], [70, 1]])}
+    assert workload.outputs(Reads(), batch).shape == (2, 122)
+    assert read[0].tolist() == [[3, 120], [70, 121]]
+
+
 # --- what is found ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_transformer_recalls_everything_and_turns_nothing_round(tied: bool):
+    _, seen = trained(FactsLm(**PAIRS, **TRANSFORMER, tied=tied), adamw(2e-3), steps=450, batch_size=64)
+    assert seen[-1]["recall_error"] < 0.02
+    assert seen[-1]["reverse_error"] > 0.98
+    # Tied, it knows at least which symbols can be answers; otherwise it is surer of wrong ones than a guess is.
+    assert (seen[-1]["loss"] > math.log(2000)) == (not tied)  # 5.8 and 9.6
 
 
 @pytest.mark.slow

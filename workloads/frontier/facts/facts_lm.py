@@ -1,0 +1,72 @@
+"""A small transformer that learns facts by heart, symbol by symbol, and cannot turn them round.
+
+After Berglund et al., "The reversal curse: LLMs trained on 'A is B' fail to learn 'B is A'", ICLR 2024.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.api import Batch, Renamed, Symmetry
+from workloads.frontier.facts.facts import RELATIONS, Facts
+from workloads.networks.decoder_transformer import DecoderTransformer
+
+_QUESTION = 2  # symbols: the subject and the relation
+
+
+class FactsLm(Facts):
+    """Facts, a question as two symbols, under a DecoderTransformer; see there for the sizes.
+
+    Relations are two symbols more, after those of the pairs. The score after the relation is the answer's.
+    """
+
+    def __init__(
+        self,
+        *,
+        facts: int,
+        both_ways: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        rotary_base: float,
+        tied: bool,
+    ) -> None:
+        super().__init__(facts=facts, both_ways=both_ways)
+        self.width = width
+        self.layers = layers
+        self.heads = heads
+        self.hidden = hidden
+        self.rotary_base = rotary_base
+        self.tied = tied
+
+    def build_model(self) -> nn.Module:
+        """A new network. Shapes: int64 [batch, 2] -> [batch, 2, symbols and relations]."""
+        return DecoderTransformer(
+            vocabulary=self.symbols + RELATIONS,
+            context=_QUESTION,
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            hidden=self.hidden,
+            rotary_base=self.rotary_base,
+            tied=self.tied,
+        )
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Scores of the answer. Shape: [batch, symbols and relations]."""
+        subjects, relations = batch["inputs"].split(1, dim=1)
+        scores: Tensor = model(torch.cat([subjects, self.symbols + relations], dim=1))
+        return scores[:, -1]
+
+    def symmetries(self) -> list[Symmetry]:
+        """Symbols under other numbers."""
+        rows = ["embedding.weight"] if self.tied else ["embedding.weight", "output.weight"]
+        return [Renamed({"inputs": 0, "targets": None}, [(0, self.symbols)], rows=rows)]
+
+    def resized(self) -> dict[str, Any]:
+        """Two more numbers for each head, which turns them in pairs, and hidden layers wider by a thirty-second."""
+        return {"width": self.width + 2 * self.heads, "hidden": self.hidden + max(1, self.hidden // 32)}
