@@ -1,0 +1,1 @@
+"""A table of people with few positives, judged by F1."""
