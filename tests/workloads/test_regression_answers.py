@@ -1,4 +1,4 @@
-"""Linear regression with known answers: the best that linear attention can do, which is a step of descent."""
+"""Linear regression with known answers: the best that linear attention can do, and the whole course of descent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from harness.api import SplitName, Workload
 from harness.config import WorkloadConfig, load
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
+from tests.workloads.plain_training import gradient_descent, trained
 from workloads.frontier.regression.icl_linear_attention import IclLinearAttention, LinearAttention, one_step
+from workloads.frontier.regression.linear_regression_curve import LinearRegressionCurve, descent
 
 NOWHERE = Path("/nonexistent")
 
@@ -113,3 +115,70 @@ def test_a_prediction_is_eight_times_as_large_where_all_numbers_are_twice():
 def test_training_does_not_show_the_answers():
     assert set(whole(icl(), "train")) == {"inputs", "values", "targets"}
     assert set(whole(icl(), "validation")) == {"inputs", "values", "targets", "clean", "one_step"}
+
+
+# --- linear_regression_curve ---
+
+
+def curve(examples: int) -> LinearRegressionCurve:
+    return LinearRegressionCurve(width=64, examples=examples, noise=0.5)
+
+
+def excess_of_course(examples: int, times: list[float | None]) -> list[float]:
+    """The expected excess after each time of gradient flow from weights of zero."""
+    batch = whole(curve(examples), "train")
+    inputs, targets = (batch[name].double().numpy() for name in ("inputs", "targets"))
+    true = curve(examples).true_weights()
+    return [float(((descent(inputs, targets, numpy.zeros(64), time=time) - true) ** 2).sum()) for time in times]
+
+
+@pytest.mark.parametrize("examples", [32, 64, 128])
+def test_gradient_descent_follows_the_closed_form(examples: int):
+    batch = whole(curve(examples), "train")
+    inputs, targets = (batch[name].double().numpy() for name in ("inputs", "targets"))
+    torch.manual_seed(0)
+    start = curve(examples).build_model().output.weight.detach().double().numpy().ravel()
+    model, _ = trained(curve(examples), gradient_descent(0.005), steps=1000, batch_size=examples)
+    found = model.output.weight.detach().double().numpy().ravel()
+    assert found == pytest.approx(descent(inputs, targets, start, time=10.0), abs=3e-3)
+    assert numpy.abs(found - start).max() > 0.1
+
+
+def test_descent_leaves_weights_as_they_were_where_the_examples_say_nothing():
+    batch = whole(curve(32), "train")
+    inputs, targets = (batch[name].double().numpy() for name in ("inputs", "targets"))
+    start = numpy.random.RandomState(0).standard_normal(64)
+    nothing_said = numpy.linalg.svd(inputs)[2][32:]
+    for time in (1.0, 100.0, None):
+        moved = descent(inputs, targets, start, time=time) - start
+        assert numpy.abs(nothing_said @ moved).max() < 1e-10
+        assert numpy.abs(moved).max() > 0.1
+
+
+def test_the_end_of_descent_is_least_squares_nearest_to_the_start():
+    batch = whole(curve(128), "train")
+    inputs, targets = (batch[name].double().numpy() for name in ("inputs", "targets"))
+    solved = numpy.linalg.lstsq(inputs, targets, rcond=None)[0]
+    assert descent(inputs, targets, numpy.ones(64), time=None) == pytest.approx(solved, abs=1e-9)
+
+
+def test_the_excess_is_the_squared_distance_to_the_true_weights():
+    workload = made("linear_regression_curve")
+    torch.manual_seed(0)
+    model = workload.build_model()
+    with torch.no_grad():
+        model.output.weight.normal_(std=0.1)
+    expected = ((model.output.weight.detach().double().numpy() - workload.true_weights()) ** 2).sum()
+    for split in ("validation", "test"):
+        found = evaluate(workload, model, workload.load(split, NOWHERE), 1024)["excess"]
+        assert found == pytest.approx(expected, rel=0.1)  # 4,096 squares of a normal: a deviation of 0.022
+
+
+def test_with_as_many_examples_as_weights_the_end_is_a_hundred_times_worse_than_the_best_on_the_way():
+    on_the_way = [float(time) for time in numpy.geomspace(0.5, 20, 12)]
+    courses = {examples: excess_of_course(examples, [*on_the_way, None]) for examples in (32, 64, 128)}
+    best, end = ({examples: of(course) for examples, course in courses.items()} for of in (min, lambda each: each[-1]))
+    assert end[64] > 100 * best[64]  # 358 and 0.280
+    assert 0.9 * end[32] > best[32]  # 0.685 and 0.523
+    assert end[128] < 1.3 * best[128]  # 0.198 and 0.166
+    assert best[128] < best[64] < best[32]
