@@ -112,7 +112,7 @@ def _trial_moments(owner: NDArray[np.intp], count: Floats, missed: Floats) -> tu
     kind = kind.reshape(-1)
     alpha = kinds[:, 1:] + strength * rate
     beta = kinds[:, :1] - kinds[:, 1:] + strength * (1.0 - rate)
-    frequency = np.zeros((owner.max() + 1, len(kinds)))
+    frequency = np.zeros((owner.max(initial=-1) + 1, len(kinds)))
     np.add.at(frequency, (owner, kind), 1.0)
     logs = frequency @ (betaln(alpha, beta) - betaln(strength * rate, strength * (1.0 - rate)))
     likelihood = np.exp(logs - logs.max(axis=1, keepdims=True))

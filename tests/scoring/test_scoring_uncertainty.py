@@ -386,3 +386,9 @@ def test_where_the_first_trial_always_hits_no_study_misses():
     world = make_world(submissions=1, workloads=1, pruned=True)
     table = times_table(world, np.array([[[[2.0, 3.0], [2.1, 2.5], [1.9, 2.2]]]]))
     assert cells_of(score_times(table, RULES)).misses.mean[0, 0] == 0.0
+
+
+def test_where_no_trial_has_started_every_study_is_a_miss():
+    world = make_world(submissions=2, workloads=1)
+    table = times_table(world, np.full((2, 1, 3, 1), math.inf)).assign(status="pruned", charged_seconds=0.0)
+    assert cells_of(score_times(table, RULES)).misses.mean.tolist() == [[1.0], [1.0]]

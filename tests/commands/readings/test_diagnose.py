@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from harness.api import ConfigError, DataError
-from harness.commands import bench, diagnose
+from harness.commands import bench
+from harness.commands.readings import diagnose
 from harness.diagnostics.readouts import DIAGNOSTICS
 from tests.commands.test_bench import FAST, TRAIN, write
 from tests.conftest import SGD
