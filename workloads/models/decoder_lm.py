@@ -1,4 +1,4 @@
-"""A decoder transformer on texts."""
+"""A decoder transformer on symbols."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from harness.api import Workload
 from workloads.losses.next_symbol import NumberedSymbols
 from workloads.networks.decoder_transformer import DecoderTransformer
 
 
-class DecoderLm(NumberedSymbols):
-    """Decoder transformer of the given sizes; see DecoderTransformer. A subclass says on which text."""
-
-    compiles = True
+class DecoderOnSymbols(Workload):
+    """Decoder transformer of the given sizes; see DecoderTransformer. A subclass says what it learns."""
 
     def __init__(
         self,
@@ -52,3 +51,9 @@ class DecoderLm(NumberedSymbols):
     def resized(self) -> dict[str, Any]:
         """Two more numbers for each head, which turns them in pairs, and hidden layers wider by a thirty-second."""
         return {"width": self.width + 2 * self.heads, "hidden": self.hidden + max(1, self.hidden // 32)}
+
+
+class DecoderLm(DecoderOnSymbols, NumberedSymbols):
+    """Decoder transformer that learns the next symbol. A subclass says of which text."""
+
+    compiles = True

@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import command_line
-from harness.api import ConfigError, near_matches, path_of, visible
+from harness.api import ConfigError, near_matches, path_of
 from harness.board.cells import Board, headline
 from harness.command_line import wide_console
 from harness.commands.leaderboard import Choice, read_evaluations, read_trials, scored_board
 from harness.config import WorkloadConfig, families, load, names_in
+from harness.records.board_files import committed_boards
 from harness.records.committed import BoardFile, boards_folder
 from harness.records.tables import disk_errors
 from harness.scoring.agreement.ladder import speedups
@@ -34,7 +35,6 @@ from harness.study.verification.changes import CHANGE_COLUMNS
 
 _OPTIONS = [each.name for each in fields(Choice) if each.name != "results"]
 _BASELINE = "nadamw"
-_ENDING = ".trials.parquet"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def read_board(choice: Choice, results: Path) -> Board:
     """
     runs, notes = choice.runs, list[str]()
     committed = boards_folder(results)
-    known = [path.name.removesuffix(_ENDING) for path in visible(committed, f"*{_ENDING}")]
+    known = [board.name for board in committed_boards(committed)]
     if choice.results in known and not os.path.isdir(runs):  # noqa: PTH112
         rows = BoardFile(results, choice.results).read()
         seen = rows.evaluations.to_pandas()

@@ -5,19 +5,17 @@ After Berglund et al., "The reversal curse: LLMs trained on 'A is B' fail to lea
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, Renamed, Symmetry
 from workloads.frontier.facts.facts import RELATIONS, Facts
-from workloads.networks.decoder_transformer import DecoderTransformer
+from workloads.models.decoder_lm import DecoderOnSymbols
 
 _QUESTION = 2  # symbols: the subject and the relation
 
 
-class FactsLm(Facts):
+class FactsLm(DecoderOnSymbols, Facts):
     """Facts, a question as two symbols, under a DecoderTransformer; see there for the sizes.
 
     Relations are two symbols more, after those of the pairs. The score after the relation is the answer's.
@@ -35,25 +33,17 @@ class FactsLm(Facts):
         rotary_base: float,
         tied: bool,
     ) -> None:
-        super().__init__(facts=facts, both_ways=both_ways)
-        self.width = width
-        self.layers = layers
-        self.heads = heads
-        self.hidden = hidden
-        self.rotary_base = rotary_base
-        self.tied = tied
-
-    def build_model(self) -> nn.Module:
-        """A new network. Shapes: int64 [batch, 2] -> [batch, 2, symbols and relations]."""
-        return DecoderTransformer(
+        Facts.__init__(self, facts=facts, both_ways=both_ways)
+        DecoderOnSymbols.__init__(
+            self,
             vocabulary=self.symbols + RELATIONS,
             context=_QUESTION,
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            hidden=self.hidden,
-            rotary_base=self.rotary_base,
-            tied=self.tied,
+            width=width,
+            layers=layers,
+            heads=heads,
+            hidden=hidden,
+            rotary_base=rotary_base,
+            tied=tied,
         )
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -66,7 +56,3 @@ class FactsLm(Facts):
         """Symbols under other numbers."""
         rows = ["embedding.weight"] if self.tied else ["embedding.weight", "output.weight"]
         return [Renamed({"inputs": 0, "targets": None}, [(0, self.symbols)], rows=rows)]
-
-    def resized(self) -> dict[str, Any]:
-        """Two more numbers for each head, which turns them in pairs, and hidden layers wider by a thirty-second."""
-        return {"width": self.width + 2 * self.heads, "hidden": self.hidden + max(1, self.hidden // 32)}
