@@ -143,6 +143,7 @@ def checkpoint_file(config: StudyConfig) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_cut_off_at_random_moments_ends_with_the_curve_of_one_that_was_not(config):
     whole, parts = config("whole"), config("parts")
     run(whole)

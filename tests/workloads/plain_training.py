@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from harness.api import Workload, mean_loss
 from harness.plugins.data import data_folder
 from harness.race.evaluation import evaluate
-
-Rule = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+from tests.workloads.short_runs import Rule
 
 
 def adamw(rate: float, decay: float = 0.0) -> Rule:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -22,15 +21,6 @@ from workloads.frontier.adult.adult_f1 import AdultF1, divided
 from workloads.frontier.adult.adult_table import adult_wheel, read_adult
 
 WIDE = AdultF1(hidden=[64, 64], activation="relu", dropout=0.0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a trainer has it. Two of them on cores that others use wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def split_of(split: SplitName) -> dict[str, Tensor]:

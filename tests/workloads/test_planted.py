@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from harness.api import ConfigError, SplitName, Workload, mean_loss
 from harness.commands import bench
-from harness.config import SuiteConfig, WorkloadConfig, load
+from harness.config import SuiteConfig, load
 from harness.plugins.data import data_folder, is_present
-from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
+from tests.workloads.plain_training import gradient_descent
+from tests.workloads.short_runs import NOWHERE, Rule, adam, made, whole
 from workloads.frontier.planted.planted_attention import (
     OneQueryAttention,
     PlantedAttention,
@@ -29,42 +29,11 @@ from workloads.frontier.planted.planted_blocks import PlantedBlocks, gradient_in
 from workloads.frontier.planted.planted_patches import PlantedPatches, ThresholdedFilters, direction, log_odds
 from workloads.frontier.planted.planted_xor import FixedOutputNetwork
 
-NOWHERE = Path("/nonexistent")
 BAYES_ERROR_OF_PATCHES = 0.0203  # of four million simulated examples; that many leave a deviation of 0.00007
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a trainer has it. Two of them on cores that others use wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def made(name: str) -> Workload:
-    settings = load("workload", name, WorkloadConfig)
-    return create_workload(settings.entry, settings.options)
-
-
-def whole(workload: Workload, split: SplitName) -> dict[str, Tensor]:
-    examples = workload.load(split, NOWHERE)
-    return examples.gather(torch.arange(len(examples)))
 
 
 def error_of(workload: Workload, outputs: Tensor, batch: dict[str, Tensor]) -> float:
     return workload.metrics(workload.statistics(outputs, batch))["error"]
-
-
-Rule = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-def gradient_descent(rate: float) -> Rule:
-    return lambda parameters: torch.optim.SGD(parameters, lr=rate)
-
-
-def adam(rate: float) -> Rule:
-    return lambda parameters: torch.optim.Adam(parameters, lr=rate)
 
 
 class NormalisedDescent(torch.optim.SGD):

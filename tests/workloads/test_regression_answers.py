@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy
 import pytest
 import torch
-from torch import Tensor
 
-from harness.api import SplitName, Workload
-from harness.config import WorkloadConfig, load
-from harness.plugins.entries import create_workload
+from harness.api import SplitName
 from harness.race.evaluation import evaluate
 from tests.workloads.plain_training import gradient_descent, trained
+from tests.workloads.short_runs import NOWHERE, made, whole
 from workloads.frontier.regression.icl_linear_attention import IclLinearAttention, LinearAttention, one_step
 from workloads.frontier.regression.linear_regression_curve import LinearRegressionCurve, descent
-
-NOWHERE = Path("/nonexistent")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a trainer has it. Two of them on cores that others use wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def made(name: str) -> Workload:
-    settings = load("workload", name, WorkloadConfig)
-    return create_workload(settings.entry, settings.options)
-
-
-def whole(workload: Workload, split: SplitName) -> dict[str, Tensor]:
-    examples = workload.load(split, NOWHERE)
-    return examples.gather(torch.arange(len(examples)))
-
 
 # --- icl_linear_attention ---
 
