@@ -54,11 +54,12 @@ reference: .venv/installed ## run what the committed boards lack, the cheapest f
 	    $(call override_if,SUBMISSION,submission) $(call override_if,STATUS,status) $(call override_if,TRACKING,tracking) \
 	    $(call override_if,RESULTS,results)
 
-leaderboard: .venv/installed ## rank what has been recorded: UNIT=seconds|cpu_seconds|reference_steps AGAINST=board|none
-	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,AGAINST,against)
+leaderboard: .venv/installed ## rank what has been recorded, or BOARD=mini_plus_self: UNIT=seconds|cpu_seconds|reference_steps AGAINST=board|none
+	@$(PY) -m harness.commands.leaderboard $(OVERRIDES) $(call override_if,BOARD,board) $(call override_if,UNIT,unit) \
+	    $(call override_if,AGAINST,against)
 
-dashboard: .venv/installed ## the same as a static site in results/board: SERVE=1 serves it on this machine
-	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
+dashboard: .venv/installed ## the same as a static site in results/board: BOARD=name, SERVE=1 serves it on this machine
+	@$(PY) -m harness.commands.dashboard $(OVERRIDES) $(call override_if,BOARD,board) $(call override_if,UNIT,unit) $(call override_if,SERVE,serve)
 
 agreement: .venv/installed ## whether two boards rank alike: A=folder-or-board B= RULESET_A= RULESET_B= UNIT_B= NAMES=a:b LADDER=small,large
 	@$(PY) -m harness.commands.readings.agreement $(call override_if,A,a) $(call override_if,B,b) $(call override_if,NAMES,names) \

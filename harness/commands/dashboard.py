@@ -43,6 +43,7 @@ from harness.study.settings.searched import searched
 
 _CHOICES = (
     *("suite", "workload", "submission", "ruleset", "division", "hardware", "scoring", "reading", "unit", "results"),
+    "board",
 )
 _PORT = 8000
 _AS_IT_RAN = ["workload", "submission", "workload_hash", "submission_hash"]
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
     boards = build_boards(
         choice, reference=values.get("reference"), say=lambda line: console.print(line, soft_wrap=True)
     )
-    folder = choice.runs.parent / "board"
+    folder = choice.pages
     with disk_errors(folder):
         page = write_site(boards, folder)
     trials = sum(len(board.scoring.times) for board in boards)

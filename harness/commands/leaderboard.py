@@ -23,9 +23,10 @@ from harness.board.cells import POOLED, PREDICTOR_COLUMNS, Board, ranks_by_value
 from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import wide_console
-from harness.commands.boards.against import boards_against, placing_lines
+from harness.commands.boards.against import NO_BOARD, boards_against, placing_lines
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
+from harness.records.board_files import board_named
 from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
 from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
@@ -52,7 +53,8 @@ _FEW_WORKLOADS = 4
 class Choice:
     """What to rank, as given on the command line; None: whatever is there, or was used last.
 
-    `against`: the reference board that it is placed on; None: the one that fits, `none`: no board.
+    `against`: the reference board that it is placed on; None: the one that fits, `none`: no board. `board`: a committed
+    board instead of what was run here.
     """
 
     suite: str | None = None
@@ -65,14 +67,28 @@ class Choice:
     reading: str | None = None
     unit: str | None = None
     against: str | None = None
+    board: str | None = None
     results: str = "results"
 
     @property
     def runs(self) -> Path:
-        """The folder that holds the tables: `results` itself or `runs` in it."""
+        """Where the tables are: `results` itself, `runs` in it, or the committed board. ConfigError where none is."""
         results = path_of(self.results)
+        if self.board is not None:
+            return board_named(self.board, "BOARD").path
         # Path.is_dir raises where the folder may not be looked into.
         return results if os.path.isdir(results / "trials") else results / "runs"  # noqa: PTH112
+
+    def table(self, name: str) -> Path:
+        """Where the rows of `trials` or `evaluations` are."""
+        return self.runs / name if self.board is None else Path(f"{self.runs}.{name}.parquet")
+
+    @property
+    def pages(self) -> Path:
+        """The folder that pages are written to; a committed board has one of its own."""
+        if self.board is None:
+            return self.runs.parent / "board"
+        return path_of(self.results) / "boards" / board_named(self.board, "BOARD").name
 
     @property
     def workloads(self) -> list[str] | None:
@@ -109,15 +125,17 @@ def show(choice: Choice, console: Console | None = None, *, trial_ids: Collectio
     chosen = _read(choice, trial_ids, notes)
     board = _board_of(chosen, choice, notes)
     print_leaderboard(board, console)
-    placing = placing_lines(choice.against, chosen.selection, chosen.evaluations, board.scoring.rules)
+    against = choice.against if choice.board is None or choice.against is not None else NO_BOARD
+    placing = placing_lines(against, chosen.selection, chosen.evaluations, board.scoring.rules)
     is_open = board.selection.combination["division"] == "open"
-    page = choice.runs.parent / "board" / f"leaderboard{'_open' if is_open else ''}.md"
+    page = choice.pages / f"leaderboard{'_open' if is_open else ''}.md"
     try:
         _write_whole(page, markdown_leaderboard(board, placing))
         written = str(page)
     except DataError as error:  # the board has been shown, and the rows are no worse for it
         written = f"not written: {error}"
-    lines = (("trials", choice.runs / "trials"), ("evaluations", choice.runs / "evaluations"), ("Markdown", written))
+    tables = [(table, choice.table(table)) for table in ("trials", "evaluations")]
+    lines = (*tables, ("Markdown", written))
     for what, path in lines:
         console.print(f"{what:<12} {path}", soft_wrap=True)
     for line in placing:

@@ -24,6 +24,11 @@ class BoardFiles:
     folder: Path
     name: str
 
+    @property
+    def path(self) -> Path:
+        """What `read_table` takes: the path of both files without their endings."""
+        return self.folder / self.name
+
     def trials(self) -> pd.DataFrame:
         """The trials table of the board, with workload and submission."""
         frame: pd.DataFrame = read_file(self.folder / f"{self.name}{_TRIALS}", "trials").to_pandas()
@@ -40,10 +45,10 @@ def committed_boards(folder: Path = BOARDS) -> list[BoardFiles]:
     return [BoardFiles(folder, path.name.removesuffix(_TRIALS)) for path in visible(folder, f"*{_TRIALS}")]
 
 
-def board_named(text: str) -> BoardFiles:
+def board_named(text: str, option: str, *more: str) -> BoardFiles:
     """The committed board of this name, or the one of a path: `folder/NAME`, or one of its two files.
 
-    Raises ConfigError where there is none.
+    `option`: where the text is from, and `more`: what else may stand there. Raises ConfigError where there is none.
     """
     path = path_of(text)
     folder = BOARDS if len(path.parts) == 1 else path.parent
@@ -51,6 +56,6 @@ def board_named(text: str) -> BoardFiles:
     known = [board.name for board in committed_boards(folder)]
     if name not in known:
         raise ConfigError(
-            f"AGAINST is {text!r}, and {folder} has no such board. {near_matches(name, [*known, 'none'])}"
+            f"{option} is {text!r}, and {folder} has no such board. {near_matches(name, [*known, *more])}"
         )
     return BoardFiles(folder, name)

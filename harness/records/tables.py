@@ -414,6 +414,7 @@ def read_table(
 ) -> pd.DataFrame:
     """The whole `trials` or `evaluations` table with its partition columns, as pandas.
 
+    `runs`: a folder of tables, or a committed board: the path of its files without `.trials.parquet`.
     `columns` are read alone, and row groups that `filter` (a pyarrow expression) rules out are not read at all.
     An empty frame with all columns where nothing has been recorded. What cannot be read is left out, and said to
     `left_out` in one line for each kind of fault; without `left_out` it is a DataError that names file and column.
@@ -450,6 +451,9 @@ def _read(
     runs: Path, table: str, columns: list[str] | None, filter: Any, left_out: Callable[[str], object] | None
 ) -> pa.Table:
     schema = {"trials": TRIALS, "evaluations": EVALUATIONS}[table]
+    if (of_board := runs.with_name(f"{runs.name}.{table}.parquet")).is_file():
+        found = read_parquet(of_board, pa.unify_schemas([schema, PARTITIONS]))
+        return (found if filter is None else found.filter(filter)).select(columns or found.column_names)
     faults: list[Fault] = []
     found = _readable(runs / table, schema, columns or [*schema.names, *PARTITIONS.names], filter, faults)
     if faults and left_out is None:

@@ -45,8 +45,11 @@ def known_place(name: str, runs: Path) -> Place | None:
     try:
         given_as = _note(name, runs).read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
-        # Rows from before names were written down are of the suite's own, where it has one of this name.
-        has_rows = any((runs / "trials").glob(f"workload=*/submission={name}"))
+        # Rows of a committed board, and those from before names were written down, are of the suite's own, where it
+        # has one of this name.
+        has_rows = runs.with_name(f"{runs.name}.trials.parquet").is_file() or any(
+            (runs / "trials").glob(f"workload=*/submission={name}")
+        )
         given_as = name if has_rows and (SUBMISSIONS / name).is_dir() else ""
     except OSError:  # whoever reads the rows says so, and nobody can add any
         return None

@@ -14,7 +14,7 @@ from harness.scoring.placing.placing import place_all
 from harness.scoring.rules import ScoringRules
 from harness.scoring.selection import Selection
 
-_OFF = "none"
+NO_BOARD = "none"
 
 
 def boards_against(against: str | None) -> list[BoardFiles]:
@@ -24,7 +24,7 @@ def boards_against(against: str | None) -> list[BoardFiles]:
     """
     if against is None:
         return committed_boards()
-    return [] if against == _OFF else [board_named(against)]
+    return [] if against == NO_BOARD else [board_named(against, "AGAINST", NO_BOARD)]
 
 
 def placing_lines(against: str | None, rows: Selection, evaluations: pd.DataFrame, rules: ScoringRules) -> list[str]:
@@ -33,7 +33,7 @@ def placing_lines(against: str | None, rows: Selection, evaluations: pd.DataFram
     `rows`, `evaluations`: in seconds, as recorded. Nothing where it is turned off. Raises ConfigError as
     `boards_against`.
     """
-    if against == _OFF:
+    if against == NO_BOARD:
         return []
     boards = boards_against(against)
     if rules.measure != "time_to_target":

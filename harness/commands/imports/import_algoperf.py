@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import command_line
-from harness.api import ConfigError, DataError, path_of
+from harness.api import ConfigError, DataError, path_of, visible
 from harness.command_line import PlainConsole
+from harness.config import names_in
 from harness.records.committed import BoardFile, board_rows
 from harness.records.imported.algoperf_logs import LoggedTrial, find_trials, import_logs
 from harness.records.imported.algoperf_rules import (
@@ -133,12 +134,15 @@ def _import_board(wanted: Import, name: str, console: Console) -> tuple[dict[str
     with tempfile.TemporaryDirectory(prefix="timetrial-board-") as folder:
         runs = Path(folder) / "runs"
         counts = run_import(replace(wanted, results=Path(folder), board=None), console)
-        if any(rules_file(runs, "").parent.glob("*.yaml")):
+        own = [path.stem for path in visible(rules_file(runs, "").parent, "*.yaml")]
+        if not all(each in names_in("scoring") and load_rules(each) == load_rules(each, runs=runs) for each in own):
             raise DataError(
                 f"{wanted.logs}: its logs have rules of their own, as the lines above say, and a board holds rows "
                 "alone. Write these rules into conf/scoring first, or import without BOARD."
             )
-        rows = board_rows(*(read_rows(runs, table) for table in ("trials", "evaluations")))
+        # Other metrics, here losses on part of the training split, are half of the bytes and no part of any score.
+        evaluations = [{**row, "other_metrics": "{}"} for row in read_rows(runs, "evaluations")]
+        rows = board_rows(read_rows(runs, "trials"), evaluations)
         rulesets = sorted(set(rows.trials["ruleset"].to_pylist()))
         if len(rulesets) > 1:
             raise DataError(f"{wanted.logs}: logs of {' and '.join(rulesets)} make no one board. Set LOGS to one kind.")

@@ -10,7 +10,7 @@ import pytest
 
 from harness.api import ConfigError
 from harness.command_line import PlainConsole
-from harness.commands import bench
+from harness.commands import bench, dashboard
 from harness.commands.leaderboard import Choice, read_trials, show
 from harness.records.committed import BoardFile, boards_folder
 from harness.records.committed import board_rows as board_file_rows
@@ -296,3 +296,27 @@ def test_a_suite_is_run_under_the_ruleset_of_its_reference_board_unless_another_
         for more in ([], ["ruleset=quick"])
     ]
     assert rulesets == [{"self"}, {"quick"}]
+
+
+# --- a committed board itself ---
+
+
+def test_a_committed_board_is_shown_as_the_rows_that_it_was_made_of_are(tmp_path, board):
+    write(tmp_path / "runs", board_rows())
+    run_here = printed(tmp_path, against="none")
+    shown = printed(tmp_path, board=board)
+    assert shown[:-3] == run_here[:-3]
+    assert shown[-3].split() == ["trials", f"{board}.trials.parquet"]
+    page = tmp_path / "boards" / "plus_self" / "leaderboard.md"
+    assert "| nadamw" in page.read_text(encoding="utf-8")
+
+
+def test_pages_of_a_committed_board_lie_beside_those_of_the_rows_here(tmp_path, board):
+    assert dashboard.main([f"board={board}", f"results={tmp_path}", "tracking=off"]) == 0
+    assert (tmp_path / "boards" / "plus_self" / "index.html").exists()
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_name_of_no_committed_board_is_said_with_those_that_there_are(tmp_path, board):
+    with pytest.raises(ConfigError, match=r"BOARD is .*plus_selv.* has no such board.*plus_self"):
+        printed(tmp_path, board=board.replace("plus_self", "plus_selv"))

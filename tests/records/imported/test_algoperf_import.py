@@ -13,6 +13,7 @@ from harness.api import ConfigError, DataError
 from harness.command_line import PlainConsole
 from harness.commands.imports.import_algoperf import Import, main, parse_import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, make_board, read_evaluations, read_trials
+from harness.config import ROOT
 from harness.records.committed import BoardFile
 from harness.records.tables import read_table
 from harness.scoring.rules import load_rules
@@ -198,6 +199,8 @@ def test_logs_become_a_board_that_holds_what_the_tables_would(tmp_path, targets)
     for table, key in (("trials", ["trial_id"]), ("evaluations", ["trial_id", "evaluation"])):
         imported(logs, targets, tmp_path)
         expected = read_table(results / "runs", table).sort_values(key, ignore_index=True)
+        if table == "evaluations":
+            expected["other_metrics"] = "{}"
         found = getattr(board, table).to_pandas().sort_values(key, ignore_index=True)
         pd.testing.assert_frame_equal(found, expected[found.columns.tolist()], check_dtype=False)
 
@@ -318,6 +321,20 @@ def test_the_archive_of_a100_logs_gives_the_scores_of_algoperfs_own_scorer(a100_
     assert board.selection.combination["hardware"] == "4x NVIDIA A100-SXM4-40GB"
     assert len(board.scoring.rules.workloads) == 9
     assert "finewebedu_lm" in board.scoring.ratios.columns
+
+
+def test_logs_whose_rules_are_those_of_a_file_in_conf_become_a_board_without_what_no_score_needs(a100_runs, tmp_path):
+    data = SHARED / "data"
+    logs = f"logs={data / 'algoperf_a100_self_logs_four.tar.xz'}"
+    targets = f"targets={data / 'algoperf_v06_workload_targets.json'}"
+    assert main([logs, targets, f"results={tmp_path}", "workers=1", "board=four"]) == 0
+    board = BoardFile(tmp_path, "four").read()
+    assert board.trials.num_rows == len(read_table(a100_runs, "trials")) == 108
+    assert set(board.evaluations["other_metrics"].to_pylist()) == {"{}"}
+    assert (ROOT / "conf" / "scoring" / f"{board.trials['ruleset'][0].as_py()}.yaml").exists()
+    from_board = make_board(Choice(board=str(tmp_path / "reference" / "boards" / "four")))
+    from_tables = make_board(Choice(results=str(a100_runs)))
+    pd.testing.assert_frame_equal(from_board.scoring.scores, from_tables.scoring.scores)
 
 
 def test_in_the_archive_of_a100_logs_budgets_are_those_of_the_logs_and_trials_end_as_they_did(a100_runs):
