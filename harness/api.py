@@ -502,7 +502,11 @@ class Workload(ABC):
         """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Forward pass. Default: the model applied to `inputs`."""
+        """Forward pass. Default: the model applied to `inputs`.
+
+        What training draws by chance (noise, times) it draws here or in the model, from torch's own stream: passes of
+        `trial.pinned()` draw it again.
+        """
         outputs: Tensor = model(batch["inputs"])
         return outputs
 

@@ -21,7 +21,6 @@ from harness.trial.parameter_kinds import Adapter, adapters_of, kinds_of
 from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
 from harness.trial.passes.modes import in_eval_mode
-from harness.trial.passes.pinned import pinned
 from harness.trial.passes.speed import Forward
 from harness.trial.passes.twice import (
     gradient_difference,
@@ -202,11 +201,12 @@ class Trial:
     def pinned(self) -> Iterator[None]:
         """Inside this block forward passes of the model agree: they are a function of weights and batch.
 
-        All draw the dropout masks of the first one, and only that one moves the running statistics of batch norm. For
-        methods that look at one batch several times in a step; close it before the step ends. Where the hardware asks
-        for a compiled network, it is not compiled here: what differentiates twice needs that.
+        All draw the dropout masks of the first one, and the noise where a workload trains on noise, and only the first
+        moves the running statistics of batch norm. For methods that look at one batch several times in a step; close it
+        before the step ends. Where the hardware asks for a compiled network, it is not compiled here: what
+        differentiates twice needs that.
         """
-        with self._forward.uncompiled(), pinned(self.model, self.device):
+        with self._forward.pinned():
             yield
 
     @contextlib.contextmanager
