@@ -87,9 +87,10 @@ def near_matches(name: object, known: Iterable[str]) -> str:
 
 
 class LossKind(StrEnum):
-    """What the training loss is, as AlgoPerf's loss types and `other`. A submission may branch on it.
+    """What the training loss is: AlgoPerf's loss types and more. A submission may branch on it.
 
     A kind that a submission does not know is to be treated as `other`: nothing is known of its form, nor of its sign.
+    So is a loss of several terms, whatever they are. `energy`: a Rayleigh quotient, or another ratio over the batch.
     """
 
     SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy"
@@ -97,6 +98,10 @@ class LossKind(StrEnum):
     MEAN_SQUARED_ERROR = "mean_squared_error"
     MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
     CTC = "ctc"
+    HINGE = "hinge"
+    CONTRASTIVE = "contrastive"
+    POLICY_GRADIENT = "policy_gradient"
+    ENERGY = "energy"
     OTHER = "other"
 
 
