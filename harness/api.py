@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     # Commands that only read rows use this vocabulary too, and importing torch takes longer than all they do.
@@ -87,9 +87,10 @@ def near_matches(name: object, known: Iterable[str]) -> str:
 
 
 class LossKind(StrEnum):
-    """What the training loss is, as AlgoPerf's loss types and `other`. A submission may branch on it.
+    """What the training loss is: AlgoPerf's loss types and more. A submission may branch on it.
 
     A kind that a submission does not know is to be treated as `other`: nothing is known of its form, nor of its sign.
+    So is a loss of several terms, whatever they are. `energy`: a Rayleigh quotient, or another ratio over the batch.
     """
 
     SOFTMAX_CROSS_ENTROPY = "softmax_cross_entropy"
@@ -97,6 +98,10 @@ class LossKind(StrEnum):
     MEAN_SQUARED_ERROR = "mean_squared_error"
     MEAN_ABSOLUTE_ERROR = "mean_absolute_error"
     CTC = "ctc"
+    HINGE = "hinge"
+    CONTRASTIVE = "contrastive"
+    POLICY_GRADIENT = "policy_gradient"
+    ENERGY = "energy"
     OTHER = "other"
 
 
@@ -450,6 +455,20 @@ Symmetry = Reordered | Signed | Scaled | Mirrored | Transposed | Renamed | Padde
 """A change of the data, and with it of the task, that makes it no easier and no harder for the network."""
 
 
+class LossTerm(NamedTuple):
+    """One term of a loss: loss and weight of each unit, as `Workload.losses` gives them, and what the term counts."""
+
+    name: str
+    factor: float
+    losses: Tensor
+    weights: Tensor | None
+
+    def times(self, mean: Tensor) -> Tensor:
+        """What the term with this mean adds to the loss."""
+        # A loss of one plain term costs no operation more.
+        return mean if self.factor == 1.0 else self.factor * mean
+
+
 class Workload(ABC):
     """Data, model, loss and metric: what stays fixed while training algorithms race.
 
@@ -458,6 +477,14 @@ class Workload(ABC):
     """
 
     loss_kind: ClassVar[LossKind]
+    term_weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+    """The terms of the loss, and what each counts: a loss of more than one derives from `SeveralTerms`."""
+    couples_examples: ClassVar[bool] = False
+    """True where the losses of an example depend on the others in its batch: contrastive losses, ratios of sums.
+
+    Then a mean over batches would depend on the evaluation's batch size. So the `loss` of a split comes from `metrics`,
+    which sees the whole split, and takes it in blocks of a fixed size where it must.
+    """
     has_open_division: ClassVar[bool] = False
     """True where `inputs` of a batch are all that a prediction needs, and tell nothing of the targets.
 
@@ -502,7 +529,11 @@ class Workload(ABC):
         """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Forward pass. Default: the model applied to `inputs`."""
+        """Forward pass. Default: the model applied to `inputs`.
+
+        What training draws by chance (noise, times) it draws here or in the model, from torch's own stream: passes of
+        `trial.pinned()` draw it again.
+        """
         outputs: Tensor = model(batch["inputs"])
         return outputs
 
@@ -510,8 +541,14 @@ class Workload(ABC):
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
         """Loss of each unit (example, token ...) and its weight: 1 counts, 0 is masked or padding; None: all count.
 
-        Shapes: both [batch, ...], alike.
+        Shapes: both [batch, ...], alike. Where `couples_examples`, the loss of an example is its share of the batch's.
         """
+
+    def loss_terms(
+        self, outputs: Tensor, batch: Batch, label_smoothing: float
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """`losses` of each term in `term_weights`. Default: the one term `loss`."""
+        return {"loss": self.losses(outputs, batch, label_smoothing)}
 
     @abstractmethod
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -574,11 +611,57 @@ class Workload(ABC):
         return {}
 
 
+class SeveralTerms(Workload):
+    """A workload whose loss is the sum over several terms of weight times mean over the units that count.
+
+    It has `loss_terms` and `term_weights` in place of `losses`. Its `loss_kind` is OTHER: what knows one term by its
+    form does not know the sum.
+    """
+
+    @abstractmethod
+    def loss_terms(
+        self, outputs: Tensor, batch: Batch, label_smoothing: float
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """Of each term the loss and the weight of each unit, as `losses` has them; terms may differ in their units.
+
+        Shapes: all [batch, ...], alike within a term.
+        """
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
+        """The share of each example in the loss of the batch, which is their mean. Shape: [batch]."""
+        shares = []
+        for term in terms_of(self, outputs, batch, label_smoothing):
+            size = len(term.losses)
+            if term.weights is None:
+                shares.append(term.times(term.losses.reshape(size, -1).mean(dim=1)))
+            else:
+                of_each = (term.losses * term.weights).reshape(size, -1).sum(dim=1)
+                shares.append(term.times(size * of_each / counted(term.weights, of_each.dtype)))
+        first, *others = shares
+        return sum(others, start=first), None
+
+
+def terms_of(workload: Workload, outputs: Tensor, batch: Batch, label_smoothing: float) -> list[LossTerm]:
+    """The terms of the loss on a batch, in the order of `term_weights`. Raises ConfigError for terms of other names."""
+    terms, factors = workload.loss_terms(outputs, batch, label_smoothing), workload.term_weights
+    if terms.keys() != factors.keys():
+        raise ConfigError(
+            f"{type(workload).__name__}.loss_terms gives {', '.join(terms) or 'nothing'}, "
+            f"but term_weights names {', '.join(factors) or 'nothing'}. Give both the same names."
+        )
+    return [LossTerm(name, factor, *terms[name]) for name, factor in factors.items()]
+
+
 def mean_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
     """Mean over the units that count; zero where none does. Shapes: [batch, ...], alike -> []."""
     if weights is None:
         return losses.mean()
+    return (losses * weights).sum() / counted(weights, losses.dtype)
+
+
+def counted(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """How many units count, as a divisor. Shape: [...] -> []."""
     import torch
 
     # A batch of padding alone must give 0 and a zero gradient, not 0/0.
-    return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+    return weights.sum().clamp_min(torch.finfo(dtype).tiny)

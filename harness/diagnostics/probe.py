@@ -119,7 +119,12 @@ class Probe:
         self._slopes = None
 
     def example_losses(self) -> Tensor:
-        """The mean over the units of each example that count. Shape: float64 [examples]."""
+        """The mean over the units of each example that count. Shape: float64 [examples].
+
+        Raises NotHere where the losses of an example depend on others.
+        """
+        if self.workload.couples_examples:
+            raise NotHere("the loss couples the examples of a batch: none has a loss of its own")
         found = []
         with torch.no_grad():
             for batch in self.batches:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, Examples, Workload
+from harness.api import Batch, ConfigError, Examples, LossTerm, Workload, terms_of
 from harness.trial.loader import in_order
 
 
@@ -16,6 +16,8 @@ def evaluate(
 ) -> dict[str, float]:
     """`loss`, the mean over all units of the split that count, and the workload's metrics.
 
+    Of several terms each has its mean over the split, and a term of which no unit counts adds nothing. Where the loss
+    couples the examples of a batch it is the metric `loss`: raises ConfigError where there is no such metric.
     The model is put into eval mode and stays there. Per-example statistics of all batches are joined before the metrics
     see them, so results depend on the batch size by rounding alone. NaN where the split holds nothing that counts.
     `workers`: processes that gather batches of a split on the disk.
@@ -85,15 +87,23 @@ def score(
 ) -> dict[str, float]:
     """`loss` and the workload's metrics of any outputs. `outputs_of`: those of a batch, which is that of the slice."""
     rows = _Sums() if workload.statistics_are_summed else _Rows()
-    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    totals = torch.zeros(len(workload.term_weights), 2, dtype=torch.float64, device=device)
     starts = range(0, len(examples), batch_size)
     for start, batch in zip(starts, in_order(examples, batch_size, workers=workers), strict=True):
         part = slice(start, min(start + batch_size, len(examples)))
         outputs = outputs_of(batch, part)
-        totals += _loss_and_count(workload, outputs, batch)
+        if not workload.couples_examples:
+            totals += torch.stack([_loss_and_count(term) for term in terms_of(workload, outputs, batch, 0.0)])
         rows.add(workload.statistics(outputs, batch), part.stop - part.start)
-    total, count = totals.tolist()
-    return {"loss": total / count if count else float("nan"), **workload.metrics(rows.joined())}
+    metrics = workload.metrics(rows.joined())
+    if not workload.couples_examples:
+        return {"loss": _loss_of(totals.tolist(), workload.term_weights.values()), **metrics}
+    if "loss" not in metrics:
+        raise ConfigError(
+            f"{type(workload).__name__} couples the examples of a batch, and its metrics are "
+            f"{', '.join(metrics) or 'none'}. Let them have the loss of the split, under the name loss."
+        )
+    return metrics
 
 
 class _Rows:
@@ -126,8 +136,13 @@ class _Sums:
         return {**self._sums, "rows": torch.tensor(self._rows, dtype=torch.float64)}
 
 
-def _loss_and_count(workload: Workload, outputs: Tensor, batch: Batch) -> Tensor:
-    losses, weights = workload.losses(outputs, batch, 0.0)
+def _loss_of(totals: list[list[float]], factors: Iterable[float]) -> float:
+    parts = [factor * (total / count) for factor, (total, count) in zip(factors, totals, strict=True) if count]
+    return sum(parts) if parts else float("nan")
+
+
+def _loss_and_count(term: LossTerm) -> Tensor:
+    losses, weights = term.losses, term.weights
     if weights is None:
         return torch.stack([losses.double().sum(), torch.tensor(float(losses.numel()), device=losses.device).double()])
     # A masked unit may hold anything, NaN too: it must not reach the sum.

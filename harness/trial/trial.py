@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss
+from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss, terms_of
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
 from harness.trial.loader import Loader
 from harness.trial.order import Order, stream_seed
@@ -21,7 +21,6 @@ from harness.trial.parameter_kinds import Adapter, adapters_of, kinds_of
 from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
 from harness.trial.passes.modes import in_eval_mode
-from harness.trial.passes.pinned import pinned
 from harness.trial.passes.speed import Forward
 from harness.trial.passes.twice import (
     gradient_difference,
@@ -156,18 +155,22 @@ class Trial:
         """The workload's training loss; padding and masked labels never count.
 
         `reduction`: `mean` or `sum` over what counts, both scalars, or `none`: the mean of each example, [batch]. With
-        several ranks, scalars are of the whole batch and equal on all; `none` is of this rank's examples.
+        several ranks, scalars are of the whole batch and equal on all; `none` is of this rank's examples. Where the
+        loss has several terms or couples the examples of a batch, `none` is the share of each: the loss is their mean.
         `outputs`: as returned by `outputs(batch)`, or made here.
         Raises ConfigError for another reduction, or a smoothing outside [0, 1).
         """
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing is {label_smoothing}. Use a number in [0, 1).")
+        _check_smoothing(label_smoothing)
         if outputs is None:
             outputs = self._forward(batch)
-        losses, weights = self._workload.losses(outputs, batch, label_smoothing)
-        together = self._ranks if self._ranks is not None and self._ranks.averages else None
         if reduction == "mean":
-            return mean_loss(losses, weights) if together is None else together.mean(losses, weights)
+            return _added(self._means(outputs, batch, label_smoothing))
+        together = self._together
+        if reduction == "sum" and len(self._workload.term_weights) > 1:
+            # Each term has units of its own: what is summed are the shares of the examples.
+            ranks = 1 if together is None else together.world_size
+            return _added(self._means(outputs, batch, label_smoothing)) * (len(outputs) * ranks)
+        losses, weights = self._workload.losses(outputs, batch, label_smoothing)
         if reduction == "sum" and together is not None:
             return together.sum(losses, weights)
         if reduction == "sum":
@@ -180,12 +183,24 @@ class Trial:
             return (losses * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-12)
         raise ConfigError(f"reduction is {reduction!r}. Use 'mean', 'sum' or 'none'.")
 
+    def loss_terms(
+        self, batch: Batch, *, outputs: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> dict[str, Tensor]:
+        """The terms that the mean loss is the sum of, weighted, each with its graph; most losses have one, `loss`.
+
+        Scalars; with several ranks of the whole batch and equal on all. For a gradient of each, all backward passes but
+        the last need `retain_graph=True`. Raises ConfigError for a smoothing outside [0, 1).
+        """
+        _check_smoothing(label_smoothing)
+        return self._means(self._forward(batch) if outputs is None else outputs, batch, label_smoothing)
+
     def unit_losses(
         self, batch: Batch, *, outputs: Tensor | None = None, label_smoothing: float = 0.0
     ) -> tuple[Tensor, Tensor | None]:
         """Loss of each unit (example, token, label ...) and its weight: 0 is masked or padding; None: all count.
 
         Shapes: both [batch, ...], alike; with several ranks of this rank's examples. What `loss` is the mean or sum of.
+        Of a loss of several terms: the share of each example, [batch].
         """
         if outputs is None:
             outputs = self._forward(batch)
@@ -202,11 +217,12 @@ class Trial:
     def pinned(self) -> Iterator[None]:
         """Inside this block forward passes of the model agree: they are a function of weights and batch.
 
-        All draw the dropout masks of the first one, and only that one moves the running statistics of batch norm. For
-        methods that look at one batch several times in a step; close it before the step ends. Where the hardware asks
-        for a compiled network, it is not compiled here: what differentiates twice needs that.
+        All draw the dropout masks of the first one, and the noise where a workload trains on noise, and only the first
+        moves the running statistics of batch norm. For methods that look at one batch several times in a step; close it
+        before the step ends. Where the hardware asks for a compiled network, it is not compiled here: what
+        differentiates twice needs that.
         """
-        with self._forward.uncompiled(), pinned(self.model, self.device):
+        with self._forward.pinned():
             yield
 
     @contextlib.contextmanager
@@ -268,6 +284,15 @@ class Trial:
             raise ConfigError(f"batches have no 'inputs' here, but {', '.join(batch)}. Take the shapes of these.")
         with in_eval_mode(self.model), torch.no_grad():
             return batch["inputs"].shape[1:], self.outputs(batch).shape[1:]
+
+    def _means(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> dict[str, Tensor]:
+        mean = mean_loss if self._together is None else self._together.mean
+        terms = terms_of(self._workload, outputs, batch, label_smoothing)
+        return {term.name: term.times(mean(term.losses, term.weights)) for term in terms}
+
+    @property
+    def _together(self) -> Ranks | None:
+        return self._ranks if self._ranks is not None and self._ranks.averages else None
 
     # --- the clock ---
 
@@ -398,3 +423,13 @@ class Trial:
     def step_ends(self) -> array.array[float]:
         """Charged seconds at the end of each step, on the trainer's clock, for the record."""
         return self._pace.step_ends
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ConfigError(f"label_smoothing is {label_smoothing}. Use a number in [0, 1).")
+
+
+def _added(terms: Mapping[str, Tensor]) -> Tensor:
+    first, *others = terms.values()
+    return sum(others, start=first)

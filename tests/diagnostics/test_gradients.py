@@ -19,6 +19,7 @@ from harness.diagnostics.gradients import (
 )
 from harness.diagnostics.probe import NotHere, Probe, probe_index
 from tests.blobs import Blobs
+from tests.made_losses import Contrastive
 from tests.trial.passes.test_twice import SpokenBlobs
 
 
@@ -152,6 +153,13 @@ def test_the_probe_loss_is_the_mean_over_the_units_that_count_and_its_gradient_t
     torch.testing.assert_close(probe.gradient().float(), torch.cat([g.flatten() for g in of_all]))
     counted = weights > 0
     torch.testing.assert_close(probe.example_losses()[counted].float(), losses.detach()[counted])
+
+
+def test_where_examples_are_coupled_none_has_a_loss_of_its_own():
+    probe = probe_of(Contrastive())
+    assert probe.gradient().any()
+    with pytest.raises(NotHere, match="couples the examples"):
+        probe.example_losses()
 
 
 def test_products_at_the_same_weights_agree_and_those_after_a_change_are_of_the_new_weights():

@@ -56,6 +56,31 @@ def test_two_devices_give_the_loss_curve_of_one_with_the_same_global_batch(sandb
     assert one == pytest.approx(two, rel=1e-5)
 
 
+def test_two_devices_give_the_loss_curve_of_one_where_the_loss_has_several_terms(sandbox_of_two, tmp_path):
+    # What each term counts falls unevenly on the ranks.
+    source = """
+        import torch
+
+        def train(trial, hp):
+            optimizer = torch.optim.SGD(trial.model.parameters(), lr=0.05, momentum=0.9)
+            for batch in trial.batches():
+                outputs = trial.outputs(batch)
+                terms = trial.loss_terms(batch, outputs=outputs)
+                for term in terms.values():
+                    assert torch.equal(trial.all_reduce_mean(term), term)
+                total = trial.loss(batch, outputs=outputs, reduction="sum") / 32
+                torch.testing.assert_close(total, sum(terms.values()))
+                optimizer.zero_grad()
+                (sum(terms.values()) if trial.step % 2 else total).backward()
+                optimizer.step()
+    """
+    options = {"hidden": 16, "masked": True}
+    one, two = curves_on_one_and_two(
+        sandbox_of_two, tmp_path, source, options=options, entry="tests.made_losses.TwoTerms"
+    )
+    assert one == pytest.approx(two, rel=1e-5)
+
+
 # Rounding differs with the number of devices, and these make it larger: bases and roots of matrices of low rank turn
 # freely in the directions that no gradient has; and dropout draws other masks on each rank.
 LARGER_ROUNDING = {

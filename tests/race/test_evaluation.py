@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
+from harness.api import Batch, ConfigError, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
 from harness.race.evaluation import evaluate
+from tests.blobs import Blobs
+from tests.made_losses import BLOCK, Contrastive, Misnamed, SilentlyContrastive, TwoTerms, WithoutALoss
 
 
 class Masked(Workload):
@@ -88,3 +90,58 @@ def test_dropout_and_batch_statistics_are_off_and_stay_as_they_are():
     assert first == again
     assert first["loss"] == pytest.approx((1 + 4 + 9) / 3)
     assert all(torch.equal(values, before[name]) for name, values in judged.state_dict().items())
+
+
+def evaluated(workload: Blobs, batch_size: int, *, count: int = 256) -> dict[str, float]:
+    torch.manual_seed(0)
+    split = workload.load("validation", Path()).gather(torch.arange(count))
+    return evaluate(workload, workload.build_model(), TensorExamples(split), batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 256])
+def test_each_term_of_a_loss_has_its_mean_over_the_whole_split(batch_size: int):
+    workload = TwoTerms(masked=True)
+    batch = workload.load("validation", Path()).gather(torch.arange(256))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        terms = workload.loss_terms(workload.build_model().eval()(batch["inputs"]), batch, 0.0)
+    means = {name: float((losses * counts).sum() / counts.sum()) for name, (losses, counts) in terms.items()}
+    assert evaluated(workload, batch_size)["loss"] == pytest.approx(means["task"] + 0.1 * means["size"], rel=1e-5)
+
+
+def test_a_term_of_which_nothing_counts_in_the_split_adds_nothing():
+    split = TwoTerms().load("validation", Path()).tensors()
+    of_task_alone = TensorExamples({**split, "weights": torch.zeros(256)})
+    torch.manual_seed(0)
+    found = evaluate(TwoTerms(), TwoTerms().build_model(), of_task_alone, 64)["loss"]
+    assert found == pytest.approx(evaluated(TwoTerms(), 64)["loss"] - size_of_scores(), rel=1e-5)
+    of_nothing = TensorExamples({**of_task_alone.tensors(), "inputs": -split["inputs"].abs()})
+    assert math.isnan(evaluate(TwoTerms(), TwoTerms().build_model(), of_nothing, 64)["loss"])
+
+
+def size_of_scores() -> float:
+    """What the second of two terms adds on the whole validation split, at the weights of `evaluated`."""
+    torch.manual_seed(0)
+    model, inputs = TwoTerms().build_model().eval(), TwoTerms().load("validation", Path()).tensors()["inputs"]
+    with torch.no_grad():
+        return 0.1 * float(model(inputs).square().mean())
+
+
+def test_a_loss_that_couples_examples_does_not_depend_on_the_batch_size():
+    # A hundred examples: the last block is shorter.
+    losses = [evaluated(Contrastive(), size, count=100)["loss"] for size in (1, 7, BLOCK, 100)]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    unsaid = [evaluated(SilentlyContrastive(), size, count=100)["loss"] for size in (7, BLOCK)]
+    assert unsaid[0] < 0.9 * unsaid[1]
+
+
+def test_coupled_examples_without_a_loss_among_the_metrics_are_an_error():
+    with pytest.raises(ConfigError, match=r"WithoutALoss couples the examples .* metrics are error. Let them have the"):
+        evaluated(WithoutALoss(), 64)
+
+
+def test_terms_of_other_names_than_the_workload_says_are_an_error():
+    with pytest.raises(
+        ConfigError, match=r"Misnamed\.loss_terms gives size, task, but term_weights names task, margin"
+    ):
+        evaluated(Misnamed(), 64)

@@ -13,13 +13,25 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from harness.api import SPLITS, ConfigError, Examples, LossKind, ParameterKind, SplitName, Workload, mean_loss
+from harness.api import (
+    SPLITS,
+    ConfigError,
+    Examples,
+    LossKind,
+    ParameterKind,
+    SplitName,
+    Workload,
+    mean_loss,
+    terms_of,
+)
 from harness.config import CONF, WorkloadConfig, base_workloads, load, pinned_workloads, values_of
 from harness.plugins.data import check_weights, data_folder, is_present
 from harness.plugins.entries import create_workload
 from harness.race.confinement.training_split import cut
 from harness.race.evaluation import evaluate
 from harness.trial.parameter_kinds import kinds_of
+from tests.blobs import Blobs
+from tests.made_losses import Contrastive, SilentlyContrastive, TwoTerms, WithoutALoss
 from workloads.digits_mlp import DigitsMlp
 from workloads.networks.decoder_transformer import DecoderTransformer
 
@@ -57,6 +69,20 @@ def batch_of(name: str, count: int, split: SplitName = "train") -> dict[str, Ten
 
 def loss_on(name: str, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return mean_loss(*made(name).losses(made(name).outputs(model, batch), batch, 0.0))
+
+
+def are_coupled(workload: Workload, model: nn.Module, batch: dict[str, Tensor]) -> bool:
+    """Whether the losses of the first half of a batch, in any term, depend on the outputs or the data of the rest."""
+    with torch.no_grad():
+        outputs = workload.outputs(model.eval(), batch)
+    half = len(outputs) // 2
+    first = {field: values[:half] for field, values in batch.items()}
+    whole, part = terms_of(workload, outputs, batch, 0.0), terms_of(workload, outputs[:half], first, 0.0)
+    for before, alone in zip(whole, part, strict=True):
+        for one, other in ((before.losses, alone.losses), (before.weights, alone.weights)):
+            if one is not None and not torch.allclose(one[:half], other, rtol=1e-4, atol=1e-6):
+                return True
+    return False
 
 
 PROMISES = {"one_output_layer", "loss_of_a_guess", "every_parameter_gets_a_gradient", "learns_one_batch_by_heart"}
@@ -270,6 +296,24 @@ def test_each_unit_has_a_loss_and_what_is_masked_changes_nothing(name: str):
 
 
 @each_workload
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_terms_of_a_loss_are_those_that_the_workload_names_and_add_up_to_it(name: str, label_smoothing: float):
+    batch = batch_of(name, 4)
+    outputs = made(name).outputs(model_of(name), batch)
+    terms = terms_of(made(name), outputs, batch, label_smoothing)
+    assert [term.name for term in terms] == list(made(name).term_weights)
+    assert all(len(term.losses) == 4 for term in terms)
+    total = sum(term.factor * mean_loss(term.losses, term.weights) for term in terms)
+    torch.testing.assert_close(total, mean_loss(*made(name).losses(outputs, batch, label_smoothing)))
+    assert len(terms) == 1 or made(name).loss_kind is LossKind.OTHER
+
+
+@each_workload
+def test_examples_are_coupled_only_where_the_workload_says_so(name: str):
+    assert are_coupled(made(name), model_of(name), batch_of(name, 8)) == made(name).couples_examples
+
+
+@each_workload
 def test_label_smoothing_changes_cross_entropies_alone(name: str):
     kind = made(name).loss_kind
     model = model_of(name)
@@ -279,6 +323,8 @@ def test_label_smoothing_changes_cross_entropies_alone(name: str):
     outputs = outputs * torch.linspace(0.5, 2.0, outputs.shape[-1])
     plain, smoothed = (made(name).losses(outputs, batch, amount)[0] for amount in (0.0, 0.1))
     assert plain.shape == smoothed.shape
+    if len(made(name).term_weights) > 1:
+        pytest.skip("some of its terms may be cross-entropies")
     is_cross_entropy = kind in (LossKind.SOFTMAX_CROSS_ENTROPY, LossKind.SIGMOID_CROSS_ENTROPY)
     assert torch.allclose(plain, smoothed) != is_cross_entropy
 
@@ -332,6 +378,25 @@ def test_a_variant_of_what_is_not_there_is_answered(tmp_path: Path, text: str, c
     (tmp_path / "workload" / "mine.yaml").write_text(f"{text}\nname: mine\n")
     with pytest.raises(ConfigError, match=complaint):
         values_of("workload", "mine", folder=tmp_path)
+
+
+# --- what the contract itself finds ---
+
+
+@pytest.mark.parametrize(
+    ("workload", "expected"),
+    [(Blobs(masked=True), False), (TwoTerms(masked=True), False), (Contrastive(), True)],
+    ids=["one term", "two terms with masks", "contrastive"],
+)
+def test_what_says_rightly_whether_it_couples_examples_keeps_the_contract(workload: Workload, expected: bool):
+    batch = workload.load("train", Path()).gather(torch.arange(8))
+    assert are_coupled(workload, workload.build_model(), batch) == workload.couples_examples == expected
+
+
+@pytest.mark.parametrize("workload", [SilentlyContrastive(), WithoutALoss()], ids=["does not say so", "says so"])
+def test_what_says_wrongly_whether_it_couples_examples_breaks_the_contract(workload: Workload):
+    batch = workload.load("train", Path()).gather(torch.arange(8))
+    assert are_coupled(workload, workload.build_model(), batch) != workload.couples_examples
 
 
 # --- what only some families promise ---

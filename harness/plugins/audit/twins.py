@@ -66,11 +66,25 @@ class Twin(Workload):
         letters = "".join(_stream(number, "letters").permutation(list(string.ascii_lowercase)))
         self._letters = str.maketrans(string.ascii_lowercase, letters)
         self._letters_back = str.maketrans(letters, string.ascii_lowercase)
+        # `loss`, which most losses are, says nothing of the original.
+        terms = original.term_weights
+        self._names_of_terms = {name: name if name == "loss" else name_from(number, name) for name in terms}
+        self._term_weights = {self._names_of_terms[name]: weight for name, weight in terms.items()}
 
     @property
     def loss_kind(self) -> LossKind:  # type: ignore[override]
         """That of the original: what a submission may branch on."""
         return self._original.loss_kind
+
+    @property
+    def term_weights(self) -> Mapping[str, float]:  # type: ignore[override]
+        """Those of the original, under other names where there are several."""
+        return self._term_weights
+
+    @property
+    def couples_examples(self) -> bool:  # type: ignore[override]
+        """As the original."""
+        return self._original.couples_examples
 
     @property
     def has_open_division(self) -> bool:  # type: ignore[override]
@@ -118,6 +132,13 @@ class Twin(Workload):
         """As the original's."""
         return self._resized.losses(outputs, self._with_own_names(batch), label_smoothing)
 
+    def loss_terms(
+        self, outputs: Tensor, batch: Batch, label_smoothing: float
+    ) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """The original's, under other names where there are several."""
+        terms = self._resized.loss_terms(outputs, self._with_own_names(batch), label_smoothing)
+        return {self._names_of_terms.get(name, name): term for name, term in terms.items()}
+
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """As the original's."""
         return self._resized.statistics(outputs, self._with_own_names(batch))
@@ -142,7 +163,9 @@ class Twin(Workload):
         return {_translated(name, self._letters_back): values for name, values in batch.items()}
 
     def _renamed(self, metrics: dict[str, float]) -> dict[str, float]:
-        return {name_from(self._number, name): value for name, value in metrics.items()}
+        renamed = {name_from(self._number, name): value for name, value in metrics.items()}
+        # Where the loss couples examples, the evaluation asks for it by this name.
+        return {**renamed, "loss": metrics["loss"]} if "loss" in metrics else renamed
 
 
 class TwinExamples(TensorExamples):

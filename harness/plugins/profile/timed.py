@@ -76,6 +76,11 @@ class TimedTrial(Trial):
         with self.watch.part("forward"):
             return super().loss(batch, **options)
 
+    def loss_terms(self, batch: Batch, **options: Any) -> dict[str, Tensor]:
+        """As of `Trial`; forward."""
+        with self.watch.part("forward"):
+            return super().loss_terms(batch, **options)
+
     def unit_losses(self, batch: Batch, **options: Any) -> tuple[Tensor, Tensor | None]:
         """As of `Trial`; forward."""
         with self.watch.part("forward"):

@@ -11,28 +11,31 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextlib.contextmanager
-def pinned(model: nn.Module, device: torch.device) -> Iterator[None]:
+def pinned(model: nn.Module, device: torch.device) -> Iterator[Pin]:
     """Inside, every forward pass of `model` draws what the first one drew, and leaves batch norm's statistics alone.
 
     The first pass is an ordinary one: torch's random stream and the running statistics stand afterwards where it alone
     would have left them. Batch norm in train mode normalises by the batch in every pass, which makes the outputs a
-    function of weights and batch. Only passes through `model` count, by whatever road; not those of a copy of it.
+    function of weights and batch. Only passes through `model` count, by whatever road; not those of a copy of it. One
+    that begins before `model` is called, as it draws noise for its inputs, is one of `Pin.one_pass`.
     """
-    pin = _Pin(model, device)
+    pin = Pin(model, device)
     # A copy of the model keeps its hooks: functions, which are not copied with it.
     handles = [
         model.register_forward_pre_hook(lambda module, _: pin.before() if module is model else None),
         model.register_forward_hook(lambda module, _, __: pin.after() if module is model else None, always_call=True),
     ]
     try:
-        yield
+        yield pin
     finally:
         for handle in handles:
             handle.remove()
-        pin.after()
+        pin.end()
 
 
-class _Pin:
+class Pin:
+    """What passes begin with, once there was one."""
+
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
         self._norms = [
@@ -40,9 +43,22 @@ class _Pin:
         ]
         self._first: list[Tensor] = []
         self._outside: list[Tensor] = []
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """All that is drawn inside belongs to one pass, in the model and around it."""
+        self.before()
+        try:
+            yield
+        finally:
+            self.after()
 
     def before(self) -> None:
-        """Begin a pass where the first one began."""
+        """Begin a pass where the first one began; nothing inside another one."""
+        self._depth += 1
+        if self._depth > 1:
+            return
         if not self._first:
             self._first = self._streams()
             return
@@ -54,6 +70,12 @@ class _Pin:
 
     def after(self) -> None:
         """End a pass as if it had not been: what is drawn between passes comes from where it stood."""
+        self._depth -= 1
+        if not self._depth:
+            self.end()
+
+    def end(self) -> None:
+        """Leave what the passes from the second on have moved as they found it."""
         if self._outside:
             self._load(self._outside)
             self._outside = []

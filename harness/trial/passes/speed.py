@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from harness.api import Batch, Precision, Workload
+from harness.trial.passes.pinned import Pin, pinned
 
 
 class Forward:
@@ -37,6 +38,7 @@ class Forward:
         self._model = model
         self._network = model
         self._device = device
+        self._pin: Pin | None = None
         self._is_bf16 = precision == "bf16"
         if is_compiled:
             # A hook that a submission registers after the first step would never be called.
@@ -66,11 +68,29 @@ class Forward:
         )
 
     def _pass(self, network: nn.Module, batch: Batch) -> Tensor:
+        if self._pin is None or network is not self._model:
+            return self._outputs(network, batch)
+        with self._pin.one_pass():
+            return self._outputs(network, batch)
+
+    def _outputs(self, network: nn.Module, batch: Batch) -> Tensor:
         if not self._is_bf16:
             return self._workload.outputs(network, batch)
         with torch.autocast(self._device.type, torch.bfloat16):
             outputs = self._workload.outputs(network, batch)
         return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Inside, passes agree, with what the workload draws before it calls the model; and none is compiled."""
+        if self._pin is not None:
+            yield
+            return
+        with self.uncompiled(), pinned(self._model, self._device) as self._pin:
+            try:
+                yield
+            finally:
+                self._pin = None
 
     @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 
 import pytest
 import torch
 
-from harness.api import Examples, Padded, Target, Workload, mean_loss
+from harness.api import Examples, Padded, Target, Workload, mean_loss, terms_of
 from harness.config import WorkloadConfig, base_workloads, load
 from harness.plugins import data
 from harness.plugins.audit.twins import (
@@ -23,6 +24,7 @@ from harness.plugins.data import load_verified
 from harness.plugins.entries import create_workload
 from harness.race.evaluation import evaluate
 from harness.trial.parameter_kinds import kinds_of
+from tests.made_losses import Contrastive, TwoTerms
 
 QUICK = ["digits_mlp", "deep_linear"]
 NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in base_workloads()]
@@ -113,6 +115,19 @@ def test_both_sides_of_a_trial_make_the_same_twin_of_one_number_and_another_one_
     examples = [made("digits_mlp", twin)[1].load("train", FOLDER)[0]["inputs"] for twin in (3, 3, 4)]
     assert torch.equal(examples[0], examples[1])
     assert examples[0].shape != examples[2].shape or not torch.equal(examples[0], examples[2])
+
+
+@pytest.mark.parametrize("original", [TwoTerms(), Contrastive()], ids=["two terms", "coupled examples"])
+def test_a_twin_has_the_loss_of_its_original_under_other_names(original):
+    twin = Twin(original, original, NUMBER)
+    assert list(twin.term_weights.values()) == list(original.term_weights.values())
+    assert set(twin.term_weights) & set(original.term_weights) <= {"loss"}
+    assert twin.couples_examples == original.couples_examples
+    model = twin.build_model().eval()
+    batch = twin.load("train", FOLDER).gather(torch.arange(64))
+    terms = terms_of(twin, twin.outputs(model, batch), batch, 0.0)
+    assert [term.name for term in terms] == list(twin.term_weights)
+    assert math.isfinite(evaluate(twin, model, twin.load("validation", FOLDER), 64)["loss"])
 
 
 def test_data_that_were_altered_are_noticed_in_a_twin_too():

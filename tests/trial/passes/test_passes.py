@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.api import ConfigError, LossKind
+from harness.api import Batch, ConfigError, LossKind
 from harness.trial.conversation import TrialOver
 from harness.trial.passes.captured import captured, input_layers
 from harness.trial.passes.labels import label_codes
 from harness.trial.passes.pinned import pinned
 from harness.trial.trial import Trial
+from tests.blobs import Blobs
+from tests.trial.passes.trials import trial_on_blobs
 from tests.trial.test_trial import make_trial
 
 MODELS = {
@@ -24,6 +26,15 @@ MODELS = {
     "both": {"dropout": 0.5, "batch_norm": True},
 }
 with_each_model = pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+
+
+class Noisy(Blobs):
+    """Trains on inputs with noise that `outputs` draws before it calls the model."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        inputs = batch["inputs"]
+        outputs: Tensor = model(inputs + torch.randn_like(inputs) if model.training else inputs)
+        return outputs
 
 
 def statistics_of(trial: Trial) -> list[Tensor]:
@@ -79,6 +90,31 @@ def test_pinned_passes_leave_what_one_pass_leaves(options):
         torch.manual_seed(6)
         trial.outputs(batch)
     assert are_equal(statistics_of(once), statistics_of(often))
+
+
+def test_noise_that_a_workload_draws_before_it_calls_the_model_is_pinned_too():
+    once, often = (trial_on_blobs({"dropout": 0.5}, Noisy) for _ in range(2))
+    batch = once.next_batch()
+    torch.manual_seed(5)
+    expected = once.outputs(batch)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    with often.pinned():
+        for _ in range(3):
+            assert torch.equal(often.outputs(batch), expected)
+        assert often.loss(batch).item() == once.loss(batch, outputs=expected).item()
+    assert torch.equal(torch.rand(3), drawn)
+    assert not torch.equal(often.outputs(batch), expected)
+
+
+def test_a_block_inside_another_is_part_of_it():
+    trial = trial_on_blobs({"dropout": 0.5}, Noisy)
+    batch = trial.next_batch()
+    with trial.pinned():
+        with trial.pinned():
+            first = trial.outputs(batch)
+        assert torch.equal(trial.outputs(batch), first)
+    assert not torch.equal(trial.outputs(batch), first)
 
 
 def test_each_block_pins_anew():
