@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.compute as pc
 
-from harness.api import visible
-from harness.records.committed import boards_folder, read_file
+from harness.records.board_files import committed_boards
+from harness.records.committed import boards_folder
 from harness.records.tables import read_table
 
 
@@ -19,8 +19,9 @@ def every_trial(results: Path, columns: list[str], *, left_out: Callable[[str], 
     Raises DataError where a board cannot be read.
     """
     own = read_table(results / "runs", "trials", columns=columns, left_out=left_out)
-    boards = [_board(path, "trials", columns) for path in visible(boards_folder(results), "*.trials.parquet")]
-    return _together([own, *boards]).drop_duplicates("trial_id", ignore_index=True)
+    boards = committed_boards(boards_folder(results))
+    found = [own, *(read_table(board.path, "trials", columns=columns) for board in boards)]
+    return _together(found).drop_duplicates("trial_id", ignore_index=True)
 
 
 def evaluations_of(
@@ -34,15 +35,11 @@ def evaluations_of(
         _names(trials["submission"])
     )
     own = read_table(results / "runs", "evaluations", columns=columns, filter=wanted, left_out=left_out)
-    boards = [_board(path, "evaluations", columns) for path in visible(boards_folder(results), "*.evaluations.parquet")]
-    found = _together([own, *boards])
+    boards = committed_boards(boards_folder(results))
+    of_boards = (read_table(board.path, "evaluations", columns=columns, filter=wanted) for board in boards)
+    found = _together([own, *of_boards])
     found = found[found["trial_id"].isin(trials["trial_id"])]
     return found.drop_duplicates(["trial_id", "evaluation"], ignore_index=True)
-
-
-def _board(path: Path, table: str, columns: list[str]) -> pd.DataFrame:
-    frame: pd.DataFrame = read_file(path, table).select(columns).to_pandas()
-    return frame
 
 
 def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:

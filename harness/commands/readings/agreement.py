@@ -25,7 +25,7 @@ from harness.command_line import wide_console
 from harness.commands.leaderboard import Choice, read_evaluations, read_trials, scored_board
 from harness.config import WorkloadConfig, families, load, names_in
 from harness.records.board_files import committed_boards
-from harness.records.committed import BoardFile, boards_folder
+from harness.records.committed import boards_folder
 from harness.records.tables import disk_errors
 from harness.scoring.agreement.ladder import speedups
 from harness.scoring.agreement.names import Sameness, matched, read_sameness
@@ -90,21 +90,14 @@ def read_board(choice: Choice, results: Path) -> Board:
     Raises as `make leaderboard`, and ConfigError where there is neither.
     """
     runs, notes = choice.runs, list[str]()
-    committed = boards_folder(results)
-    known = [board.name for board in committed_boards(committed)]
-    if choice.results in known and not os.path.isdir(runs):  # noqa: PTH112
-        rows = BoardFile(results, choice.results).read()
-        seen = rows.evaluations.to_pandas()
-        return scored_board(
-            choice,
-            rows.trials.to_pandas(),
-            lambda kept: seen[seen["trial_id"].isin(kept["trial_id"])],
-            runs=committed,
-            notes=notes,
-        )
     if not os.path.isdir(runs):  # noqa: PTH112
-        there = near_matches(choice.results, known)
-        raise ConfigError(f"{choice.results!r} is no folder of rows and no board in {committed}. {there}")
+        committed = {board.name: board.path for board in committed_boards(boards_folder(results))}
+        if choice.results not in committed:
+            there = near_matches(choice.results, list(committed))
+            raise ConfigError(
+                f"{choice.results!r} is no folder of rows and no board in {boards_folder(results)}. {there}"
+            )
+        runs = committed[choice.results]
     return scored_board(
         choice,
         read_trials(runs, CHANGE_COLUMNS, left_out=notes.append),
