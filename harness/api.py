@@ -606,6 +606,13 @@ class Workload(ABC):
         """How near the weights are to a solution that is known, for `make diagnose`: cosines, shares. Default: none."""
         return {}
 
+    def known_signal(self, batch: Batch) -> Tensor | None:  # noqa: ARG002
+        """Which numbers of `inputs` can say anything of the target, for `make diagnose`. Shape: bool, as `inputs`.
+
+        Default: None, not known.
+        """
+        return None
+
     def resized(self) -> dict[str, Any]:
         """Options of a network that is wider by a few percent in as many layers as can be. Default: none."""
         return {}

@@ -24,6 +24,9 @@ FINGERPRINT = {
     ("bias", "cosine_max_margin"): "cosine with the largest margin",
     ("bias", "share_on_signal"): "share of weights on the signal",
     ("bias", "cosine_signal"): "cosine of filters with the signal",
+    ("attribution", "gradient"): "share of the input gradient on the signal",
+    ("diffroar", "difference"): "DiffROAR",
+    ("level_sets", "travelled"): "way gone on a level set",
 }
 """What a page and a terminal show of all readouts: (diagnostic, name) -> its title."""
 INITIAL = "initial"

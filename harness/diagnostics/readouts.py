@@ -15,6 +15,11 @@ from torch import Tensor
 
 from harness.api import Examples, Workload
 from harness.diagnostics import bias, gradients, outputs, representations, spectrum, weights
+from harness.diagnostics.attribution.fidelity import fidelity
+from harness.diagnostics.attribution.levels import level_sets
+from harness.diagnostics.attribution.maps import panel
+from harness.diagnostics.attribution.pictures import Pictures, Scorer, pictures_of, scorer_of
+from harness.diagnostics.attribution.retrained import difference_retrained
 from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
 from harness.trial.order import stream_seed
 from harness.trial.parameter_kinds import kinds_of
@@ -46,6 +51,8 @@ class Subject:
         if state is not None:
             model.load_state_dict(dict(state))
         self.probe = Probe(workload, model, train_set)
+        self.new_model = functools.partial(initial_model, workload, seed)
+        """A network as the trial began with."""
         self.known: dict[str, Numbers] = {}
         """What diagnostics came to that look at the weights alone."""
 
@@ -73,6 +80,16 @@ class Subject:
         return gradients.draw_gradients(
             self.probe.gradient, examples, batch_size=self.batch_size, generator=_generator("batches")
         )
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """The network as a function of pictures. Raises NotHere where the workload does not know their signal."""
+        return scorer_of(self.probe)
+
+    @functools.cached_property
+    def pictures(self) -> Pictures:
+        """Those of the probe set that attributions are of."""
+        return pictures_of(self.probe, self.scorer)
 
     @functools.cached_property
     def features(self) -> Features:
@@ -200,6 +217,10 @@ def _bias(subject: Subject, _: Mapping[str, Any]) -> Numbers:
         return known
 
 
+def _diffroar(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    return difference_retrained(subject.probe, subject.scorer, subject.new_model, batch_size=subject.batch_size)
+
+
 DIAGNOSTICS = {
     "probe": Diagnostic("loss of the probe set", _probe),
     "weights": Diagnostic("size and rank of weights and of their change", _weights),
@@ -219,6 +240,16 @@ DIAGNOSTICS = {
     ),
     "geometry": Diagnostic("alignment of layers", lambda subject, _: representations.geometry(subject.probe)),
     "kernel": Diagnostic("tangent kernel", _kernel),
+    "attribution": Diagnostic(
+        "attributions on the pixels that matter", lambda subject, _: panel(subject.scorer, subject.pictures)
+    ),
+    "fidelity": Diagnostic(
+        "attributions as linear models", lambda subject, _: fidelity(subject.scorer, subject.pictures)
+    ),
+    "diffroar": Diagnostic("what is learned from the pixels with the largest gradients", _diffroar),
+    "level_sets": Diagnostic(
+        "how far pictures go without another answer", lambda subject, _: level_sets(subject.scorer, subject.pictures)
+    ),
 }
 """Of one set of weights. What several trials have to do with each other is in `rates` and `connectivity`."""
 

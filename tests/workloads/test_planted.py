@@ -263,6 +263,16 @@ def test_where_the_image_is_says_nothing_of_its_class_and_is_not_told_in_trainin
     assert set(blocks("train")) == {"images", "labels"}
 
 
+def test_the_half_with_the_image_is_known_from_the_picture():
+    workload = PlantedBlocks(widths=[4, 8])
+    blocks("validation")
+    batch = workload.load("validation", data_folder()).gather(torch.arange(200))
+    above, below = workload.known_signal(batch).split(28, dim=2)
+    place = batch["is_below"][:, None, None, None]
+    assert torch.equal(above, ~place.expand_as(above))
+    assert torch.equal(below, place.expand_as(below))
+
+
 def test_the_gradient_of_what_looks_at_one_half_is_there():
     class Above(nn.Module):
         def forward(self, pictures: Tensor) -> Tensor:

@@ -71,6 +71,15 @@ class PlantedBlocks(FashionMnist):
         batch = examples.gather(torch.arange(min(_PROBED, len(examples)), device=device))
         return {"gradient_in_signal": gradient_in_signal(model, batch["inputs"], batch["is_below"]).mean().item()}
 
+    def known_signal(self, batch: Batch) -> Tensor:
+        """The half with the image, which is the one that is not the null block. Shape: bool [batch, 1, 56, 28]."""
+        inputs = batch["inputs"]
+        null = Images(null_block()[None, None], torch.zeros(1, dtype=torch.int64), mean=_MEAN, deviation=_DEVIATION)
+        (block,) = null.gather(torch.zeros(1, dtype=torch.int64))["inputs"].to(inputs.device)
+        is_image = [(half != block).flatten(1).any(dim=1) for half in inputs.split(SIDE, dim=2)]
+        rows = torch.stack(is_image, dim=1).repeat_interleave(SIDE, dim=1)
+        return rows[:, None, :, None].expand_as(inputs)
+
     def symmetries(self) -> list[Symmetry]:
         """Classes under other numbers. The pictures stay: `gradient_in_signal` is of them."""
         return [Renamed({"targets": None}, [(0, self.classes)])]
