@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -605,6 +605,14 @@ class Workload(ABC):
     def known_solution(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002
         """How near the weights are to a solution that is known, for `make diagnose`: cosines, shares. Default: none."""
         return {}
+
+    def known_course(self, initial: nn.Module, examples: Examples) -> Callable[[float], Tensor] | None:  # noqa: ARG002
+        """Of a linear network: the map that gradient flow from `initial` weights has at a time, for `make diagnose`.
+
+        Exactly, on these training examples; any unit of time. Shape of the map: float64 [outputs, inputs]. Default:
+        None, not known.
+        """
+        return None
 
     def known_signal(self, batch: Batch) -> Tensor | None:  # noqa: ARG002
         """Which numbers of `inputs` can say anything of the target, for `make diagnose`. Shape: bool, as `inputs`.

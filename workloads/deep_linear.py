@@ -6,6 +6,8 @@ Saxe, McClelland, Ganguli, "Exact solutions to the nonlinear dynamics of learnin
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -31,6 +33,7 @@ _SEED_OF_DATA = 2014
 _HELD_OUT = 1024
 _BITS_OF_NOISE = 16  # a sum of so many fair coins is close to a Gaussian, and exact
 _STEPS_OF_STRENGTH = 1024
+_LONGEST_STEP = 0.5  # of gradient flow: its exponentials are then at most e^8
 
 
 class DeepLinear(Regression):
@@ -115,6 +118,21 @@ class DeepLinear(Regression):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`mse`: mean over all examples and outputs."""
         return {"mse": statistics["squares"].double().mean().item()}
+
+    def known_course(self, initial: nn.Module, examples: Examples) -> Callable[[float], Tensor] | None:
+        """The product of two matrices; None of more, which have no closed form."""
+        if self.layers != 2:
+            return None
+        first, second = (weight.detach().double().cpu().numpy() for weight in initial.parameters())
+        batch = examples.gather(torch.arange(len(examples), device=examples.device))
+        inputs, targets = (batch[name].double().cpu().numpy() for name in ("inputs", "targets"))
+        correlation = targets.T @ inputs / len(inputs)
+
+        def course(time: float) -> Tensor:
+            steps = max(1, math.ceil(time / _LONGEST_STEP))
+            return torch.from_numpy(gradient_flow(first, second, correlation, time_step=time / steps, count=steps)[-1])
+
+        return course
 
     def symmetries(self) -> list[Symmetry]:
         """Inputs in any order, each of either sign, and dead ones; outputs likewise, without dead ones."""

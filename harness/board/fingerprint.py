@@ -24,6 +24,7 @@ FINGERPRINT = {
     ("bias", "cosine_max_margin"): "cosine with the largest margin",
     ("bias", "share_on_signal"): "share of weights on the signal",
     ("bias", "cosine_signal"): "cosine of filters with the signal",
+    ("course", "distance"): "distance from gradient flow",
     ("attribution", "gradient"): "share of the input gradient on the signal",
     ("diffroar", "difference"): "DiffROAR",
     ("level_sets", "travelled"): "way gone on a level set",

@@ -20,6 +20,7 @@ from harness.diagnostics.attribution.levels import level_sets
 from harness.diagnostics.attribution.maps import panel
 from harness.diagnostics.attribution.pictures import Pictures, Scorer, pictures_of, scorer_of
 from harness.diagnostics.attribution.retrained import difference_retrained
+from harness.diagnostics.course import course_readouts
 from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
 from harness.trial.order import stream_seed
 from harness.trial.parameter_kinds import kinds_of
@@ -240,6 +241,9 @@ DIAGNOSTICS = {
     ),
     "geometry": Diagnostic("alignment of layers", lambda subject, _: representations.geometry(subject.probe)),
     "kernel": Diagnostic("tangent kernel", _kernel),
+    "course": Diagnostic(
+        "distance from gradient flow", lambda subject, _: course_readouts(subject.probe, subject.new_model())
+    ),
     "attribution": Diagnostic(
         "attributions on the pixels that matter", lambda subject, _: panel(subject.scorer, subject.pictures)
     ),

@@ -6,6 +6,7 @@ After Advani, Saxe, Sompolinsky, "High-dimensional dynamics of generalization er
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -67,6 +68,13 @@ class LinearRegressionCurve(Regression):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """`excess`: mean over all examples."""
         return {"excess": statistics["excess"].double().mean().item()}
+
+    def known_course(self, initial: nn.Module, examples: Examples) -> Callable[[float], Tensor]:
+        """The weights, as one row."""
+        (weight,) = (each.detach().double().cpu().numpy() for each in initial.parameters())
+        batch = examples.gather(torch.arange(len(examples), device=examples.device))
+        inputs, targets = (batch[name].double().cpu().numpy() for name in ("inputs", "targets"))
+        return lambda time: torch.from_numpy(descent(inputs, targets, weight[0], time=time))[None]
 
     def symmetries(self) -> list[Symmetry]:
         """Inputs in any order, each of either sign, and dead ones; all answers of the other sign."""
