@@ -118,10 +118,15 @@ def directions_of(
         polar.append(_polar(part.view(len(p), -1)).flatten() if is_hidden else torch.zeros_like(part))
     return {
         "gradient": -gradient,
-        "adam": -gradient / (second_moment.sqrt() + _EPSILON),
+        "adam": -gradient / adam_divisor(second_moment),
         "sign": -gradient.sign(),
         "polar": -torch.cat(polar),
     }
+
+
+def adam_divisor(second_moment: Tensor) -> Tensor:
+    """What Adam divides each number of its step by. Shapes: float64 [size] -> the same."""
+    return second_moment.sqrt() + _EPSILON
 
 
 def _polar(matrix: Tensor) -> Tensor:

@@ -65,9 +65,15 @@ class Subject:
     @functools.cached_property
     def lanczos(self) -> spectrum.Lanczos:
         """One run on the Hessian of the probe loss. Raises NotHere for a network that is too large."""
-        if self.probe.size > _LARGEST:
-            raise NotHere(f"{self.probe.size:,} weights are too many: one run keeps {spectrum.STEPS} vectors of them")
+        self._check_size()
         return spectrum.lanczos(self.probe.product, self.probe.size, _generator("lanczos"))
+
+    @functools.cached_property
+    def preconditioned(self) -> spectrum.Lanczos:
+        """The same between roots of what Adam would divide by, from the mean squares of small batches."""
+        self._check_size()
+        product = spectrum.preconditioned(self.probe.product, gradients.adam_divisor(self.draws.second_moment))
+        return spectrum.lanczos(product, self.probe.size, _generator("lanczos"))
 
     @functools.cached_property
     def trace(self) -> spectrum.Trace:
@@ -96,6 +102,10 @@ class Subject:
     def features(self) -> Features:
         """What goes into the output layer."""
         return features_of(self.probe)
+
+    def _check_size(self) -> None:
+        if self.probe.size > _LARGEST:
+            raise NotHere(f"{self.probe.size:,} weights are too many: one run keeps {spectrum.STEPS} vectors of them")
 
 
 @dataclass(frozen=True)
@@ -162,16 +172,31 @@ def _trace(subject: Subject, _: Mapping[str, Any]) -> Numbers:
 
 
 def _stability(subject: Subject, hyperparameters: Mapping[str, Any]) -> Numbers:
-    rate, momentum = (
-        float(found) if isinstance(found := hyperparameters.get(name), int | float) else None
-        for name in ("learning_rate", "momentum")
-    )
     return spectrum.stability(
         float(subject.lanczos.values[0]),
         subject.trace,
-        rate=rate,
-        momentum=momentum,
+        rate=_number(hyperparameters, "learning_rate"),
+        momentum=_share(hyperparameters, "momentum"),
     )
+
+
+def _adaptive(subject: Subject, hyperparameters: Mapping[str, Any]) -> Numbers:
+    return spectrum.adaptive_stability(
+        float(subject.preconditioned.values[0]),
+        rate=_number(hyperparameters, "learning_rate"),
+        beta1=_share(hyperparameters, "beta1"),
+    )
+
+
+def _number(hyperparameters: Mapping[str, Any], name: str) -> float | None:
+    found = hyperparameters.get(name)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _share(hyperparameters: Mapping[str, Any], name: str) -> float | None:
+    """The hyperparameter `name`, or what is left of one by `one_minus_name`."""
+    rest = _number(hyperparameters, f"one_minus_{name}")
+    return _number(hyperparameters, name) if rest is None else 1.0 - rest
 
 
 def _directions(subject: Subject, _: Mapping[str, Any]) -> Numbers:
@@ -228,6 +253,7 @@ DIAGNOSTICS = {
     "sharpness": Diagnostic("largest eigenvalues of the Hessian", _sharpness),
     "trace": Diagnostic("trace, bulk and outliers of the Hessian", _trace),
     "stability": Diagnostic("nearness to the largest stable rate", _stability, is_of_rate=True),
+    "adaptive": Diagnostic("nearness to the largest stable rate of Adam", _adaptive, is_of_rate=True),
     "noise": Diagnostic("gradient noise scale", lambda subject, _: gradients.noise_scale(subject.draws)),
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),

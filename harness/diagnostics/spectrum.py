@@ -125,12 +125,36 @@ def stability(top: float, trace: Trace, *, rate: float | None, momentum: float |
     """D3: how near a constant rate is to where plain gradient descent, or SGD of batch 1, leaves these weights.
 
     `sharpness_ratio` is rate * l_max / 2 of gradient descent, with heavy-ball momentum beta
-    rate * l_max / (2 (1 + beta)): at 1 is the edge of stability. `trace_ratio` is rate * tr(H) / 2: linear stability of
-    SGD of batch 1 under a squared loss wants it at most 1. Of other rules they say nothing.
-    Source: Cohen et al. (2021); Wu, Su (2023).
+    rate * l_max / (2 (1 + beta)): at 1 is the edge of stability. `sharpness_ratio_nesterov`, where there is momentum:
+    under Nesterov's, rate * l_max (1 + 2 beta) / (2 (1 + beta)). `trace_ratio` is rate * tr(H) / 2: linear stability
+    of SGD of batch 1 under a squared loss wants it at most 1. Of other rules they say nothing.
+    Source: Cohen et al. (2021), appendix B; Wu, Su (2023).
     """
     found = {"largest_stable_rate": 2.0 / top if top > 0 else math.inf, "frobenius": trace.frobenius}
     if rate is not None:
-        found["sharpness_ratio"] = rate * top / (2.0 * (1.0 + (momentum or 0.0)))
+        beta = momentum or 0.0
+        found["sharpness_ratio"] = rate * top / (2.0 * (1.0 + beta))
         found["trace_ratio"] = rate * trace.mean / 2.0
+        if momentum is not None:
+            found["sharpness_ratio_nesterov"] = found["sharpness_ratio"] * (1.0 + 2.0 * beta)
+    return found
+
+
+def preconditioned(product: Product, divisor: Tensor) -> Product:
+    """The same matrix between two square roots of a diagonal one that divides: P^-1/2 H P^-1/2. Shape: float64 [n]."""
+    root = divisor.sqrt()
+    return lambda vector: product(vector / root) / root
+
+
+def adaptive_stability(top: float, *, rate: float | None, beta1: float | None) -> dict[str, float]:
+    """D3 for rules that divide by root mean squares: `eigenvalue_1` of the preconditioned Hessian, and the edge.
+
+    `sharpness_ratio` is rate * l_max (1 - beta1) / (2 (1 + beta1)), of steps along a mean of gradients that forgets at
+    beta1, as Adam has it; 38 / rate is the edge at 0.9. Source: Cohen et al., "Adaptive gradient methods at the edge of
+    stability" (2022).
+    """
+    found = {"eigenvalue_1": top}
+    if rate is not None:
+        beta = beta1 or 0.0
+        found["sharpness_ratio"] = rate * top * (1.0 - beta) / (2.0 * (1.0 + beta))
     return found

@@ -20,7 +20,7 @@ from harness.api import DataError
 from harness.records.files import Fault, find
 from harness.records.tables import TrialKey, disk_errors
 
-VERSION = 1
+VERSION = 2
 """Another number for another meaning of any readout: what older ones computed is computed again."""
 _VERSION_KEY = b"timetrial_diagnostics_version"
 _LEVELS = ("workload=", "submission=")

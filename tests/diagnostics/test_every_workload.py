@@ -17,7 +17,9 @@ from harness.plugins.entries import create_workload
 FEW = 16
 # Two products with the Hessian say what ninety do, of whether there are any.
 HYPERPARAMETERS = {"learning_rate": 0.1, "momentum": 0.9}
-EVERYWHERE = {"probe", "weights", "sharpness", "trace", "stability", "noise", "directions", "opposing", "logits"}
+EVERYWHERE = {
+    "probe", "weights", "sharpness", "trace", "stability", "adaptive", "noise", "directions", "opposing", "logits"
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -31,6 +33,7 @@ def test_every_diagnostic_reads_off_the_initial_weights_of_a_workload_or_says_wh
     subject.probe = Probe(workload, subject.probe.model, subject.probe.train_set, index=subject.probe.index[:FEW])
     product, generator = subject.probe.product, torch.Generator().manual_seed(0)
     subject.lanczos = spectrum.lanczos(product, subject.probe.size, generator, steps=2)
+    subject.preconditioned = subject.lanczos
     subject.trace = spectrum.hutchinson(product, subject.probe.size, generator, probes=2)
     before = {key: value.clone() for key, value in subject.probe.model.state_dict().items()}
     found = {each.diagnostic: each for each in readings(subject, list(DIAGNOSTICS), HYPERPARAMETERS)}

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, LossKind, SplitName, TensorExamples, Workload
 from harness.diagnostics.probe import Probe
-from harness.diagnostics.spectrum import Trace, density, hutchinson, lanczos, sharpness, stability
+from harness.diagnostics.spectrum import (
+    Trace,
+    adaptive_stability,
+    density,
+    hutchinson,
+    lanczos,
+    preconditioned,
+    sharpness,
+    stability,
+)
 
 
 class Regression(Workload):
@@ -151,3 +160,48 @@ def test_gradient_descent_on_a_product_leaves_where_its_rate_is_unstable_and_end
 def test_momentum_raises_the_largest_stable_rate():
     trace = hutchinson(lambda v: v, 3, generator())
     assert stability(2.0, trace, rate=1.0, momentum=0.9)["sharpness_ratio"] == pytest.approx(2 / 3.8)
+
+
+def ends(optimizer, curvature: float) -> float:
+    """How large a number is after 500 steps down curvature x^2 / 2 from 1."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    rule = optimizer([x])
+    for _ in range(500):
+        rule.zero_grad()
+        (curvature * x.square() / 2).sum().backward()
+        rule.step()
+    return abs(x.item())
+
+
+@pytest.mark.parametrize(("nesterov", "name"), [(False, "sharpness_ratio"), (True, "sharpness_ratio_nesterov")])
+def test_a_parabola_is_left_just_where_the_ratio_of_the_rule_is_above_one(nesterov, name):
+    def ratio_and_end(curvature: float) -> tuple[float, float]:
+        trace = Trace(curvature, 0.0, curvature)
+        ratio = stability(curvature, trace, rate=0.1, momentum=0.8)[name]
+        return ratio, ends(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, nesterov=nesterov), curvature)
+
+    edge = 1 / ratio_and_end(1.0)[0]
+    ratio, end = ratio_and_end(0.97 * edge)
+    assert (ratio, end < 1e-2) == (pytest.approx(0.97), True)
+    ratio, end = ratio_and_end(1.03 * edge)
+    assert (ratio, end > 1e2) == (pytest.approx(1.03), True)
+
+
+def test_a_mean_of_gradients_as_adam_has_it_leaves_a_parabola_just_where_its_ratio_is_above_one():
+    def end(curvature: float) -> float:
+        x, mean = 1.0, 0.0
+        for _ in range(500):
+            mean = 0.8 * mean + 0.2 * curvature * x
+            x -= 0.1 * mean
+        return abs(x)
+
+    edge = 1 / adaptive_stability(1.0, rate=0.1, beta1=0.8)["sharpness_ratio"]
+    assert end(0.97 * edge) < 1e-2
+    assert end(1.03 * edge) > 1e2
+    assert adaptive_stability(380.0, rate=0.1, beta1=0.9)["sharpness_ratio"] == pytest.approx(1.0)
+
+
+def test_a_preconditioned_diagonal_matrix_is_divided():
+    values, divisor = torch.tensor([1.0, 6.0, 8.0]).double(), torch.tensor([0.5, 2.0, 8.0]).double()
+    found = lanczos(preconditioned(lambda v: values * v, divisor), 3, generator())
+    assert found.values.tolist() == pytest.approx([3.0, 2.0, 1.0])
