@@ -20,7 +20,8 @@ def basis_of(moment: Tensor, share: float) -> Tensor:
     values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
     held = values.cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     rank = min(int((held < share).sum()) + 1, len(values))
-    return vectors[:, :rank].to(moment.dtype)
+    basis: Tensor = vectors[:, :rank].to(moment.dtype)
+    return basis
 
 
 def divided(bases: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -223,7 +223,7 @@ class StripeStream(Stripes):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Those of each example's own stage. Shape: [batch, 2]."""
         outputs: Tensor = model(batch["inputs"])
-        return outputs.unflatten(1, (self.stages, 2))[torch.arange(len(outputs)), batch["stages"]]
+        return outputs.view(-1, self.stages, 2)[torch.arange(len(outputs)), batch["stages"]]
 
 
 PROBLEMS: Mapping[str, type[TinyClassification]] = {

@@ -92,7 +92,7 @@ class FashionStream(Classification):
         if self.shared_head:
             return scores
         own = batch["stages"][:, None, None].expand(-1, 1, CLASSES)
-        return scores.unflatten(1, (STAGES, CLASSES)).gather(1, own).squeeze(1)
+        return scores.view(-1, STAGES, CLASSES).gather(1, own).squeeze(1)
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`wrong`, and the `stage` of each example. Shapes: [batch]."""
