@@ -25,6 +25,7 @@ from harness.race.evaluation import evaluate
 from harness.trial.conversation import Conditions, Progress
 from harness.trial.order import stream_seed
 from harness.trial.pace import Streams
+from harness.trial.stages import shown
 from harness.trial.trial import Trial
 
 GOLDEN = config.ROOT / "results" / "reference" / "workloads.json"
@@ -93,7 +94,7 @@ def compute(settings: WorkloadConfig) -> Golden:
         _rounded(loss.item()),
         _rounded(math.sqrt(sum(squares))),
         {name: _rounded(value) for name, value in sorted(metrics.items())},
-        Streams(conditions, len(train_set)).order.draw(_INDICES).tolist(),
+        Streams(conditions, shown(workload, train_set)).order.draw(_INDICES).tolist(),
     )
 
 

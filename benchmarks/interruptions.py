@@ -35,6 +35,7 @@ SAME_EVALUATIONS = [
         "evaluation",
         "step",
         "examples",
+        "stages_left",
         "validation",
         "validation_loss",
         "test",

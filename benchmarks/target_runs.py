@@ -180,8 +180,9 @@ class _Judging:
         values = self._values(model)
         value = values[self._target.metric]
         is_over = progress.is_finished or progress.step >= self._steps or not math.isfinite(value)
-        is_over |= self._until is not None and self._until.is_reached_by(value)
-        if math.isfinite(value):
+        counts = not progress.stages_left
+        is_over |= counts and self._until is not None and self._until.is_reached_by(value)
+        if counts and math.isfinite(value):
             self.curve.append((progress.step, value))
             if self._target.is_better(value, self.best):
                 self.best, self.loss, self.step = value, values["loss"], progress.step

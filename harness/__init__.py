@@ -54,7 +54,8 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
-    from harness.trial.parameter_kinds import HIDDEN_MATRICES, hidden_matrices_and_rest
+    from harness.trial.parameter_kinds import HIDDEN_MATRICES, freeze_all_but, hidden_matrices_and_rest
+    from harness.trial.passes.rows import has_rows, input_moment
     from harness.trial.trial import Trial
     from harness.trial.workers.cluster import ResumableTensors, SimulatedCluster
     from harness.trial.workers.ledger import Ledger
@@ -95,8 +96,11 @@ __all__ = [
     "divided",
     "edges",
     "eight_bit_groups",
+    "freeze_all_but",
+    "has_rows",
     "hidden_matrices_and_rest",
     "in_cache",
+    "input_moment",
     "inverse_roots",
     "largest_allowed",
     "low_rank",
@@ -140,7 +144,8 @@ _HOMES = {
     "harness.trial.optim.matrices": "MatrixMomentum by_shape newton_schulz orthogonalised positions_by_shape stacked",
     "harness.trial.optim.multi_tensor": "MultiTensorOptimizer adam_scale collected corrections divided in_cache "
     "move_moments zeros_like",
-    "harness.trial.parameter_kinds": "HIDDEN_MATRICES hidden_matrices_and_rest",
+    "harness.trial.parameter_kinds": "HIDDEN_MATRICES freeze_all_but hidden_matrices_and_rest",
+    "harness.trial.passes.rows": "has_rows input_moment",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",
     "harness.trial.workers.cluster": "SimulatedCluster ResumableTensors",

@@ -501,6 +501,12 @@ class Workload(ABC):
 
     Then it gets the sums over all rows in float64, without the first axis, and beside them `rows`, their number.
     """
+    stages: ClassVar[int] = 1
+    """How many stages training goes through, one after the other, where it is a stream of tasks; 1: it is none.
+
+    Of a stream the splits have a tensor `stages`, int64 [n], counted from 0: training sees the examples of one stage
+    at a time. `stage_metrics` says how wrong a model is on each of them.
+    """
     not_promised: ClassVar[frozenset[str]] = frozenset()
     """Promises of the contract of workloads, by their names in its tests, that this one cannot keep; it says why."""
 
@@ -561,6 +567,13 @@ class Workload(ABC):
     @abstractmethod
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Metrics of a whole split from its rows; the target names one of these or of `decoded_metrics`."""
+
+    def stage_metrics(self) -> list[str]:
+        """Names of those metrics that say how wrong the model is on each stage of a stream; less is better.
+
+        Default: `error_stage_0`, `error_stage_1` ..., and none where there is no stream.
+        """
+        return [f"error_stage_{stage}" for stage in range(self.stages)] if self.stages > 1 else []
 
     def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:
         """A made-up training batch of the true names, shapes, dtypes and ranges, on the CPU: for timing and rehearsals.

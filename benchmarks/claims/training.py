@@ -20,8 +20,11 @@ from harness.plugins.entries import create_workload
 from harness.plugins.search import draw, resolve_overrides
 from harness.plugins.submission import TrainFunction, load_submission, train_function
 from harness.race.evaluation import evaluate
+from harness.race.outcome import Observation
+from harness.race.stages.stream import Stream
 from harness.trial.conversation import Conditions, Evaluation, Go, Progress, TrialOver
 from harness.trial.order import stream_seed
+from harness.trial.passes.modes import in_eval_mode
 from harness.trial.trial import Trial
 
 POINTS = 8
@@ -105,11 +108,18 @@ class Course:
             evaluate_every_steps=last if math.isinf(examples) else 1,
         )
         outcomes: list[Outcome] = []
+        stream, ends = Stream(self.workload), list[Observation]()
 
         def judge(model: nn.Module, progress: Progress) -> Go | None:
+            if progress.ends_stage:
+                with in_eval_mode(model):
+                    values = self.values(model)
+                ends.append(Observation(progress.step, 0, 0.0, values, None, {}, stages_left=progress.stages_left))
+                stream.end()
             if not progress.is_finished and progress.step < last and progress.examples < examples:
                 return Go(0.0, Evaluation(progress.step, 0.0, {}))
             values = self.values(model)
+            values |= stream.transfer(ends, values)
             outcomes.append(Outcome(values, progress.reported, progress.step, progress.examples, model))
             return None
 

@@ -127,7 +127,7 @@ def _printer(study: Study, workload: Workload, device: torch.device, console: Co
             values = _evaluate_own(own, workload, judge, validation, settings.eval_batch_size)
         shown = "  ".join(f"{name} {value:.5g}" for name, value in {**values, **progress.reported}.items())
         console.print(f"step {progress.step:>7}  {charged:8.2f} s  {shown}")
-        if target.is_reached_by(values[target.metric]):
+        if not progress.stages_left and target.is_reached_by(values[target.metric]):
             console.print(
                 f"target reached: {target.metric} {values[target.metric]:.5g} ({target.goal} {target.validation})"
             )

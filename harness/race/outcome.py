@@ -73,6 +73,8 @@ class Observation:
     reported: dict[str, float]
     cpu_seconds: float | None = None
     """What all processes of the trainer had used of the processors by then, starting up included; None: not known."""
+    stages_left: int = 0
+    """Stages of a stream that had not begun: the target counts where it is 0."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Checkpoint:
     predictor_size: tuple[int, int] | None = None
     """Numbers and bytes of the module that was judged last, where it is the submission's own."""
     rehearsal_seconds: float | None = None
+    stages_ended: int = 0
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Snapshot:
     examples: int
     is_finished: bool
     is_last: bool
+    ends_stage: bool
     reported: dict[str, float]
     """By `trial.log`; NaN and infinities are among them."""
     first_step_seconds: float | None
@@ -192,7 +193,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         value = message.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
             faults.append(f"a snapshot with {name} {value!r}")
-    for name in ("is_finished", "is_last"):
+    for name in ("is_finished", "is_last", "ends_stage"):
         if not isinstance(message.get(name), bool):
             faults.append(f"a snapshot with {name} {message.get(name)!r}")
     reported = message.get("reported")
@@ -214,6 +215,7 @@ def snapshot(message: Message, last: Observation | None) -> Snapshot:
         message["examples"],
         message["is_finished"],
         message["is_last"],
+        message["ends_stage"],
         {one_line(name): float(value) for name, value in from_json(message["reported"]).items()},
         *(message.get(name) for name in (*_MEASURED, "predictor")),
     )

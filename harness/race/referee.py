@@ -32,6 +32,7 @@ from harness.race.process import ProcessGone, ServerGone, Untrusted
 from harness.race.protocol import Snapshot, TrialEnded
 from harness.race.rehearsal.rehearse import hand_on, rehearse, scratch_of_cache
 from harness.race.sandbox import Sandbox
+from harness.race.stages.stream import Stream
 
 _READY_SECONDS = 300.0
 _GRACE_SECONDS = 2.0
@@ -98,9 +99,12 @@ class Referee:
                 hand_on(scratch)
             callbacks = _Callbacks(on_evaluation, on_weights, on_tick, on_checkpoint, on_continued)
             written = scratch.resolve() / "checkpoint"
+            past = continuation.checkpoint.stages_ended if continuation is not None else 0
+            stream = Stream(self._judge.workload, ended=past)
             trial = _Trial(
-                spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks, freezes=self._freezes
-            )
+                spec, judge, trainer, weights, self._sandbox, written, continuation, callbacks, stream,
+                freezes=self._freezes,
+            )  # fmt: skip
             if rehearsal is not None:
                 trial.has_rehearsed(rehearsal.seconds)
             outcome = trial.run(began)
@@ -161,6 +165,7 @@ class _Trial:
         checkpoint_folder: Path,
         continuation: Continuation | None,
         callbacks: _Callbacks,
+        stream: Stream,
         *,
         freezes: bool,
     ) -> None:
@@ -175,6 +180,7 @@ class _Trial:
         self._checkpoint_folder = checkpoint_folder
         self._continuation = continuation
         self._callbacks = callbacks
+        self._stream = stream
         self._clock = ChargedClock(continuation.checkpoint.charged_seconds if continuation else 0.0)
         self._energy = devices.EnergyMeter(*devices.of_ranks(sandbox.device, sandbox.devices))
         self._freezes = freezes
@@ -197,6 +203,8 @@ class _Trial:
         outcome.evaluation_seconds = past.checkpoint.evaluation_seconds
         outcome.rehearsal_seconds = past.checkpoint.rehearsal_seconds
         for seen in past.observations:
+            if seen.stages_left:
+                continue
             value = seen.validation[self._spec.target.metric]
             self._best = value if self._spec.target.is_better(value, self._best) else self._best
 
@@ -390,6 +398,7 @@ class _Trial:
             energy_joules=self._joules(),
             cpu_seconds=self._cpu_seconds(),
             predictor_size=self._judge.size if isinstance(self._judge, PredictorJudge) else None,
+            stages_ended=self._stream.ended,
         )
         self._callbacks.checkpoint(checkpoint, self._checkpoint_folder)
         self._run_on(protocol.go())
@@ -448,8 +457,10 @@ class _Trial:
     def _evaluate(self, snapshot: Snapshot) -> None:
         """Judge the weights that lie in shared memory, and say *go* again or end the trial."""
         spec, outcome = self._spec, self._outcome
-        # A trial may end when it likes, but not choose the moments of its evaluations.
-        if not spec.is_by_steps and not (snapshot.is_finished or snapshot.is_last):
+        # A trial may end when it likes, and each stage once, but not choose the moments of its evaluations.
+        if snapshot.ends_stage:
+            self._stream.check_end()
+        elif not spec.is_by_steps and not (snapshot.is_finished or snapshot.is_last):
             due = self._evaluation_due()
             if is_early(self._clock.seconds, due, spec.eval_period):
                 early = f"a snapshot came at {self._clock.seconds:.3f} s, where the next was due at {due:.3f} s"
@@ -466,9 +477,11 @@ class _Trial:
             raise TrialEnded(
                 TrialStatus.DIVERGED, f"validation {unfit[0]} is {validation[unfit[0]]} at step {snapshot.step}"
             )
-        reached = spec.ends_at_target and spec.target.is_reached_by(value)
+        validation |= self._stream.transfer(outcome.observations, validation)
+        counts = self._stream.left == 0
+        reached = counts and spec.ends_at_target and spec.target.is_reached_by(value)
         test = None
-        is_best = spec.target.is_better(value, self._best)
+        is_best = counts and spec.target.is_better(value, self._best)
         if reached or is_best:
             self._best = value if is_best else self._best
             test = self._judge.test()
@@ -481,12 +494,15 @@ class _Trial:
             test=test,
             reported=snapshot.reported,
             cpu_seconds=self._cpu if self._freezes else None,
+            stages_left=self._stream.left,
         )
         outcome.observations.append(observation)
         self._callbacks.evaluation(observation)
         if isinstance(self._judge, Judge):
             number = len(outcome.observations) - 1
             self._callbacks.weights(Judged(self._judge.model.state_dict(), snapshot.step, number, is_best))
+        if snapshot.ends_stage:
+            self._stream.end()
         self._after(observation, snapshot, reached=reached)
 
     def _loaded(self, snapshot: Snapshot) -> str | None:

@@ -188,6 +188,7 @@ class _HandOver:
                 "examples": progress.examples,
                 "is_finished": progress.is_finished,
                 "is_last": progress.is_last,
+                "ends_stage": progress.ends_stage,
                 "reported": as_json(progress.reported),
                 "peak_device_bytes": peak_device_bytes,
                 **_step_seconds(self.step_ends),

@@ -28,7 +28,7 @@ from harness.api import DataError, visible
 from harness.records.checksum import checksum, version_of
 from harness.records.files import Fault, find, hold, is_held, name_once, unreadable
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 _VERSION_KEY = b"timetrial_schema_version"
 _FILE_KEY = b"timetrial_file"
 _LEVELS = ("workload=", "submission=")
@@ -121,6 +121,7 @@ EVALUATIONS = pa.schema(
         pa.field("step", pa.int64(), nullable=False),
         pa.field("examples", pa.int64(), nullable=False),
         pa.field("charged_seconds", pa.float64(), nullable=False),
+        pa.field("stages_left", pa.int32(), nullable=False),  # that had not begun: above 0, no target is reached
         pa.field("validation", pa.float64()),  # the metric that the target names
         pa.field("validation_loss", pa.float64()),
         pa.field("test", pa.float64()),  # null where the test split was not evaluated
@@ -155,6 +156,7 @@ _ADDED = {
     "reference_step_seconds_after": (7, None),
     "reference_drift": (7, None),
     "malloc": (7, None),
+    "stages_left": (8, 0),
 }
 """Columns that older tables lack: the schema version that brought them, and the value that older rows have."""
 

@@ -24,7 +24,7 @@ TRIAL_COLUMNS = [
 ]
 """What scoring reads of the trials table."""
 
-EVALUATION_COLUMNS = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "validation"]
+EVALUATION_COLUMNS = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "stages_left", "validation"]
 """What scoring reads of the evaluations table."""
 
 COMBINATION = [

@@ -40,6 +40,7 @@ def trial_times(
     seconds = evaluations["charged_seconds"].to_numpy(dtype=float)[order]
     value = sign[owner] * evaluations["validation"].to_numpy(dtype=float)[order]
     hit = value <= signed_target[owner]  # NaN compares false: a value that is no number reaches nothing
+    hit &= counts(evaluations)[order]
     if enforce_budget:
         hit &= seconds <= trials["max_runtime"].to_numpy(dtype=float)[owner]
 
@@ -58,6 +59,13 @@ def trial_times(
     found["interpolated_seconds"] = _interpolated(found, value, signed_target, previous, at, has_miss)
     found["evaluations"] = np.bincount(owner, minlength=len(trials))
     return found
+
+
+def counts(evaluations: pd.DataFrame) -> NDArray[np.bool_]:
+    """False for evaluations in a stage of a stream that another was to follow: they reach nothing. Shape: [rows]."""
+    left = evaluations["stages_left"].to_numpy(dtype=float)
+    reaching: NDArray[np.bool_] = ~(left > 0)
+    return reaching
 
 
 def started(times: pd.DataFrame) -> pd.Series:

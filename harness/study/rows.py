@@ -33,6 +33,7 @@ def evaluation_row(key: TrialKey, number: int, seen: Observation, metric: str) -
         "step": seen.step,
         "examples": seen.examples,
         "charged_seconds": seen.charged_seconds,
+        "stages_left": seen.stages_left,
         "validation": seen.validation[metric],
         "validation_loss": seen.validation["loss"],
         "test": test.get(metric),
@@ -58,6 +59,7 @@ def observation_of(row: Row, metric: str) -> Observation:
         validation=validation,
         test=None if row["test"] is None else test,
         reported=from_json(json.loads(row["reported"])),
+        stages_left=row["stages_left"],
     )
 
 
@@ -140,8 +142,9 @@ def trial_row(
 
 def summary(seen: list[Observation], target: Target) -> Row:
     """The columns of the trials table that follow from its evaluations."""
-    hit = next((one for one in seen if target.is_reached_by(one.validation[target.metric])), None)
-    best = _best(seen, target)
+    counted = [one for one in seen if not one.stages_left]
+    hit = next((one for one in counted if target.is_reached_by(one.validation[target.metric])), None)
+    best = _best(counted, target)
     last = seen[-1] if seen else None
     return {
         "time_to_target": hit.charged_seconds if hit else math.inf,

@@ -59,7 +59,9 @@ class Conditions:
         """Where evaluations go by steps, at which the next one is due that comes after `step`; infinite: at none."""
         if self.evaluate_at_steps is not None:
             return next((float(due) for due in self.evaluate_at_steps if due > step), math.inf)
-        return step + self.evaluate_every_steps if self.evaluate_every_steps is not None else math.inf
+        every = self.evaluate_every_steps
+        # A multiple of it, also after the evaluation with which a stage of a stream has ended.
+        return math.inf if every is None else step + every - step % every
 
 
 @dataclass
@@ -85,6 +87,10 @@ class Progress:
     is_last: bool
     """Whether the budget has no room for another step and its hand-over."""
     reported: dict[str, float]
+    ends_stage: bool = False
+    """Whether the current stage of a stream ends here, and is not the last."""
+    stages_left: int = 0
+    """Stages that have not begun: the target counts where it is 0."""
     settings: Mapping[str, Any] | None = None
     """What the source of a network of its own rebuilds it from; None in the closed division."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.api import ConfigError
+from harness.api import ConfigError, Examples
 from harness.trial.checkpoint import (
     CannotContinue,
     Named,
@@ -29,6 +29,7 @@ from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, 
 from harness.trial.order import Order, stream_seed
 from harness.trial.ranks import Ranks, Turn
 from harness.trial.reported import Reported
+from harness.trial.stages import CurrentStage
 
 # How the last evaluation is timed: it comes when the slowest of so many steps would not end within the budget, nor the
 # hand-over after it, with a part of the evaluation period to spare.
@@ -37,34 +38,51 @@ _SPARE_PERIODS = 0.02
 
 
 class Streams:
-    """Everything random in a trial that a checkpoint must hold: the order of the data, the submission's generator."""
+    """Everything random in a trial that a checkpoint must hold: the order of the data, the submission's generator.
 
-    def __init__(self, conditions: Conditions, examples: int, run_length: int = 1) -> None:
-        self._run_length = run_length
+    `train_set`: as a trial shows it (`harness.trial.stages.shown`); of a stream, it follows `begin_stage`.
+    """
+
+    def __init__(self, conditions: Conditions, train_set: Examples) -> None:
+        self._train_set = train_set
         self._seed = conditions.seed
         self._device = conditions.device
-        self._examples = examples
         self._batch_norm_draws = 0
-        self.order = Order(examples, stream_seed(conditions.seed, "data"), conditions.device, run_length)
+        self.stage = 0
+        """The current stage, counted from 0."""
+        self.order = self._new_order("data")
         self.generator = torch.Generator().manual_seed(stream_seed(conditions.seed, "submission"))
+
+    def begin_stage(self, number: int) -> None:
+        """Show the examples of this stage, and draw from them alone."""
+        if number == self.stage:
+            return
+        assert isinstance(self._train_set, CurrentStage)
+        self.stage = self._train_set.number = number
+        self.order = self._new_order(f"data of stage {number}" if number else "data")
 
     def new_batch_norm_order(self) -> Order:
         """An order of its own for each refresh of batch norm, so that the order of training batches stays."""
         self._batch_norm_draws += 1
-        seed = stream_seed(self._seed, f"batch norm {self._batch_norm_draws}")
-        return Order(self._examples, seed, self._device, self._run_length)
+        return self._new_order(f"batch norm {self._batch_norm_draws}")
+
+    def _new_order(self, name: str) -> Order:
+        run = self._train_set.run_length
+        return Order(len(self._train_set), stream_seed(self._seed, name), self._device, run)
 
     def state(self) -> State:
         """Where all streams stand, the global ones included."""
         return {
             "random": random_state(self._device),
             "generator": self.generator.get_state(),
+            "stage": self.stage,
             "order": self.order.state(),
             "batch_norm_draws": self._batch_norm_draws,
         }
 
     def load(self, state: State) -> None:
         """Go on where `state` was taken."""
+        self.begin_stage(state["stage"])
         self.order.load(state["order"])
         self._batch_norm_draws = state["batch_norm_draws"]
         self.generator.set_state(state["generator"])
@@ -82,6 +100,7 @@ class Pace:
         hand_over: HandOver,
         ranks: Ranks | None,
         checkpoints: Checkpoints | None,
+        stages: int = 1,
     ) -> None:
         self.step = 0
         self.examples = 0
@@ -89,6 +108,7 @@ class Pace:
         self.evaluations: list[Evaluation] = []
         self.before: list[Callable[[], object]] = []
         self.after: list[Callable[[], object]] = []
+        self.stage_ends: list[Callable[[], object]] = []
         self.reported = Reported()
         self.named = Named()
         self.step_ends: array.array[float] = array.array("d")
@@ -96,6 +116,8 @@ class Pace:
         self._model = model
         self._own: tuple[nn.Module, Mapping[str, Any]] | None = None
         self._streams = streams
+        self._stages = stages
+        self._ends_stage_early = False
         self._conditions = conditions
         self._hand_over = hand_over
         self._ranks = ranks
@@ -140,6 +162,8 @@ class Pace:
         self.step_ends.append(self._charged_at_go + now - self._went_at)
         if self._ranks is not None:
             self._end_step_together(self._ranks, now)
+        elif self._ends_stage():
+            self._end_stage(is_last=self._is_last(now))
         elif self._is_due(now):
             self._evaluate(is_last=self._is_last(now))
 
@@ -188,14 +212,45 @@ class Pace:
         self._look_at_budget_at = now + room / 2
         return room <= 0.0
 
+    # --- stages ---
+
+    def next_stage(self) -> None:
+        """Let the stage end with this step. Raises ConfigError in the last one."""
+        if not self._stages_left:
+            raise ConfigError(
+                f"trial.next_stage() was called in stage {self._streams.stage}, the last of {self._stages}. "
+                "Ask for it where trial.stage + 1 < trial.stages."
+            )
+        self._ends_stage_early = True
+
+    @property
+    def _stages_left(self) -> int:
+        return self._stages - 1 - self._streams.stage
+
+    def _ends_stage(self) -> bool:
+        if not self._stages_left:
+            return False
+        ends_at = (self._streams.stage + 1) * self._conditions.step_hint // self._stages
+        return self._ends_stage_early or self.step >= ends_at
+
+    def _end_stage(self, *, is_last: bool) -> None:
+        """Have the weights judged with which a stage ends, then begin the next one."""
+        for function in self.stage_ends:
+            function()
+        self._evaluate(is_last=is_last, ends_stage=True)
+
     # --- several ranks ---
 
     def _end_step_together(self, ranks: Ranks, now: float) -> None:
         """Rank 0 decides by its clock whether all evaluate."""
         if self.is_over:
             raise TrialOver
-        turn = self._meet(ranks, Turn.EVALUATE if self._is_due(now) else Turn.GO_ON)
-        if turn is Turn.EVALUATE:
+        # Where a stage ends, steps alone decide, or what all ranks have asked for.
+        mine = Turn.END_STAGE if self._ends_stage() else Turn.EVALUATE if self._is_due(now) else Turn.GO_ON
+        turn = self._meet(ranks, mine)
+        if turn is Turn.END_STAGE:
+            self._end_stage(is_last=self._is_last(now))
+        elif turn is Turn.EVALUATE:
             self._evaluate(is_last=self._is_last(now))
 
     def _meet(self, ranks: Ranks, turn: Turn) -> Turn:
@@ -204,7 +259,7 @@ class Pace:
 
     # --- evaluations ---
 
-    def _evaluate(self, *, is_finished: bool = False, is_last: bool = False) -> None:
+    def _evaluate(self, *, is_finished: bool = False, is_last: bool = False, ends_stage: bool = False) -> None:
         if self.is_over:
             raise TrialOver
         if self._is_behind:
@@ -213,7 +268,16 @@ class Pace:
         for function in self.before:
             function()
         model, settings = self._judged()
-        progress = Progress(self.step, self.examples, is_finished, is_last, self.reported.take(), settings)
+        progress = Progress(
+            self.step,
+            self.examples,
+            is_finished,
+            is_last,
+            self.reported.take(),
+            ends_stage=ends_stage,
+            stages_left=self._stages_left,
+            settings=settings,
+        )
         word = self._hand_over(model, progress)
         if word is None:
             self.is_over = True
@@ -224,6 +288,9 @@ class Pace:
             self.evaluations.append(word.evaluation)
         for function in self.after:
             function()
+        if ends_stage:
+            self._ends_stage_early = False
+            self._streams.begin_stage(self._streams.stage + 1)
         if word.checkpoint and self._checkpoints is not None and self.named.is_said:
             # Only now are the weights those of training again.
             kept = self._checkpoints.write(self._state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -49,6 +49,18 @@ def hidden_matrices_and_rest(
     named = list(model.named_parameters())
     is_hidden = {name: kinds[name] in HIDDEN_MATRICES and p.ndim >= 2 for name, p in named}
     return [p for name, p in named if is_hidden[name]], [p for name, p in named if not is_hidden[name]]
+
+
+def freeze_all_but(model: nn.Module, trained: Iterable[nn.Parameter]) -> None:
+    """Stop training all other parameters, and let batch norm go on with the statistics that it has."""
+    kept = {id(parameter) for parameter in trained}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def kinds_of(model: nn.Module) -> dict[str, ParameterKind]:

@@ -32,6 +32,11 @@ class Turn(IntEnum):
     GO_ON = 0
     EVALUATE = 1
     FINISH = 2
+    END_STAGE = 3
+
+
+# What all ranks must decide alike: rank 0's clock alone says when an evaluation is due.
+_SAID_BY_ALL = {Turn.FINISH: "finishes at", Turn.END_STAGE: "ends a stage at"}
 
 
 class Ranks:
@@ -162,14 +167,13 @@ class Ranks:
     def meet(self, turn: Turn, *, step: int, seconds: float) -> tuple[Turn, float]:
         """What rank 0 says at the end of a step: the turn, and the charged seconds on its clock.
 
-        Raises ConfigError where this rank is at another step, or finishes where rank 0 does not.
+        Raises ConfigError where this rank is at another step, or finishes, or ends a stage, where rank 0 does not.
         """
         word = torch.tensor([float(turn), float(step), seconds], dtype=torch.float64)
         dist.broadcast(word, 0)
         first, first_step = Turn(int(word[0])), int(word[1])
-        if first_step != step or (first is Turn.FINISH) != (turn is Turn.FINISH):
-            ends = "finishes at" if turn is Turn.FINISH else "ends"
-            its = "finishes at" if first is Turn.FINISH else "ends"
+        if first_step != step or _SAID_BY_ALL.get(first) != _SAID_BY_ALL.get(turn):
+            ends, its = _SAID_BY_ALL.get(turn, "ends"), _SAID_BY_ALL.get(first, "ends")
             raise ConfigError(
                 f"it {ends} step {step} where rank 0 {its} step {first_step}. "
                 "All ranks must take the same steps: decide by what is equal on all of them."

@@ -30,6 +30,7 @@ from harness.trial.passes.twice import (
     twice_differentiable,
 )
 from harness.trial.ranks import Ranks
+from harness.trial.stages import shown
 
 
 class Trial:
@@ -50,10 +51,13 @@ class Trial:
     ) -> None:
         self.model = model
         """The network: float32 parameters, initialised by the harness from the trial seed, on `device`."""
-        self.train_set = train_set
-        """Map-style access to the training split: `len`, `[i]`, and `gather(index)` for whole batches."""
-        self.domains: Tensor | None = workload.domains(train_set)
-        """Which domain each training example is of, numbered from 0: int64 [n]; None where the workload has none."""
+        self.train_set = shown(workload, train_set)
+        """Map-style access to the training split: `len`, `[i]`, and `gather(index)` for whole batches.
+
+        Of a stream it is the current stage alone, and its length changes with it: what comes again must be copied.
+        """
+        self.stages = workload.stages
+        """How many stages training goes through, one after the other; 1: all examples are there from the start."""
         self.step_hint = conditions.step_hint
         """Steps over which a schedule should run out."""
         self.batch_size_hint = conditions.batch_size_hint
@@ -64,8 +68,8 @@ class Trial:
         """Metric, goal and value on the validation split."""
         self.budget_seconds = conditions.budget_seconds
         """Charged seconds after which the trial is over."""
-        streams = Streams(conditions, len(train_set), train_set.run_length)
-        pace = Pace(model, streams, conditions, hand_over, ranks, checkpoints)
+        streams = Streams(conditions, self.train_set)
+        pace = Pace(model, streams, conditions, hand_over, ranks, checkpoints, self.stages)
         self.evaluations: list[Evaluation] = pace.evaluations
         """The validation history, oldest first, for self-tuning."""
         self.seed = conditions.seed
@@ -96,10 +100,15 @@ class Trial:
         self._streams = streams
         self._pace = pace
         self._loader = Loader(
-            train_set, conditions.seed, workers=conditions.loader_workers, share=ranks.share if ranks else None
+            self.train_set, conditions.seed, workers=conditions.loader_workers, share=ranks.share if ranks else None
         )
 
     # --- data ---
+
+    @property
+    def domains(self) -> Tensor | None:
+        """Which domain each training example is of, numbered from 0: int64 [n]; None where the workload has none."""
+        return self._workload.domains(self.train_set)
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         """Endless shuffled training batches; one iteration is one step, and evaluations happen between iterations."""
@@ -134,6 +143,30 @@ class Trial:
     def end_step(self) -> None:
         """Say that a step has ended. Evaluates where one is due. Raises TrialOver when the clock has stopped."""
         self._pace.end_step()
+
+    # --- streams of tasks ---
+
+    @property
+    def stage(self) -> int:
+        """The current stage, counted from 0. The next begins by itself, for good, after an even share of `step_hint`.
+
+        The target counts in the last stage alone, which lasts to the end of the trial.
+        """
+        return self._streams.stage
+
+    def on_stage_end(self, function: Callable[[], object]) -> None:
+        """Call `function` after the last step of each stage but the last, while `train_set` still shows that stage.
+
+        Then comes an evaluation, whatever the clock says, and then the next stage. Its time is charged.
+        """
+        self._pace.stage_ends.append(function)
+
+    def next_stage(self) -> None:
+        """Let the stage end with this step, before its share of steps is used up. All ranks must ask in one step.
+
+        For methods whose steps take longer than those of the reference. Raises ConfigError in the last stage.
+        """
+        self._pace.next_stage()
 
     # --- forward and loss ---
 

@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness import Hyperparameters, Trial, warmup_cosine
-
-_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-
-
-def rows(layer: nn.Module, inputs: Tensor) -> Tensor | None:
-    """What each output of a linear layer or a convolution is a product of weights with. Shape: [outputs, inputs].
-
-    None for convolutions in groups, or padded with anything but zeros.
-    """
-    if isinstance(layer, nn.Linear):
-        return inputs.flatten(0, -2)
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.groups > 1 or layer.padding_mode != "zeros":
-        return None
-    weight = layer.weight
-    patch = torch.eye(weight[0].numel(), dtype=inputs.dtype, device=inputs.device).view(-1, *weight.shape[1:])
-    places = _CONVOLUTIONS[type(layer)](inputs, patch, None, layer.stride, layer.padding, layer.dilation)
-    return places.movedim(1, -1).flatten(0, -2)
-
-
-def second_moment(layer: nn.Module, calls: Iterable[Tensor]) -> Tensor | None:
-    """x^T x / b over the rows x of all calls, in float32 at least. Shape: [inputs, inputs]."""
-    taken = [rows(layer, inputs.detach()) for inputs in calls]
-    if not taken or any(each is None for each in taken):
-        return None
-    x = torch.cat([each for each in taken if each is not None])
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x.T @ x / len(x)
+from harness import Hyperparameters, Trial, input_moment, warmup_cosine
 
 
 def trained_activations(gradient: Tensor, moment: Tensor, penalty: float) -> Tensor:
@@ -68,7 +38,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
             loss = trial.loss(batch, label_smoothing=hp.label_smoothing)
         loss.backward()
         for name, layer in layers.items():
-            moment = second_moment(layer, inputs.get(name, ()))
+            moment = input_moment(layer, inputs.get(name, ()))
             gradient = layer.weight.grad
             if moment is not None and isinstance(gradient, Tensor):
                 layer.weight.grad = trained_activations(gradient, trial.all_reduce_mean(moment), hp.penalty)

@@ -155,6 +155,7 @@ SNAPSHOT = {
     "examples": 96,
     "is_finished": False,
     "is_last": False,
+    "ends_stage": False,
     "reported": {"train_loss": 0.5, "rate": "NaN"},
     "first_step_seconds": 0.1,
     "median_step_seconds": 0.01,

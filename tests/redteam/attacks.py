@@ -759,7 +759,7 @@ ATTACKS = [
         """
     def train(trial, hp):
         snapshot = {"type": "snapshot", "step": 1, "examples": 32, "is_finished": False, "is_last": False}
-        snapshot["reported"] = {}
+        snapshot |= {"ends_stage": False, "reported": {}}
         time.sleep(0.25)
         line = json.dumps(snapshot).encode() + b"\\n"
         channel().sendall(line + line)
@@ -985,7 +985,9 @@ def _forged(name: str, what: str, message: bytes, reason: str = "the trainer sen
     )
 
 
-_SNAPSHOT = '{"type":"snapshot","step":%s,"examples":%s,"is_finished":true,"is_last":false,"reported":%s}\n'
+_SNAPSHOT = (
+    '{"type":"snapshot","step":%s,"examples":%s,"is_finished":true,"is_last":false,"ends_stage":false,"reported":%s}\n'
+)
 
 ATTACKS += [
     _forged("nonsense", "sends what is no JSON", b"nonsense\n"),

@@ -34,7 +34,7 @@ def random_tables(random: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFra
                     curve = _curve(random, trial_id, speed)
                     rows.append(_trial(random, workload, submission, study, trial, trial_id, curve))
                     evaluations += curve
-    columns = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "validation"]
+    columns = ["trial_id", "evaluation", "step", "examples", "charged_seconds", "stages_left", "validation"]
     return pd.DataFrame(rows), pd.DataFrame(evaluations, columns=columns)
 
 
@@ -66,6 +66,7 @@ def _curve(random, trial_id, speed):
             "step": number + 1,
             "examples": number + 1,
             "charged_seconds": float(seconds[number]),
+            "stages_left": 0,
             "validation": float(values[number]),
         }
         for number in range(count)

@@ -66,6 +66,7 @@ def evaluation_row(trial: Row, number: int, seconds: float, validation: float | 
         "step": int(10 * seconds),
         "examples": int(1000 * seconds),
         "charged_seconds": seconds,
+        "stages_left": 0,
         "validation": validation,
     }
 

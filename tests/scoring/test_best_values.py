@@ -50,6 +50,12 @@ def test_the_best_value_counts_wherever_it_comes_and_the_target_ends_nothing():
     assert (found["evaluation_to_target"], found["steps_to_target"]) == (2, 30)
 
 
+def test_the_best_value_of_a_stream_is_of_its_last_stage():
+    row, seen = trial("d", "a", 0.1, 0.4, 0.3)
+    seen[0]["stages_left"] = 1
+    assert errors((row, seen)) == [0.3]
+
+
 def test_of_two_equal_values_the_first_is_where_the_test_value_is_taken():
     assert best_values(*tables([trial("d", "a", 0.3, 0.3, test=[0.31, 0.32])]))["test_error"].tolist() == [0.31]
 

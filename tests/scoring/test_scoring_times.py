@@ -48,6 +48,16 @@ def test_a_target_reached_at_the_first_evaluation_has_a_bracket_from_zero_and_no
     assert times["interpolated_seconds"] == 1.0
 
 
+def test_before_the_last_stage_of_a_stream_nothing_is_reached():
+    row, _ = trial_rows("w", "s", 1.0)
+    curve = [evaluation_row(row, number, number + 1.0, 0.05) for number in range(3)]
+    for each, left in zip(curve, (2, 1, 0), strict=True):
+        each["stages_left"] = left
+    times = trial_times(*tables([(row, curve)])).iloc[0]
+    assert (times["time_to_target"], times["evaluation_to_target"]) == (3.0, 2)
+    assert math.isinf(trial_times(*tables([(row, curve[:2])])).iloc[0]["time_to_target"])
+
+
 def test_a_trial_that_never_reaches_the_target_takes_infinitely_long():
     times = one_trial([(1.0, 0.5), (2.0, 0.11)])
     assert math.isinf(times["time_to_target"])

@@ -486,9 +486,10 @@ REPORTED = st.floats(width=64)
     test=st.none() | st.fixed_dictionaries({"error": NUMBERS, "loss": NUMBERS}, optional={"test": NUMBERS}),
     reported=st.dictionaries(st.text() | st.just("train_loss"), REPORTED, max_size=3),
     seconds=NUMBERS,
+    stages_left=st.integers(0, 9),
 )
-def test_an_evaluation_is_read_back_from_its_row_as_it_was(validation, test, reported, seconds):
-    seen = Observation(3, 96, seconds, validation, test, reported)
+def test_an_evaluation_is_read_back_from_its_row_as_it_was(validation, test, reported, seconds, stages_left):
+    seen = Observation(3, 96, seconds, validation, test, reported, stages_left=stages_left)
     row = json.loads(json.dumps(evaluation_row(TrialKey("w", "s", "t"), 0, seen, "error")))
     again = observation_of(row, "error")
     # As text, in which one NaN is like another.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.api import ConfigError, Hyperparameters, LossKind
 from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.conversation import TrialOver
+from harness.trial.passes.rows import input_moment
 from harness.trial.trial import Trial
 from submissions.any_loss.submission import binary_answers, confusion, metric_loss
 from submissions.cooldown.submission import DomainSampler, tempered
@@ -25,7 +26,7 @@ from submissions.reste.submission import train as train_binary
 from submissions.target_surrogate.submission import ArmijoDescent, searched, surrogate
 from submissions.target_surrogate.submission import train as train_by_surrogates
 from submissions.tp_sgd.submission import Projections, local_loss, separated
-from submissions.tract.submission import second_moment, trained_activations
+from submissions.tract.submission import trained_activations
 from tests.trial.test_trial import make_trial
 
 
@@ -246,7 +247,7 @@ def test_the_gradient_of_trained_activations_is_that_of_the_sheet_for_one_row_an
         (tensor([1.0, 2.0]), tensor([1.0]), [0.196078, 0.392157]),
         (tensor([1.0, 2.0], [0.0, 1.0]), tensor([1.0], [-1.0]), [2.857143, -0.714286]),
     ]:
-        moment = second_moment(layer, [x])
+        moment = input_moment(layer, [x])
         assert moment is not None
         found = trained_activations(gradient_of_outputs.T @ x, moment, 0.1)
         torch.testing.assert_close(found, tensor(expected), atol=1e-6, rtol=0)
@@ -254,7 +255,7 @@ def test_the_gradient_of_trained_activations_is_that_of_the_sheet_for_one_row_an
 
 def test_both_forms_of_the_inverse_agree():
     x, z = gaussian(4, 7), gaussian(4, 3, seed=1)
-    moment = second_moment(nn.Linear(7, 3), [x])
+    moment = input_moment(nn.Linear(7, 3), [x])
     assert moment is not None
     small = x @ x.T / 4
     other = (z.T @ (torch.eye(4) - small / 0.1 @ torch.linalg.inv(small / 0.1 + torch.eye(4))) @ x) / 0.1
@@ -275,7 +276,7 @@ def test_both_forms_of_the_inverse_agree():
 def test_rows_of_a_layer_times_its_weights_are_its_outputs(layer, shape):
     """Their second moment is that of the outputs of a layer whose weights are orthonormal."""
     layer, inputs = layer.double(), gaussian(*shape)
-    moment = second_moment(layer, [inputs, inputs])
+    moment = input_moment(layer, [inputs, inputs])
     assert moment is not None
     layer.bias.data.zero_()
     outputs = layer(inputs)
@@ -285,8 +286,8 @@ def test_rows_of_a_layer_times_its_weights_are_its_outputs(layer, shape):
 
 
 def test_convolutions_in_groups_or_with_mirrored_edges_are_left_alone():
-    assert second_moment(nn.Conv2d(2, 2, 3, groups=2), [torch.ones(1, 2, 5, 5)]) is None
-    assert second_moment(nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), [torch.ones(1, 2, 5)]) is None
+    assert input_moment(nn.Conv2d(2, 2, 3, groups=2), [torch.ones(1, 2, 5, 5)]) is None
+    assert input_moment(nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), [torch.ones(1, 2, 5)]) is None
 
 
 # --- tp_sgd ---

@@ -43,7 +43,7 @@ _DEAD = 1 / 32
 _EASED = 1e-6
 _LARGEST_STEP = 1 / 200
 _BATCH_THAT_BEARS_ONE_MORE = 32
-_FIELDS_OF_ALL = ("inputs", "targets", "weights")
+_FIELDS_OF_ALL = ("inputs", "targets", "weights", "stages")
 
 
 def twin_of(original: Workload, with_options: Callable[[Mapping[str, Any]], Workload], number: int) -> Workload:
@@ -90,6 +90,15 @@ class Twin(Workload):
     def has_open_division(self) -> bool:  # type: ignore[override]
         """That of the original, of whose `inputs` its own are made."""
         return self._original.has_open_division
+
+    @property
+    def stages(self) -> int:  # type: ignore[override]
+        """Those of the original."""
+        return self._original.stages
+
+    def stage_metrics(self) -> list[str]:
+        """The original's, under other names."""
+        return [name_from(self._number, name) for name in self._original.stage_metrics()]
 
     def sources(self) -> list[DataSource]:
         """Those of the original."""
@@ -222,7 +231,7 @@ def name_from(number: int, name: str) -> str:
 
 
 def _translated(field: str, letters: dict[int, int]) -> str:
-    """The name of a field in other letters; whether there are inputs, targets and weights, all may know."""
+    """The name of a field in other letters; whether there are inputs, targets, weights and stages, all may know."""
     return field if field in _FIELDS_OF_ALL else field.translate(letters)
 
 

@@ -199,6 +199,33 @@ class _Adapted(nn.Module):
         return inputs @ self.get_buffer("frozen").T + inputs @ self.down.T @ self.up.T
 
 
+class StripeStream(Stripes):
+    """Narrow stripes in the first half of the training, wide ones in the second, with two outputs for either."""
+
+    stages = 2
+    has_open_division = False
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The stages lie mixed."""
+        examples = super().drawn(count, generator)
+        stages = torch.arange(count) // 2 % self.stages
+        wide = (torch.arange(8) // 2 % 2 * 2.0 - 1.0).expand(8, 8)
+        narrow = (torch.arange(8) % 2 * 2.0 - 1.0).expand(8, 8)
+        change = torch.where(examples["targets"][:, None, None] == 0, wide - narrow, (wide - narrow).T)
+        images = examples["inputs"] + (change * stages[:, None, None]).unsqueeze(1)
+        return {**examples, "inputs": images, "stages": stages}
+
+    def build_model(self) -> nn.Module:
+        """About 1,300 parameters."""
+        *layers, _ = super().build_model().children()
+        return nn.Sequential(*layers, nn.Linear(12, 2 * self.stages))
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Those of each example's own stage. Shape: [batch, 2]."""
+        outputs: Tensor = model(batch["inputs"])
+        return outputs.view(-1, self.stages, 2)[torch.arange(len(outputs)), batch["stages"]]
+
+
 PROBLEMS: Mapping[str, type[TinyClassification]] = {
     "batch_norm": ResidualStripes,
     "masked_and_tied": Successors,
@@ -206,5 +233,8 @@ PROBLEMS: Mapping[str, type[TinyClassification]] = {
 }
 """By what a submission meets in them."""
 
-SOUGHT: Mapping[str, type[TinyClassification]] = {"adapters_and_domains": AdaptedStripes}
+SOUGHT: Mapping[str, type[TinyClassification]] = {
+    "adapters_and_domains": AdaptedStripes,
+    "stream": StripeStream,
+}
 """By what some methods look for and few workloads have: for submissions with hyperparameters that say nothing else."""

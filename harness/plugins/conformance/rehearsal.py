@@ -32,30 +32,35 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, go_on_from: int | None = None) -> None:
         self.is_continued = go_on_from is not None
-        self.count = 0
+        self.steps: list[int] = []
+        """Where those that were kept were written."""
         self.fault: Exception | None = None
         """Why the last one could not be taken or written: the trial goes on without, as under the referee."""
         self._folder = folder
         self._go_on_from = go_on_from
+        self._step: int | None = None
 
     def write(self, state: Callable[[], State]) -> None:
         """Keep it, unless the trial has come from one."""
         if self.is_continued:
             return
         try:
-            write_state(self._folder / f"{self.count + 1}.pt", state())
-            self.count += 1
+            written = state()
+            write_state(self._folder / f"{len(self.steps) + 1}.pt", written)
+            self.steps.append(written["step"])
         except Exception as error:
             self.fault = error
 
     def read(self) -> State:
         """The one to go on from."""
-        return read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
+        state = read_state(self._folder / f"{self._go_on_from}.pt", torch.device("cpu"))
+        self._step = state["step"]
+        return state
 
     def restored(self, step: int) -> Go:
         """Go on. The trial stands where the checkpoint was written."""
         assert self._go_on_from is not None
-        assert step == self._go_on_from * STEPS // EVALUATIONS
+        assert step == self._step
         return Go(0.0)
 
 

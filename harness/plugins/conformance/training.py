@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.api import Hyperparameters
 from harness.plugins.conformance.check import Check, Outcome, judged, line_of, what_was_raised
 from harness.plugins.conformance.problems import PROBLEMS, SOUGHT
-from harness.plugins.conformance.rehearsal import EVALUATIONS, STEPS, Checkpoints, Rehearsal
+from harness.plugins.conformance.rehearsal import STEPS, Checkpoints, Rehearsal
 from harness.plugins.conformance.watched import Watched, names_read
 from harness.plugins.own_network import forget_helpers
 from harness.plugins.profile.timed import state_bytes
@@ -160,7 +160,7 @@ def resumes(candidate: Candidate, problem: str) -> str | None:
             f"what it names as resumable cannot be written: {why}. Give it a state_dict of tensors, numbers and texts."
         )
     count = len(whole.weights) - 1  # one after each hand-over but the last
-    if written.count < count:
+    if len(written.steps) < count:
         return "there are no checkpoints. Name by trial.resumable(...) what later steps depend on; nothing, if nothing."
     for number in sorted({1, count} - {0}):
         try:
@@ -169,13 +169,13 @@ def resumes(candidate: Candidate, problem: str) -> str | None:
             return f"{error}."
         if len(rest.weights) != len(whole.weights) - number:
             return (
-                f"gone on from the checkpoint at step {number * STEPS // EVALUATIONS}, it ends at step "
+                f"gone on from the checkpoint at step {written.steps[number - 1]}, it ends at step "
                 f"{rest.trial.step} instead of {whole.trial.step}. Count by trial.step, not by variables of train."
             )
         for weights, again in zip(whole.weights[number:], rest.weights, strict=True):
             if differing := _difference(weights, again):
                 return (
-                    f"gone on from the checkpoint at step {number * STEPS // EVALUATIONS}, {differing} is another one "
+                    f"gone on from the checkpoint at step {written.steps[number - 1]}, {differing} is another one "
                     "than without the kill. Name by trial.resumable(...) all that later steps depend on."
                 )
     return None
@@ -213,7 +213,7 @@ def check_training(candidate: Candidate) -> Iterator[Check]:
 def problems_of(candidate: Candidate) -> Iterator[str]:
     """The problems that a submission is tried on; more where the first ones leave something unread.
 
-    What it reads only where it finds adapters or domains is no idle hyperparameter.
+    What it reads only where it finds adapters, domains or another stage is no idle hyperparameter.
     """
     yield from candidate.problems
     for problem in candidate.problems:

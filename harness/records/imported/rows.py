@@ -65,7 +65,8 @@ def trial_row(
 
 def evaluation_row(trial_id: str, number: int, **columns: Any) -> Row:
     """A row of the evaluations table; what `columns` do not say is null, or nothing."""
-    defaults: Row = {"trial_id": trial_id, "evaluation": number, "examples": 0, "other_metrics": "{}", "reported": "{}"}
+    defaults: Row = {"trial_id": trial_id, "evaluation": number, "examples": 0, "stages_left": 0}
+    defaults |= {"other_metrics": "{}", "reported": "{}"}
     return dict.fromkeys(EVALUATIONS.names) | defaults | columns
 
 

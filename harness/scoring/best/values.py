@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.api import FAILED, DataError
 from harness.scoring.checks import check_columns, check_evaluations, check_trials
-from harness.scoring.times import CELL
+from harness.scoring.times import CELL, counts
 
 Floats = NDArray[np.float64]
 
@@ -38,15 +38,15 @@ def best_values(trials: pd.DataFrame, evaluations: pd.DataFrame, *, enforce_budg
         np.where(is_max, 1.0 - values, values)
         for values in (evaluations[split].to_numpy(dtype=float) for split in ("validation", "test"))
     )
-    counts = ~np.isnan(error) & ~trials["status"].isin(FAILED).to_numpy()[owner]
+    counted = counts(evaluations) & ~np.isnan(error) & ~trials["status"].isin(FAILED).to_numpy()[owner]
     if enforce_budget:
         seconds = evaluations["charged_seconds"].to_numpy(dtype=float)
-        counts &= seconds <= trials["max_runtime"].to_numpy(dtype=float)[owner]
+        counted &= seconds <= trials["max_runtime"].to_numpy(dtype=float)[owner]
     seen = pd.DataFrame({"owner": owner, "error": error, "test_error": test_error})
     for name in ("step", "examples", "evaluation"):
         seen[name] = evaluations[name].to_numpy()
     # Of equal values the first: the weights that are kept when nothing better comes.
-    order = seen[counts].sort_values(["owner", "error", "evaluation"], kind="stable")
+    order = seen[counted].sort_values(["owner", "error", "evaluation"], kind="stable")
     best = order.drop_duplicates("owner").set_index("owner").reindex(range(len(trials)))
     found = trials.copy()
     reached = np.maximum(best["error"].to_numpy(dtype=float), least)

@@ -53,7 +53,7 @@ def steps_at(observations: Sequence[Observation], target: Target) -> float:
 
     A line, because evaluations are a twentieth of the budget apart, which is more than what is to be seen.
     """
-    points = [(seen.step, seen.validation[target.metric]) for seen in observations]
+    points = [(seen.step, seen.validation[target.metric]) for seen in observations if not seen.stages_left]
     if not points or not target.is_reached_by(points[-1][1]):
         return math.inf
     for (before, missed), (step, value) in itertools.pairwise(points):

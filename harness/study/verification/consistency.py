@@ -159,7 +159,11 @@ def _status(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
         if row["status"] == TrialStatus.REACHED:
             yield "status is reached, but under its ruleset no target ends a trial"
         return
-    hits = [number for number, each in enumerate(evaluations) if target.is_reached_by(each["validation"])]
+    hits = [
+        number
+        for number, each in enumerate(evaluations)
+        if not each["stages_left"] and target.is_reached_by(each["validation"])
+    ]
     reached = row["status"] == TrialStatus.REACHED
     if reached and not hits:
         yield "status is reached, but no evaluation reaches the target"

@@ -209,7 +209,7 @@ def test_what_is_said_of_a_module_is_checked(race_open, said, reason):
             hand_over = next(one for one in gc.get_objects() if type(one).__name__ == "_HandOver")
             trial.next_batch()
             snapshot = {{"type": "snapshot", "step": 1, "examples": 32, "is_finished": True, "is_last": False}}
-            hand_over.ask({{**snapshot, "reported": {{}}, "predictor": {said}}})
+            hand_over.ask({{**snapshot, "ends_stage": False, "reported": {{}}, "predictor": {said}}})
     """
     outcome = race_open(source)
     assert outcome.status == "refused"
