@@ -17,7 +17,8 @@ def orthonormal(features: Tensor) -> Tensor:
     """
     left, singular, _ = torch.linalg.svd(features.double(), full_matrices=False)
     kept = singular > singular[0] * max(features.shape) * torch.finfo(features.dtype).eps
-    return left[:, kept] * len(features) ** 0.5
+    scaled: Tensor = left[:, kept] * len(features) ** 0.5
+    return scaled
 
 
 def projection_process(features: Tensor, generator: torch.Generator) -> Tensor:

@@ -166,12 +166,15 @@ def call_price(shares: Tensor, times: Tensor) -> Tensor:
     left = 1 - times
     upper = _upper(shares, left)
     lower = upper - DEVIATION * left.sqrt()
-    return shares * torch.special.ndtr(upper) - STRIKE * (-RATE * left).exp() * torch.special.ndtr(lower)
+    paid: Tensor = STRIKE * (-RATE * left).exp() * torch.special.ndtr(lower)
+    earned: Tensor = shares * torch.special.ndtr(upper)
+    return earned - paid
 
 
 def call_hedge(shares: Tensor, times: Tensor) -> Tensor:
     """The derivative of that with respect to the share's price. Shapes alike, float64."""
-    return torch.special.ndtr(_upper(shares, 1 - times))
+    hedge: Tensor = torch.special.ndtr(_upper(shares, 1 - times))
+    return hedge
 
 
 def adjustment_share(times: Tensor) -> Tensor:

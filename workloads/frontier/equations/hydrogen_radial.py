@@ -122,5 +122,5 @@ def _at_nodes(outputs: Tensor, nodes: Tensor, lengths: Tensor) -> tuple[Tensor, 
 def _inverse(overlaps: Tensor) -> Tensor:
     # Functions that depend on each other have no inverse: the loss is then no number, which ends a trial as diverged.
     lower = torch.linalg.cholesky_ex(overlaps).L
-    root = torch.linalg.solve_triangular(lower, torch.eye(STATES).to(lower), upper=False)
+    root: Tensor = torch.linalg.solve_triangular(lower, torch.eye(STATES).to(lower), upper=False)
     return root.T @ root

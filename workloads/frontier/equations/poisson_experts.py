@@ -57,7 +57,7 @@ class Experts(nn.Module):
         wanted = -solution(points.double(), peak=self.peak).laplacian / self.peak
         weighed = shares.value.double().T[:, :, None] * rows
         ridge = _RIDGE * len(points) * torch.eye(FUNCTIONS, dtype=rows.dtype, device=rows.device)
-        found = torch.linalg.solve(weighed.mT @ rows + ridge, weighed.mT @ wanted)
+        found: Tensor = torch.linalg.solve(weighed.mT @ rows + ridge, weighed.mT @ wanted)
         return found.squeeze(2).T.to(points.dtype)
 
 
