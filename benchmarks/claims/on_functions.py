@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from submissions.diffgrad.submission import DiffGrad
 from submissions.gn_smoothness.submission import GradientNormalizedSmoothness, Point, Product
 from submissions.sgdp.submission import SGDP
 from submissions.target_surrogate.submission import ArmijoDescent
+from submissions.volume_sampler.submission import orthonormal, projection_process
 
 # --- optimizers that are given a gradient ---
 
@@ -236,6 +238,29 @@ def surrogate_advantage(seed: int) -> Reading:
     return Reading(searched / five, {"SSO": five, "line search": searched, "SSO with one inner step": of_surrogates(1)})
 
 
+def chosen_points(seed: int) -> Reading:
+    """Two blocks of the process on ten polynomials, over as many independent points with the same weights."""
+    generator = torch.Generator().manual_seed(seed)
+    line = torch.linspace(-1, 1, 1_000, dtype=torch.float64)
+    features = orthonormal(torch.stack([torch.special.legendre_polynomial_p(line, k) for k in range(10)], dim=1))
+    wanted = (1 / (1 + 25 * line.square()))[:, None]
+    lengths = features.square().sum(dim=1)
+
+    def error(rows: Tensor) -> float:
+        root = lengths[rows].rsqrt()[:, None]
+        found = torch.linalg.lstsq(root * features[rows], root * wanted[rows]).solution
+        return float((features @ found - wanted).square().mean())
+
+    best = float((features @ (features.T @ wanted) / len(line) - wanted).square().mean())
+    blocks = [error(torch.cat([projection_process(features, generator) for _ in range(2)])) for _ in range(200)]
+    alone = [error(torch.multinomial(lengths, 20, replacement=True, generator=generator)) for _ in range(200)]
+    blocks_median, alone_median = statistics.median(blocks), statistics.median(alone)
+    return Reading(
+        blocks_median / alone_median,
+        {"blocks over best": blocks_median / best, "others over best": alone_median / best},
+    )
+
+
 CLAIMS = [
     Claim(
         name="sgdp_norm",
@@ -312,6 +337,22 @@ CLAIMS = [
         holds=Rule(low=1000.0),
         measure=surrogate_advantage,
         repetitions=30,
+        average=Average.GEOMETRIC_MEAN,
+    ),
+    Claim(
+        name="volume_sampler_points",
+        submission="volume_sampler",
+        says=(
+            "Repeated determinantal point processes need far fewer points than independent optimal ones for the same "
+            "error."
+        ),
+        experiment=(
+            "Least squares of 1 / (1 + 25 x^2) on ten Legendre polynomials with 20 points, weighted: two blocks of the "
+            "process, or 20 independent points drawn by leverage; 200 times each."
+        ),
+        quantity="median squared error of blocks over that of independent points",
+        holds=Rule(high=1.0),
+        measure=chosen_points,
         average=Average.GEOMETRIC_MEAN,
     ),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Self
 
 import numpy
 import torch
@@ -28,12 +29,12 @@ class KnownExamples(TensorExamples):
         """The rows at `index` of every tensor, and of what is known."""
         return {**super().gather(index), **{name: each.index_select(0, index) for name, each in self._known.items()}}
 
-    def to(self, device: torch.device) -> KnownExamples:
+    def to(self, device: torch.device) -> Self:
         """The same on another device."""
         tensors, known = (
             {name: values.to(device) for name, values in each.items()} for each in (self.tensors(), self._known)
         )
-        return KnownExamples(tensors, known)
+        return type(self)(tensors, known)
 
 
 def rounded(values: numpy.ndarray) -> numpy.ndarray:

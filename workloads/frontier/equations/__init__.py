@@ -1,0 +1,1 @@
+"""Differential equations whose solutions are known, solved by training a network."""
