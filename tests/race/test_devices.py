@@ -48,6 +48,26 @@ def curves_on_one_and_two(sandbox: Sandbox, folder: Path, source: str, **changes
     return curves
 
 
+def test_two_devices_go_through_the_stages_of_a_stream_as_one_does(sandbox_of_two, tmp_path):
+    source = f"{SGD}            if trial.step == 16: trial.next_stage()\n"
+    found = []
+    for count in (1, 2):
+        sandbox_of_two.devices = count
+        outcome = race_on(sandbox_of_two, tmp_path, source, entry="tests.streams.BlobStream", step_hint=36, **BY_STEPS)
+        assert [(seen.step, seen.stages_left) for seen in outcome.observations] == [
+            (10, 2), (12, 2), (17, 1), (20, 0), (30, 0), (40, 0),
+        ], outcome.log  # fmt: skip
+        found.append([seen.validation["loss"] for seen in outcome.observations])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_stage_that_one_rank_alone_ends_is_one_line_that_says_so(race_of_two):
+    source = f"{SGD}            if trial.step == 5 and trial.rank: trial.next_stage()\n"
+    outcome = race_of_two(source, entry="tests.streams.BlobStream", step_hint=36, **BY_STEPS)
+    assert outcome.status == "crashed"
+    assert outcome.reason.startswith("rank 1: it ends a stage at step 6 where rank 0 ends step 6.")
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["all examples count", "masked examples"])
 def test_two_devices_give_the_loss_curve_of_one_with_the_same_global_batch(sandbox_of_two, tmp_path, masked):
     options = {"hidden": 16, "masked": masked}
