@@ -5,6 +5,7 @@ An edit that keeps all of this true shows only when the trial is run again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -115,18 +116,21 @@ def _order(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
         values = [each[column] for each in evaluations]
         if values != sorted(values):
             yield f"{column} falls from one evaluation to the next"
+    left = [each["stages_left"] for each in evaluations]
+    if any(not 0 <= before - after <= 1 for before, after in itertools.pairwise(left)):
+        yield "stages_left does not fall by one stage after the other"
     if row["evaluate_every_steps"] is None:
-        yield from _early(row["eval_period"], [each["charged_seconds"] for each in evaluations])
+        yield from _early(row["eval_period"], evaluations)
 
 
-def _early(period: float, seconds: list[float]) -> Iterator[str]:
-    """All evaluations but the last, before which a trial may have ended by itself, wait until they are due."""
+def _early(period: float, evaluations: Sequence[Row]) -> Iterator[str]:
+    """All evaluations wait until they are due, but the last, as a trial may end by itself, and the end of a stage."""
     before = 0.0
-    for each in seconds[:-1]:
-        due = evaluation_due(before, period)
-        if is_early(each, due, period):
-            yield f"an evaluation at {each:.3f} s came before it was due, at {due:.3f} s"
-        before = each
+    for each, following in itertools.pairwise(evaluations):
+        seconds, due = each["charged_seconds"], evaluation_due(before, period)
+        if each["stages_left"] == following["stages_left"] and is_early(seconds, due, period):
+            yield f"an evaluation at {seconds:.3f} s came before it was due, at {due:.3f} s"
+        before = seconds
 
 
 def _times(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:

@@ -130,6 +130,24 @@ def test_an_edit_is_found_by_reading_even_of_a_row_that_never_had_a_checksum(rac
     assert contradictions(found.row, found.evaluations) != []
 
 
+def test_an_evaluation_that_ends_a_stage_waits_for_nothing_and_stages_end_one_by_one(raced):
+    def early(row: dict[str, Any], evaluations: list[dict[str, Any]], left: list[int]) -> None:
+        evaluations[1]["charged_seconds"] = evaluations[0]["charged_seconds"] + 1e-4
+        row["checksum"] = None
+        for each, number in zip(evaluations, [*left, *[0] * len(evaluations)], strict=False):
+            each["stages_left"] = number
+
+    def phrases(*left: int) -> str:
+        found = edited(raced[1], lambda row, evaluations: early(row, evaluations, list(left)))
+        return "; ".join(contradictions(found.row, found.evaluations))
+
+    assert "came before it was due" in phrases(0, 0)
+    assert "came before it was due" in phrases(1, 0)
+    assert "came before it was due" not in phrases(1, 1)
+    assert "one stage after the other" in phrases(0, 1)
+    assert "one stage after the other" in phrases(2, 2)
+
+
 @pytest.mark.parametrize("name", ["reason", "median_step_seconds", "peak_host_bytes", "versions", "started_at"])
 def test_the_checksum_covers_what_nothing_else_can_be_told_from(raced, name):
     found = edited(raced[1], lambda row, _: row.update({name: None}))
