@@ -34,6 +34,7 @@ class Blobs(Workload):
 
     `hidden`: width of a hidden layer. `masked`: about a third of the examples do not count. `stored`: the splits are
     read from one file, which `store` has written, as those of real workloads are. `copied`: see CopiedBlobs.
+    `small_domain`: so many examples, the last ones of a split, are of a second domain.
     """
 
     loss_kind = LossKind.SOFTMAX_CROSS_ENTROPY
@@ -49,7 +50,9 @@ class Blobs(Workload):
         stored: bool = False,
         slow_evaluation: float = 0.0,
         copied: bool = False,
+        small_domain: int = 0,
     ) -> None:
+        self.small_domain = small_domain
         self.dropout = dropout
         self.hidden = hidden
         self.masked = masked
@@ -106,6 +109,9 @@ class Blobs(Workload):
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         return {"error": float(statistics["wrong"].mean())}
+
+    def domains(self, examples: Examples) -> Tensor | None:
+        return (torch.arange(len(examples)) >= len(examples) - self.small_domain).long() if self.small_domain else None
 
     def symmetries(self) -> list[Symmetry]:
         # Batch norm has a place for each input, dead ones too.

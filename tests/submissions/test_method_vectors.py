@@ -504,8 +504,7 @@ def test_a_sampler_draws_domains_by_temperature_and_all_examples_of_one_alike():
 
 
 def test_cooldown_draws_evenly_first_and_in_proportion_later_and_counts_what_it_draws():
-    trial, told = make_trial([None], every=90)
-    trial.domains = (torch.arange(512) >= 500).long()
+    trial, told = make_trial([None], every=90, small_domain=12)
     small = trial.train_set.gather(torch.arange(500, 512))["inputs"]
     seen: list[int] = []
 
