@@ -303,6 +303,7 @@ def many_trials(submissions, workloads, trials, evaluations):
             "step": np.tile((10 * seconds).astype(int), count),
             "examples": np.tile((1000 * seconds).astype(int), count),
             "charged_seconds": np.tile(seconds, count),
+            "stages_left": 0,
             "validation": (5.0 * pace[:, None] / seconds).reshape(-1),
         }
     )
