@@ -170,6 +170,7 @@ def _evaluation_rows(path: Path, trial_id: str, target: Target) -> list[Row]:
                         "step": whole(line["global_step"]),
                         "examples": 0,  # AlgoPerf logs no batch size
                         "charged_seconds": finite(line["score"]),
+                        "stages_left": 0,
                         "validation": number_or_none(line[validation]),
                         "validation_loss": _loss(values, "validation"),
                         "test": values.get(test),
