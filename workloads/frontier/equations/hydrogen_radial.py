@@ -23,7 +23,7 @@ EXACT_ENERGY = -(1 + 1 / 4 + 1 / 9) / 2
 RADIUS = 30.0
 """Where functions end."""
 _DECAY = 6.0
-_NODES: dict[SplitName, int] = {"train": 128, "validation": 500, "test": 600}
+_NODES: dict[SplitName, int] = {"train": 96, "validation": 500, "test": 600}
 
 
 class HydrogenRadial(Workload):
