@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from harness.api import SPLITS, Batch, ConfigError, LossKind, mean_loss
 from tests.workloads.short_runs import NOWHERE, whole
 from workloads.frontier.policies.answering_transformer import AnsweringTransformer
-from workloads.frontier.policies.sorting_rewards import GROUP, SortingRewards
+from workloads.frontier.policies.compression_policy import PARTS, TABLE, CompressionPolicy, every_choice
+from workloads.frontier.policies.group_gradient import GROUP, GroupGradient
+from workloads.frontier.policies.sorting_rewards import SortingRewards
 from workloads.networks.drawn_symbols import drawn_symbols
 
 SIZES = {"width": 48, "layers": 2, "heads": 4, "hidden": 96}
@@ -26,7 +29,7 @@ def prompts(split: str, count: int) -> Batch:
     return {name: values[:count] for name, values in whole(sorting(), split).items()}
 
 
-def network(workload: SortingRewards, *, spread: float = 0.3) -> nn.Module:
+def network(workload: GroupGradient, *, spread: float = 0.3) -> nn.Module:
     """A new one whose weights are far enough from zero that answers differ in how likely they are."""
     torch.manual_seed(0)
     model = workload.build_model()
@@ -210,3 +213,77 @@ def test_errors_are_counted_by_prompt_and_by_digit():
     assert found["digit_error"] == pytest.approx(wrong.double().mean().item())
     assert found["exact_error"] == pytest.approx(wrong.any(dim=1).double().mean().item())
     assert found["exact_error"] > found["digit_error"] > 0.5
+
+
+# --- compression_policy ---
+
+
+def compression() -> CompressionPolicy:
+    return CompressionPolicy(width=32)
+
+
+def test_a_choice_is_worth_the_share_that_is_gone_and_the_answers_that_are_left():
+    choices = every_choice()
+    assert choices[0b101].tolist() == [1, 0, 1, *[0] * 9]
+    with numpy.load(TABLE) as table:
+        right = table["right"].astype(float)
+    for split, first in (("train", 0), ("validation", 16), ("test", 17)):
+        batch = whole(compression(), split)
+        gone = 1 - choices.double().mean(dim=1).numpy()
+        worth = gone * (2 - gone) * right[first] / right[first, -1]
+        assert batch["worth"][0].numpy() == pytest.approx(worth / worth.max(), rel=1e-6)
+        # Nothing is gained where nothing is dropped, and the best drops some parts and keeps others.
+        assert not batch["worth"][:, -1].any()
+        kept = compression().demonstrations(batch).sum(dim=1)
+        assert 0 < kept.min().item() <= kept.max().item() < PARTS
+        rewards = compression().credits(batch, compression().demonstrations(batch)[:, None]).sum(dim=2)
+        assert torch.equal(rewards, torch.ones(len(rewards), 1))
+
+
+def test_the_expected_reward_is_a_sum_over_all_choices_and_that_of_drawn_ones():
+    workload = compression()
+    torch.manual_seed(0)
+    model, batch = workload.build_model().eval(), whole(workload, "validation")
+    with torch.no_grad():
+        outputs = workload.outputs(model, batch)
+        chances = (outputs[..., 0].double().exp() / 4096).sum(dim=1)
+        torch.testing.assert_close(chances, torch.ones(1, dtype=torch.float64), atol=1e-5, rtol=0)
+        regret = workload.metrics(workload.statistics(outputs, batch))["regret"]
+        assert workload.losses(outputs, batch, 0.0)[0].mean().item() == pytest.approx(regret - 1, abs=1e-5)
+        drawn = workload.sample(model, batch, count=10_000, generator=torch.Generator().manual_seed(0))
+        found = workload.credits(batch, drawn).sum(dim=2)
+    assert 1 - found.mean().item() == pytest.approx(regret, abs=4 * found.std().item() / 100)
+
+
+def test_drawn_choices_are_as_likely_as_the_policy_says():
+    workload = compression()
+    model, batch = network(workload), {name: values[:1] for name, values in whole(workload, "train").items()}
+    with torch.no_grad():
+        said = workload.log_probabilities(model, batch, every_choice()[None]).sum(dim=2).exp()[0]
+        drawn = workload.sample(model, batch, count=20_000, generator=torch.Generator().manual_seed(1))[0]
+    expected, found = said @ every_choice().float(), drawn.float().mean(dim=0)
+    assert (found - expected).abs().max().item() < 0.02
+    assert torch.equal(workload.likeliest(model, batch)[0, :1], (expected[:1] > 0.5).long())
+
+
+class Knows(nn.Module):
+    """Takes one choice for certain, whatever network it is."""
+
+    def __init__(self, choices: Tensor) -> None:
+        super().__init__()
+        self.choices = choices
+
+    def forward(self, parts: Tensor, answers: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        if answers is None:
+            return self.choices[:, None]
+        return 100.0 * nn.functional.one_hot(self.choices, 2)[:, None].expand(-1, answers.shape[1], -1, -1)
+
+
+def test_whoever_takes_the_best_choice_regrets_nothing_and_who_drops_nothing_regrets_all():
+    workload, examples = compression(), compression().load("test", NOWHERE)
+    batch = whole(workload, "test")
+    for choices, regret in ((workload.demonstrations(batch), 0.0), (torch.ones(1, PARTS, dtype=torch.int64), 1.0)):
+        model = Knows(choices).eval()
+        found = workload.metrics(workload.statistics(workload.outputs(model, batch), batch))
+        assert found["regret"] == pytest.approx(regret, abs=1e-6)
+        assert workload.decoded_metrics(model, examples)["likeliest_regret"] == pytest.approx(regret, abs=1e-6)

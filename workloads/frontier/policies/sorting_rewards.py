@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 import torch
@@ -16,19 +16,15 @@ from harness.api import (
     ConfigError,
     DataSource,
     Examples,
-    LossKind,
-    Policy,
     Reordered,
     SplitName,
     Symmetry,
     TensorExamples,
-    Workload,
 )
 from workloads.frontier.policies.answering_transformer import AnsweringTransformer
+from workloads.frontier.policies.group_gradient import GROUP, GroupGradient
 
 DIGITS = 4
-GROUP = 8
-"""Answers to each prompt that are drawn in a step of training."""
 REWARDS = ("share", "exact")
 _SYMBOLS = 10
 _SEED_OF_DATA = 2509
@@ -38,14 +34,12 @@ _RIGHT = 0.5
 _DECODED_AT_ONCE = 250
 
 
-class SortingRewards(Workload, Policy):
+class SortingRewards(GroupGradient):
     """Policy gradient on eight answers of the network's own to each prompt; metric `exact_error` of its likeliest one.
 
     `reward`: `share` of right places, or `exact`, 1 where all are right and else 0. Sizes and `shared_prefix` of the
     network: see AnsweringTransformer. Raises ConfigError for another reward.
     """
-
-    loss_kind: ClassVar[LossKind] = LossKind.POLICY_GRADIENT
 
     def __init__(self, *, reward: str, width: int, layers: int, heads: int, hidden: int, shared_prefix: bool) -> None:
         if reward not in REWARDS:
@@ -99,37 +93,12 @@ class SortingRewards(Workload, Policy):
             shared_prefix=self.shared_prefix,
         )
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Of each of eight answers: by how much the network would have them more often, its reward, and the baseline.
-
-        In training answers are drawn from the network, so that the first is zero with the gradient of their
-        log-probability, and the baseline is the mean reward of the prompt's eight. Else they are those of `tried`, and
-        the first is the log-probability less that under which they were drawn: smooth in the weights, and the same each
-        time. Shape: float [batch, 8, 3].
-        """
-        if model.training:
-            with torch.no_grad():
-                answers = model(batch["inputs"], count=GROUP)
-            said = self.log_probabilities(model, batch, answers).sum(dim=2)
-            drawn_with = said.detach()
-        else:
-            answers = batch["tried"]
-            said = self.log_probabilities(model, batch, answers).sum(dim=2)
-            is_right = answers == batch["targets"][:, None]
-            by_chance = (1 - _RIGHT) / _SYMBOLS
-            drawn_with = torch.where(is_right, math.log(_RIGHT + by_chance), math.log(by_chance)).sum(dim=2)
-        rewards = self.credits(batch, answers).sum(dim=2)
-        baseline = rewards.mean(dim=1, keepdim=True).expand_as(rewards) if model.training else torch.zeros_like(rewards)
-        return torch.stack([said - drawn_with, rewards, baseline], dim=2)
-
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:  # noqa: ARG002
-        """Minus the reward of each answer, weighed by how much likelier it has become since it was drawn.
-
-        In training that is minus the reward, whose gradient is -(reward - baseline) times that of the log-probability;
-        else an estimate, without bias, of minus the reward that answers of the network would have. Shape: [batch, 8].
-        """
-        likelier, rewards, baseline = outputs.unbind(dim=2)
-        return -(rewards - baseline) * likelier.exp() - baseline, None
+    def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The answers beside each prompt, and how likely these were. Shapes: int64 [batch, 8, 4], float [batch, 8]."""
+        is_right = batch["tried"] == batch["targets"][:, None]
+        by_chance = (1 - _RIGHT) / _SYMBOLS
+        drawn_with = torch.where(is_right, math.log(_RIGHT + by_chance), math.log(by_chance))
+        return batch["tried"], drawn_with.sum(dim=2)
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """None: only what the network writes by itself counts."""
@@ -157,27 +126,6 @@ class SortingRewards(Workload, Policy):
     def resized(self) -> dict[str, Any]:
         """A number more for each head, and hidden layers wider by a thirty-second."""
         return {"width": self.width + self.heads, "hidden": self.hidden + self.hidden // 32}
-
-    # --- as a policy ---
-
-    def policy(self) -> Policy:
-        """Itself."""
-        return self
-
-    def sample(self, model: nn.Module, batch: Batch, *, count: int, generator: torch.Generator | None) -> Tensor:
-        """Digits, one after the other. Shape: int64 [batch, count, 4]."""
-        answers: Tensor = model(batch["inputs"], count=count, generator=generator)
-        return answers
-
-    def likeliest(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The likeliest digit, one after the other. Shape: int64 [batch, 4]."""
-        answers: Tensor = model(batch["inputs"])
-        return answers.squeeze(1)
-
-    def log_probabilities(self, model: nn.Module, batch: Batch, answers: Tensor) -> Tensor:
-        """Of each digit. Shapes: int64 [batch, count, 4] -> float, alike."""
-        scores: Tensor = model(batch["inputs"], answers)
-        return scores.log_softmax(dim=3).gather(3, answers[..., None]).squeeze(3)
 
     def credits(self, batch: Batch, answers: Tensor) -> Tensor:
         """A quarter for each right place; or 1 at the last place where all are right. Shape: [batch, count, 4]."""
