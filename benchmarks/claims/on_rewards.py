@@ -49,7 +49,7 @@ CLAIMS = [
     Claim(
         name="hpt_over_answers",
         submission="hpt",
-        says="About seven points better than the best of imitation, reinforcement and fixed mixtures of them.",
+        says="About seven points above the strongest baseline of imitation, reinforcement or both, on AIME 2024.",
         experiment=f"`sorting_rewards`, {STEPS} steps from one point: exact error minus that of its answers alone.",
         quantity="points of error",
         holds=Rule(high=0.0),
@@ -59,7 +59,7 @@ CLAIMS = [
     Claim(
         name="hpt_over_demonstrations",
         submission="hpt",
-        says="About seven points better than the best of imitation, reinforcement and fixed mixtures of them.",
+        says="About seven points above the strongest baseline of imitation, reinforcement or both, on AIME 2024.",
         experiment=f"`sorting_rewards`, {STEPS} steps from one point: exact error minus that of demonstrations alone.",
         quantity="points of error",
         holds=Rule(high=0.0),

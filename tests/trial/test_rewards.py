@@ -20,16 +20,14 @@ from workloads.frontier.policies.sorting_rewards import SortingRewards
 
 def trial_on(workload: Workload, **conditions: Any) -> Trial:
     torch.manual_seed(1)
+    usual: dict[str, Any] = {"batch_size_hint": 12, "step_hint": 90, "evaluate_every_steps": 1000}
     made = Conditions(
         seed=1,
         device=torch.device("cpu"),
-        batch_size_hint=12,
-        step_hint=90,
         target=Target("loss", "min", 0.0),
         budget_seconds=10.0,
         eval_period=1.0,
-        evaluate_every_steps=1000,
-        **conditions,
+        **{**usual, **conditions},
     )
     trial = Trial(workload, workload.build_model(), workload.load("train", Path()), made, lambda *_: None)
     trial.go(Go(0.0))

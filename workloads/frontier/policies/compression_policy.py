@@ -49,7 +49,7 @@ class CompressionPolicy(GroupGradient):
         return [TABLE]
 
     def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - nothing lies in the data folder
-        """`inputs`, float32 [n, 12, 4], what is seen of the parts, and `worth`, float32 [n, 4096], of each choice."""
+        """`inputs`, float32 [n, 12, 4], what is seen of the parts, and `targets`, float32 [n, 4096], of each choice."""
         with numpy.load(TABLE) as table:
             right, features = table["right"].astype(numpy.float64), table["features"]
         features = rounded((features - features.mean(axis=0)) / features.std(axis=0))
@@ -60,7 +60,7 @@ class CompressionPolicy(GroupGradient):
         return TensorExamples(
             {
                 "inputs": as_float32(features).repeat(len(right), 1, 1),
-                "worth": as_float32(worth / worth.max(axis=1, keepdims=True)),
+                "targets": as_float32(worth / worth.max(axis=1, keepdims=True)),
             }
         )
 
@@ -70,7 +70,7 @@ class CompressionPolicy(GroupGradient):
 
     def tried(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Every choice, each once: sums over them are exact. Shapes: int64 [batch, 4096, 12], float [batch, 4096]."""
-        worth = batch["worth"]
+        worth = batch["targets"]
         choices = every_choice().to(worth.device).expand(len(worth), -1, -1)
         return choices, torch.full_like(worth, -PARTS * math.log(2))
 
@@ -78,12 +78,12 @@ class CompressionPolicy(GroupGradient):
         """What the whole choice is worth, at its last part. Shape: float [batch, count, 12]."""
         number = (answers << torch.arange(PARTS, device=answers.device)).sum(dim=2)
         credits = torch.zeros(answers.shape, device=answers.device)
-        credits[..., -1] = batch["worth"].gather(1, number)
+        credits[..., -1] = batch["targets"].gather(1, number)
         return credits
 
     def demonstrations(self, batch: Batch) -> Tensor:
         """The best choice. Shape: int64 [batch, 12]."""
-        return every_choice().to(batch["worth"].device)[batch["worth"].argmax(dim=1)]
+        return every_choice().to(batch["targets"].device)[batch["targets"].argmax(dim=1)]
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """`expected`, the reward of a drawn choice. Shape: [batch]."""
