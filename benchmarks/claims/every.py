@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import attrgetter
 
-from benchmarks.claims import on_functions, on_language_model, on_steps, on_streams, on_workers, on_workloads
+from benchmarks.claims import (
+    on_functions,
+    on_language_model,
+    on_rewards,
+    on_steps,
+    on_streams,
+    on_workers,
+    on_workloads,
+)
 from benchmarks.claims.claim import Claim
 from benchmarks.claims.untested import UNTESTED
 from harness.api import ConfigError, near_matches
@@ -14,6 +22,7 @@ CLAIMS: list[Claim] = sorted(
     [
         *on_functions.CLAIMS,
         *on_language_model.CLAIMS,
+        *on_rewards.CLAIMS,
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
         *on_workers.CLAIMS,

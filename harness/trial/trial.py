@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Workload, mean_loss, terms_of
+from harness.api import Batch, ConfigError, Examples, LossKind, ParameterKind, Policy, Workload, mean_loss, terms_of
 from harness.trial.conversation import Checkpoints, Conditions, Evaluation, Go, HandOver, TrialOver
 from harness.trial.loader import Loader
 from harness.trial.order import Order, stream_seed
@@ -31,6 +31,9 @@ from harness.trial.passes.twice import (
 )
 from harness.trial.ranks import Ranks
 from harness.trial.stages import shown
+
+# The name under which answers go through a forward pass beside the fields of their batch.
+_ANSWERS = "answers of trial.log_probabilities"
 
 
 class Trial:
@@ -86,6 +89,9 @@ class Trial:
         """Role of each parameter, by its name in `model.named_parameters()`."""
         self.adapters: dict[str, Adapter] = adapters_of(model)
         """Adapters (`down`, `up`) by the path of their frozen layer; empty where there is nothing to fine-tune."""
+
+        self.has_rewards = workload.policy() is not None
+        """Whether the model writes answers that can be scored: `sample`, `rewards` and what is beside them."""
 
         self._workload = workload
         self._forward = Forward(
@@ -326,6 +332,61 @@ class Trial:
     @property
     def _together(self) -> Ranks | None:
         return self._ranks if self._ranks is not None and self._ranks.averages else None
+
+    # --- answers and rewards ---
+
+    def sample(self, batch: Batch, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`count` answers of each example, drawn from what the model says. Shape: int64 [batch, count, length].
+
+        Without a gradient, and in eval mode. `generator`: None: torch's global one, as dropout masks come from.
+        Raises ConfigError where the workload has no rewards (`has_rewards`), as all of these do, or if count < 1.
+        """
+        policy = self._policy()
+        if count < 1:
+            raise ConfigError(f"sample got a count of {count}. Use at least 1.")
+        with in_eval_mode(self.model):
+            return self._forward.at_once(
+                batch, lambda network, whole: policy.sample(network, whole, count=count, generator=generator)
+            )
+
+    def likeliest(self, batch: Batch) -> Tensor:
+        """The answer of each example whose every symbol is the likeliest one. Shape: int64 [batch, length]."""
+        policy = self._policy()
+        with in_eval_mode(self.model):
+            return self._forward.at_once(batch, policy.likeliest)
+
+    def log_probabilities(self, batch: Batch, answers: Tensor) -> Tensor:
+        """Log-probability of each symbol given those before it, with its gradient; 0 behind an answer's end.
+
+        Shapes: int64 [batch, count, length] -> float, alike.
+        """
+        policy = self._policy()
+        together = {**batch, _ANSWERS: answers}
+        return self._forward(together, of=lambda network, part: policy.log_probabilities(network, part, part[_ANSWERS]))
+
+    def credits(self, batch: Batch, answers: Tensor) -> Tensor:
+        """What each symbol adds to the reward of its answer. Shapes: int64 [batch, count, length] -> float, alike."""
+        return self._policy().credits(batch, answers)
+
+    def rewards(self, batch: Batch, answers: Tensor) -> Tensor:
+        """Of each answer: 1 of a right one, less of any other. Shapes: int64 [batch, count, length] -> [batch, count].
+
+        The sum of its `credits`.
+        """
+        return self.credits(batch, answers).sum(dim=2)
+
+    def demonstrations(self, batch: Batch) -> Tensor:
+        """A right answer of each example. Shape: int64 [batch, length]."""
+        return self._policy().demonstrations(batch)
+
+    def _policy(self) -> Policy:
+        policy = self._workload.policy()
+        if policy is None:
+            raise ConfigError(
+                "this workload has no rewards: its model writes no answers that could be scored. "
+                "Look at trial.has_rewards first."
+            )
+        return policy
 
     # --- the clock ---
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ConfigError, ParameterKind, near_matches
+from workloads.networks.drawn_symbols import drawn_symbols
 
 _NORM_EPSILON = 1e-6
 _LONGEST_WAVE = 1e4
@@ -104,8 +105,8 @@ class EncoderDecoderTransformer(nn.Module):
         """
         read = (inputs > 0).long() if input_segments is None else input_segments
         readers = (targets > 0).long() if target_segments is None else target_segments
-        memory = self._encode(inputs, read, _positions(inputs, input_segments))
-        positions = _positions(targets, target_segments)
+        memory = self._encode(inputs, read, positions_in(inputs, input_segments))
+        positions = positions_in(targets, target_segments)
         before = F.pad(targets, (1, -1)).masked_fill(positions == 0, 0)
         ahead = torch.ones(2 * targets.shape[1:], dtype=torch.bool, device=targets.device).triu(1)
         own, across = _penalty(_unseen(readers, readers) | ahead), _penalty(_unseen(readers, read))
@@ -119,12 +120,29 @@ class EncoderDecoderTransformer(nn.Module):
 
         Shapes: int64 [batch, input length], one sequence a row -> int64 [batch, length].
         """
-        writing = self.writing(inputs)
-        written = inputs.new_zeros(len(inputs), length)
-        last = inputs.new_zeros(len(inputs))
+        return self._written(inputs, 1, end, lambda scores, _: scores.argmax(dim=1), length)
+
+    def decode_drawn(self, inputs: Tensor, uniform: Tensor, *, end: int) -> Tensor:
+        """Symbols drawn, one after the other, up to `end`; padding, which is never drawn, after it.
+
+        `uniform`: numbers from [0, 1) that decide, for so many targets of each input, beside each other, of at most so
+        many symbols. Shapes: int64 [batch, input length], float [batch * targets, length] -> int64, as `uniform`.
+        """
+
+        def draw(scores: Tensor, place: int) -> Tensor:
+            return drawn_symbols(without_padding(scores), uniform[:, place])
+
+        return self._written(inputs, len(uniform) // len(inputs), end, draw, uniform.shape[1])
+
+    def _written(
+        self, inputs: Tensor, copies: int, end: int, choose: Callable[[Tensor, int], Tensor], length: int
+    ) -> Tensor:
+        writing = self.writing(inputs, copies=copies)
+        written = inputs.new_zeros(copies * len(inputs), length)
+        last = inputs.new_zeros(len(written))
         is_over = torch.zeros_like(last, dtype=torch.bool)
         for place in range(length):
-            last = writing.scores_after(last).argmax(dim=1).masked_fill(is_over, 0)
+            last = choose(writing.scores_after(last), place).masked_fill(is_over, 0)
             written[:, place] = last
             # Padding ends a sequence as `end` does: no loss ever taught what follows it.
             is_over |= (last == end) | (last == 0)
@@ -138,7 +156,7 @@ class EncoderDecoderTransformer(nn.Module):
         Shape: int64 [batch, input length], one sequence a row.
         """
         read = (inputs > 0).long()
-        memory = self._encode(inputs, read, _positions(inputs, None))
+        memory = self._encode(inputs, read, positions_in(inputs, None))
         return Writing(self, memory, _penalty(_unseen(read.new_ones(len(inputs), 1), read)), copies)
 
     def _encode(self, inputs: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
@@ -157,6 +175,12 @@ class EncoderDecoderTransformer(nn.Module):
     def _scores(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.output(self.decoder_norm(hidden) * self.output_scale)
         return scores
+
+
+def without_padding(scores: Tensor) -> Tensor:
+    """Scores under which symbol 0 is never drawn. Shape: [..., vocabulary]."""
+    is_padding = torch.arange(scores.shape[-1], device=scores.device) == 0
+    return scores.masked_fill(is_padding, -math.inf)
 
 
 class Writing:
@@ -344,7 +368,7 @@ def _last_norm(sizes: TransformerSizes) -> nn.Module:
     return nn.LayerNorm(sizes.width, eps=_NORM_EPSILON) if sizes.norm == "pre" else nn.Identity()
 
 
-def _positions(symbols: Tensor, segments: Tensor | None) -> Tensor:
+def positions_in(symbols: Tensor, segments: Tensor | None) -> Tensor:
     """Place of each symbol in its segment, from 0. Shape: int64 [batch, length], or [1, length] without segments."""
     place = torch.arange(symbols.shape[1], device=symbols.device)[None]
     if segments is None:

@@ -25,6 +25,7 @@ from harness.api import (
     LossKind,
     Mirrored,
     Padded,
+    Policy,
     Renamed,
     Reordered,
     Scaled,
@@ -167,6 +168,11 @@ class Twin(Workload):
                 change.undo_rows(network)
         return self._renamed(self._resized.decoded_metrics(network, examples.original))
 
+    def policy(self) -> Policy | None:
+        """That of the resized workload; answers are in the numbers of the changed batch."""
+        policy = self._resized.policy()
+        return None if policy is None else _TwinPolicy(policy, self._with_own_names)
+
     def _with_own_names(self, batch: Batch) -> Batch:
         """The batch with its fields called as the original calls them."""
         return {_translated(name, self._letters_back): values for name, values in batch.items()}
@@ -249,6 +255,36 @@ class _Under(nn.Module):
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         return getattr(self, self._name)(*arguments, **named)
+
+
+class _TwinPolicy(Policy):
+    """A policy whose batches have other names, and whose network lies under another one."""
+
+    def __init__(self, policy: Policy, with_own_names: Callable[[Batch], Batch]) -> None:
+        self._policy = policy
+        self._own = with_own_names
+
+    def sample(self, model: nn.Module, batch: Batch, *, count: int, generator: torch.Generator | None) -> Tensor:
+        """As the original's."""
+        assert isinstance(model, _Under)
+        return self._policy.sample(model.network, self._own(batch), count=count, generator=generator)
+
+    def likeliest(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the original's."""
+        assert isinstance(model, _Under)
+        return self._policy.likeliest(model.network, self._own(batch))
+
+    def log_probabilities(self, model: nn.Module, batch: Batch, answers: Tensor) -> Tensor:
+        """As the original's."""
+        return self._policy.log_probabilities(model, self._own(batch), answers)
+
+    def credits(self, batch: Batch, answers: Tensor) -> Tensor:
+        """As the original's."""
+        return self._policy.credits(self._own(batch), answers)
+
+    def demonstrations(self, batch: Batch) -> Tensor:
+        """As the original's."""
+        return self._policy.demonstrations(self._own(batch))
 
 
 class _Change:

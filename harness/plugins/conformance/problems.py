@@ -1,4 +1,4 @@
-"""Three problems that are learned in a second, to try submissions on: what networks are made of, never ranked."""
+"""Problems that are learned in a second, to try submissions on: what networks are made of, never ranked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import Batch, DataSource, Examples, LossKind, ParameterKind, SplitName, TensorExamples, Workload
+from harness.api import (
+    Batch,
+    DataSource,
+    Examples,
+    LossKind,
+    ParameterKind,
+    Policy,
+    SplitName,
+    TensorExamples,
+    Workload,
+)
 
 _EXAMPLES: Mapping[SplitName, tuple[int, int]] = {"train": (512, 0), "validation": (256, 1), "test": (256, 2)}
 """Number of examples and seed of each split."""
@@ -226,6 +236,43 @@ class StripeStream(Stripes):
         return outputs.view(-1, self.stages, 2)[torch.arange(len(outputs)), batch["stages"]]
 
 
+class RewardedSuccessors(Successors, Policy):
+    """The same symbols as an answer to each sequence: each is drawn by itself, and each right one is as good."""
+
+    def policy(self) -> Policy:
+        """Itself."""
+        return self
+
+    def sample(self, model: nn.Module, batch: Batch, *, count: int, generator: torch.Generator | None) -> Tensor:
+        """Symbols. Shape: int64 [batch, count, length]."""
+        chances = self._log_chances(model, batch).exp().flatten(0, 1)
+        chances = chances if generator is None else chances.to(generator.device)
+        drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
+        answers: Tensor = drawn.unflatten(0, (-1, self.LENGTH)).transpose(1, 2)
+        return answers.to(batch["inputs"].device)
+
+    def likeliest(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The likeliest symbols. Shape: int64 [batch, length]."""
+        return self._log_chances(model, batch).argmax(dim=2)
+
+    def log_probabilities(self, model: nn.Module, batch: Batch, answers: Tensor) -> Tensor:
+        """Zero where there is padding. Shapes: int64 [batch, count, length] -> float, alike."""
+        chances = self._log_chances(model, batch)[:, None].expand(-1, answers.shape[1], -1, -1)
+        return chances.gather(3, answers[..., None]).squeeze(3) * batch["weights"][:, None]
+
+    def credits(self, batch: Batch, answers: Tensor) -> Tensor:
+        """The share that each right symbol is of all. Shapes: int64 [batch, count, length] -> float, alike."""
+        counted = batch["weights"] / batch["weights"].sum(dim=1, keepdim=True)
+        return (answers == batch["targets"][:, None]) * counted[:, None]
+
+    def demonstrations(self, batch: Batch) -> Tensor:
+        """The symbols that follow. Shape: int64 [batch, length]."""
+        return batch["targets"]
+
+    def _log_chances(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.outputs(model, batch).log_softmax(dim=2)
+
+
 PROBLEMS: Mapping[str, type[TinyClassification]] = {
     "batch_norm": ResidualStripes,
     "masked_and_tied": Successors,
@@ -236,5 +283,6 @@ PROBLEMS: Mapping[str, type[TinyClassification]] = {
 SOUGHT: Mapping[str, type[TinyClassification]] = {
     "adapters_and_domains": AdaptedStripes,
     "stream": StripeStream,
+    "rewards": RewardedSuccessors,
 }
 """By what some methods look for and few workloads have: for submissions with hyperparameters that say nothing else."""

@@ -213,7 +213,7 @@ def check_training(candidate: Candidate) -> Iterator[Check]:
 def problems_of(candidate: Candidate) -> Iterator[str]:
     """The problems that a submission is tried on; more where the first ones leave something unread.
 
-    What it reads only where it finds adapters, domains or another stage is no idle hyperparameter.
+    What it reads only where it finds adapters, domains, another stage or rewards is no idle hyperparameter.
     """
     yield from candidate.problems
     for problem in candidate.problems:

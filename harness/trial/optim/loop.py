@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness.api import Hyperparameters
+from harness.api import Batch, Hyperparameters
 from harness.trial.optim.counts import Counts
 from harness.trial.optim.schedules import warmup_cosine
 from harness.trial.parameter_kinds import hidden_matrices_and_rest
@@ -32,9 +32,14 @@ def train_loop(
     *,
     label_smoothing: float = 0.0,
     step: StepKind = "plain",
+    loss_of: Callable[[Batch], Tensor] | None = None,
+    largest_norm: float | None = None,
     after_step: Callable[[], object] | None = None,
 ) -> None:
     """Train until the clock stops: draw a batch, backward, step every optimizer, then every schedule.
+
+    `loss_of`: a loss of your own, a scalar; None: the workload's. `largest_norm`: longer gradients, of all parameters
+    together, are shortened to it.
 
     Names optimizers and schedules as resumable. Where closures are given, `trial.log` reports as `gradient_calls` how
     many gradients were made so far; a batch counts once, however many are made on it. `after_step` is called at the end
@@ -52,8 +57,11 @@ def train_loop(
             if counts is not None:
                 counts.add(gradient_calls=1)
             trial.model.zero_grad(set_to_none=True)
-            loss = trial.loss(batch, label_smoothing=label_smoothing)  # noqa: B023 - called within this step alone
+            # Called within this step alone.
+            loss = trial.loss(batch, label_smoothing=label_smoothing) if loss_of is None else loss_of(batch)  # noqa: B023
             loss.backward(create_graph=step == "graph")
+            if largest_norm is not None:
+                torch.nn.utils.clip_grad_norm_(trial.model.parameters(), largest_norm)
             return loss
 
         if step != "closure":

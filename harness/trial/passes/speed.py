@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -45,19 +46,29 @@ class Forward:
             torch._dynamo.config.skip_nnmodule_hook_guards = False
             self._network = cast("nn.Module", torch.compile(model))
 
-    def __call__(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
-        """Outputs, in float32 whatever the pass is made in. `model`: another one in place of the trial's own."""
+    def __call__(
+        self,
+        batch: Batch,
+        model: nn.Module | None = None,
+        *,
+        of: Callable[[nn.Module, Batch], Tensor] | None = None,
+    ) -> Tensor:
+        """Outputs, in float32 whatever the pass is made in. `model`: another one in place of the trial's own.
+
+        `of`: what is computed of network and batch, a row for each example; None: the workload's outputs.
+        """
         network = self._network if model is None or model is self._model else model
+        passed = functools.partial(self._pass, self._workload.outputs if of is None else of)
         size = self._micro_batch
         if size is None or (count := len(next(iter(batch.values())))) <= size:
-            return self._pass(network, batch)
+            return passed(network, batch)
         parts = [{name: values[at : at + size] for name, values in batch.items()} for at in range(0, count, size)]
         if not torch.is_grad_enabled():
-            return torch.cat([self._pass(network, part) for part in parts])
+            return torch.cat([passed(network, part) for part in parts])
         return torch.cat(
             [
                 checkpoint(
-                    self._pass,
+                    passed,
                     network,
                     part,
                     use_reentrant=False,
@@ -67,17 +78,22 @@ class Forward:
             ]
         )
 
-    def _pass(self, network: nn.Module, batch: Batch) -> Tensor:
-        if self._pin is None or network is not self._model:
-            return self._outputs(network, batch)
-        with self._pin.one_pass():
-            return self._outputs(network, batch)
+    def at_once(self, batch: Batch, of: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+        """What `of` computes of the network as it was written and all examples, without a gradient."""
+        with torch.no_grad():
+            return self._pass(of, self._model, batch)
 
-    def _outputs(self, network: nn.Module, batch: Batch) -> Tensor:
+    def _pass(self, of: Callable[[nn.Module, Batch], Tensor], network: nn.Module, batch: Batch) -> Tensor:
+        if self._pin is None or network is not self._model:
+            return self._computed(of, network, batch)
+        with self._pin.one_pass():
+            return self._computed(of, network, batch)
+
+    def _computed(self, of: Callable[[nn.Module, Batch], Tensor], network: nn.Module, batch: Batch) -> Tensor:
         if not self._is_bf16:
-            return self._workload.outputs(network, batch)
+            return of(network, batch)
         with torch.autocast(self._device.type, torch.bfloat16):
-            outputs = self._workload.outputs(network, batch)
+            outputs = of(network, batch)
         return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
 
     @contextlib.contextmanager

@@ -68,7 +68,8 @@ def test_a_twin_is_learned_alike(name):
     first, late = zip(*((curve[0], statistics.fmean(curve[-STEPS // 4 :])) for curve in curves), strict=True)
     # Under CTC the first loss has a deviation of 8 % from seed to seed.
     assert first[1] == pytest.approx(first[0], rel=0.25)
-    assert late[1] == pytest.approx(late[0], rel=0.15)
+    # Of answers that are hardly ever right, a reward comes once in thousands of draws.
+    assert late[1] == pytest.approx(late[0], rel=0.15, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,1 @@
+"""Networks that write answers and learn from rewards: what a policy gradient finds, and what demonstrations add."""
