@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from harness.trial.optim.schedules import warmup_constant, warmup_cosine, warmup_linear
+    from harness.trial.optim.terms import train_on_terms
     from harness.trial.parameter_kinds import HIDDEN_MATRICES, freeze_all_but, hidden_matrices_and_rest
     from harness.trial.passes.rows import has_rows, input_moment
     from harness.trial.trial import Trial
@@ -117,6 +118,7 @@ __all__ = [
     "strongest_columns",
     "train_loop",
     "train_matrices_and_rest",
+    "train_on_terms",
     "train_with_growing_batch",
     "transposed",
     "warmup_constant",
@@ -146,6 +148,7 @@ _HOMES = {
     "move_moments zeros_like",
     "harness.trial.parameter_kinds": "HIDDEN_MATRICES freeze_all_but hidden_matrices_and_rest",
     "harness.trial.passes.rows": "has_rows input_moment",
+    "harness.trial.optim.terms": "train_on_terms",
     "harness.trial.optim.schedules": "warmup_constant warmup_cosine warmup_linear",
     "harness.trial.trial": "Trial",
     "harness.trial.workers.cluster": "SimulatedCluster ResumableTensors",

@@ -532,7 +532,11 @@ class Workload(ABC):
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds."""
+        """A new model in float32 with initial weights drawn from torch's global generator, which the harness seeds.
+
+        Buffers that passes in train mode move, other than batch norm's, are named in `moving_buffers` of the module
+        that has them, so that passes of `trial.pinned()` agree.
+        """
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Forward pass. Default: the model applied to `inputs`.

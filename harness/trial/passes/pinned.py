@@ -16,7 +16,8 @@ def pinned(model: nn.Module, device: torch.device) -> Iterator[Pin]:
 
     The first pass is an ordinary one: torch's random stream and the running statistics stand afterwards where it alone
     would have left them. Batch norm in train mode normalises by the batch in every pass, which makes the outputs a
-    function of weights and batch. Only passes through `model` count, by whatever road; not those of a copy of it. One
+    function of weights and batch; buffers that a module names in `moving_buffers` begin each pass as they began the
+    first. Only passes through `model` count, by whatever road; not those of a copy of it. One
     that begins before `model` is called, as it draws noise for its inputs, is one of `Pin.one_pass`.
     """
     pin = Pin(model, device)
@@ -41,6 +42,9 @@ class Pin:
         self._norms = [
             module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
+        self._moving = [(module, name) for module in model.modules() for name in getattr(module, "moving_buffers", ())]
+        self._first_buffers: list[Tensor] = []
+        self._outside_buffers: list[Tensor] = []
         self._first: list[Tensor] = []
         self._outside: list[Tensor] = []
         self._depth = 0
@@ -61,9 +65,11 @@ class Pin:
             return
         if not self._first:
             self._first = self._streams()
+            self._first_buffers = [each.clone() for each in self._buffers()]
             return
-        self._outside = self._streams()
+        self._outside, self._outside_buffers = self._streams(), self._buffers()
         self._load(self._first)
+        self._put([each.clone() for each in self._first_buffers])
         for norm in self._norms:
             # torch's batch norm normalises by the batch all the same, and neither moves nor counts.
             norm.track_running_stats = False
@@ -78,9 +84,18 @@ class Pin:
         """Leave what the passes from the second on have moved as they found it."""
         if self._outside:
             self._load(self._outside)
-            self._outside = []
+            self._put(self._outside_buffers)
+            self._outside, self._outside_buffers = [], []
         for norm in self._norms:
             norm.track_running_stats = True
+
+    def _buffers(self) -> list[Tensor]:
+        return [module.get_buffer(name) for module, name in self._moving]
+
+    def _put(self, values: list[Tensor]) -> None:
+        # Others in their place, none changed: a graph may hold them.
+        for (module, name), value in zip(self._moving, values, strict=True):
+            module._buffers[name] = value
 
     def _streams(self) -> list[Tensor]:
         streams = [torch.get_rng_state()]

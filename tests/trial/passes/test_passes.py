@@ -107,6 +107,41 @@ def test_noise_that_a_workload_draws_before_it_calls_the_model_is_pinned_too():
     assert not torch.equal(often.outputs(batch), expected)
 
 
+class Following(Blobs):
+    """Its network counts its passes in train mode, and adds the count to its outputs."""
+
+    def build_model(self) -> nn.Module:
+        return Counted(super().build_model())
+
+
+class Counted(nn.Module):
+    moving_buffers = ("passes",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.get_buffer("passes").add_(1.0)
+        outputs: Tensor = self.network(inputs) + self.get_buffer("passes")
+        return outputs
+
+
+def test_buffers_that_a_network_says_to_move_begin_each_pinned_pass_alike_and_move_once():
+    trial = trial_on_blobs(kind=Following)
+    batch = trial.next_batch()
+    trial.outputs(batch)
+    with trial.pinned():
+        first, second, third = (trial.outputs(batch) for _ in range(3))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert trial.model.passes.item() == 2
+    assert not torch.equal(trial.outputs(batch), first)
+    assert trial.model.passes.item() == 3
+
+
 def test_a_block_inside_another_is_part_of_it():
     trial = trial_on_blobs({"dropout": 0.5}, Noisy)
     batch = trial.next_batch()

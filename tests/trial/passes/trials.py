@@ -18,17 +18,17 @@ def trial_on_blobs(options: Mapping[str, Any] | None = None, kind: type[Blobs] =
     """`options`: those of Blobs, or of a `kind` of them, in which it is another than usual."""
     workload = kind(**{"hidden": 16, **(options or {})})
     torch.manual_seed(1)
-    made = Conditions(
-        seed=1,
-        device=torch.device("cpu"),
-        batch_size_hint=32,
-        step_hint=90,
-        target=Target("error", "min", 0.02),
-        budget_seconds=10.0,
-        eval_period=1.0,
-        evaluate_every_steps=1000,
-        **conditions,
-    )
+    usual: dict[str, Any] = {
+        "seed": 1,
+        "device": torch.device("cpu"),
+        "batch_size_hint": 32,
+        "step_hint": 90,
+        "target": Target("error", "min", 0.02),
+        "budget_seconds": 10.0,
+        "eval_period": 1.0,
+        "evaluate_every_steps": 1000,
+    }
+    made = Conditions(**{**usual, **conditions})
     trial = Trial(workload, workload.build_model(), workload.load("train", Path()), made, lambda *_: None)
     trial.go(Go(0.0))
     return trial

@@ -1,0 +1,1 @@
+"""Decisions that are learned from records, and judged by what they would bring."""
