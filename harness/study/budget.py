@@ -216,8 +216,9 @@ class _Timekeeper(Judge):
     """Judges nothing: takes snapshots, so that hand-over costs what it costs, and lets the clock run on."""
 
     def __init__(self, workload: Workload, metric: str) -> None:
+        self.workload = workload
         self.model = workload.build_model()
-        self._metric = metric
+        self._values = dict.fromkeys([metric, *workload.stage_metrics()], 0.0)
 
     def load(self, weights: SharedWeights, snapshot: Snapshot) -> str | None:  # noqa: ARG002 - the judge's signature
         """Look away."""
@@ -225,8 +226,8 @@ class _Timekeeper(Judge):
 
     def validation(self) -> dict[str, float]:
         """A value that neither reaches the target nor ends the trial."""
-        return {self._metric: 0.0}
+        return dict(self._values)
 
     def test(self) -> dict[str, float]:
         """Likewise."""
-        return {self._metric: 0.0}
+        return dict(self._values)

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.api import ConfigError, DataError
+from harness.api import SPLITS, ConfigError, DataError
 from harness.commands import bench, calibrate
 from harness.config import CONF, HardwareConfig, ReferenceConfig, RulesetConfig, load, names_in
 from harness.plugins.submission import load_submission
 from harness.race.outcome import Observation
 from harness.race.processes import malloc_of_trainers
-from harness.study.budget import seconds_per_step, subject_of
+from harness.study.budget import reference_step_seconds, seconds_per_step, subject_of
 from harness.study.identity import describe, trial_key
 from harness.study.machine.calibration import (
     Calibration,
@@ -35,6 +35,7 @@ from harness.study.machine.calibration import (
 )
 from harness.study.machine.hardware import Machine, this_machine
 from tests.conftest import SGD
+from tests.streams import BlobStream
 from tests.study.test_study import run, study_config, write_submission
 
 HERE = HardwareConfig("local", "cpu", 1, 2.0, {})
@@ -218,6 +219,14 @@ def test_the_frozen_seconds_of_this_project_are_of_the_reference_and_the_workloa
         "its steps may take other seconds now: measure again on that machine, or, where they cannot, write this hash"
     )
     assert set(config.workload_versions) == set(config.seconds_per_step)
+
+
+def test_the_pace_on_a_stream_is_measured_through_all_of_its_stages(tmp_path):
+    config = study_config(tmp_path, write_submission(tmp_path / "plain_sgd", SGD))
+    data = {split: BlobStream().load(split, Path()).digest() for split in SPLITS}
+    workload = dataclasses.replace(config.workload, entry="tests.streams.BlobStream", data=data)
+    study = describe(dataclasses.replace(config, workload=workload))
+    assert 1e-5 < reference_step_seconds(study, seconds=1.0) < 0.1
 
 
 # --- a busy machine ---
