@@ -15,9 +15,12 @@ from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.conversation import TrialOver
 from harness.trial.passes.rows import input_moment
 from harness.trial.trial import Trial
+from submissions.adamw.submission import train as train_adamw
 from submissions.any_loss.submission import binary_answers, confusion, metric_loss
 from submissions.cooldown.submission import DomainSampler, tempered
 from submissions.cooldown.submission import train as train_on_domains
+from submissions.gradient_norm_penalty.submission import slope_of_norm
+from submissions.gradient_norm_penalty.submission import train as train_with_penalty
 from submissions.mezo.submission import move, slope, spsa_step
 from submissions.mezo.submission import train as train_by_slopes
 from submissions.reste.submission import binary, latent_gradient, power_at, signs
@@ -525,3 +528,49 @@ def test_what_is_drawn_depends_on_the_generator_alone():
     sampler = DomainSampler(torch.arange(50) % 3)
     first, again = (sampler.draw(20, 2.0, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first, again)
+
+
+# --- gradient_norm_penalty ---
+
+
+def test_the_gradient_of_a_gradients_norm_is_that_of_a_quadratic():
+    """h = w A w / 2 has the gradient g = A w, whose length has the gradient A g / |g|."""
+    matrix, weights = torch.diag(tensor(2.0, 3.0)), nn.Parameter(tensor(1.0, 2.0))
+
+    def slope() -> list[Tensor]:
+        return list(torch.autograd.grad(weights @ matrix @ weights / 2, [weights]))
+
+    [found] = slope_of_norm([weights], slope(), slope, distance=0.01)
+    gradient = tensor(2.0, 6.0)
+    torch.testing.assert_close(found, matrix @ gradient / gradient.norm())
+    assert weights.tolist() == [1.0, 2.0]
+
+
+def test_where_the_mean_output_has_no_slope_nothing_is_penalised():
+    weights = nn.Parameter(tensor(0.0, 0.0))
+
+    def slope() -> list[Tensor]:
+        return list(torch.autograd.grad(weights.square().sum(), [weights]))
+
+    assert slope_of_norm([weights], slope(), slope, distance=0.01)[0].tolist() == [0.0, 0.0]
+
+
+def test_without_a_penalty_the_steps_are_those_of_adamw_and_with_one_the_slope_of_the_outputs_is_smaller():
+    point = {
+        "learning_rate": 0.01, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 0.0, "warmup_fraction": 0.0,
+        "label_smoothing": 0.0, "step_hint_factor": 1.0, "distance": 0.01,
+    }  # fmt: skip
+
+    def after(train: Callable[[Trial, Hyperparameters], None], **more: float) -> Trial:
+        trial, _ = make_trial([None], every=40, hidden=8, dropout=0.2)
+        train(trial, Hyperparameters(point | more))
+        return trial
+
+    def slope(trial: Trial) -> float:
+        outputs = trial.outputs(trial.train_set.gather(torch.arange(256)))
+        parts = torch.autograd.grad(outputs.mean(), list(trial.model.parameters()))
+        return torch.cat([part.flatten() for part in parts]).norm().item()
+
+    plain, none, penalised = after(train_adamw), after(train_with_penalty, rho=0.0), after(train_with_penalty, rho=1.0)
+    assert all(map(torch.equal, plain.model.parameters(), none.model.parameters()))
+    assert slope(penalised) < 0.8 * slope(plain)

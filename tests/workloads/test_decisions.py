@@ -23,6 +23,14 @@ from workloads.frontier.decisions.maze import (
     shortest_way,
     worth,
 )
+from workloads.frontier.decisions.offline_design import (
+    BEST,
+    OfflineDesign,
+    ascended,
+    best_known,
+    hartmann,
+    known_designs,
+)
 from workloads.frontier.decisions.offline_maze import (
     MIXTURE,
     REWARD,
@@ -32,6 +40,7 @@ from workloads.frontier.decisions.offline_maze import (
     places,
     waves,
 )
+from workloads.frontier.made import rounded
 
 EVENLY = numpy.full((74, 4), 0.25)
 
@@ -163,6 +172,58 @@ class Table(torch.nn.Module):
 
     def forward(self, _: Tensor) -> Tensor:
         return self.scores
+
+
+# --- offline_design ---
+
+
+def test_the_function_has_its_published_optimum_and_nothing_near_it_is_known():
+    best = numpy.array([[0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573]])
+    assert hartmann(best)[0] == pytest.approx(BEST, abs=1e-5)
+    assert len(known_designs("train")) == 6400
+    assert hartmann(known_designs("train")).max() == pytest.approx(0.415, abs=1e-3)
+    assert hartmann(best_known().double().numpy()).min() > 0.38
+
+
+def test_the_worse_four_fifths_are_the_same_whatever_the_last_bits_of_a_value_are():
+    # Where the cut is, the nearest values on both sides are further apart than exponentials differ between machines.
+    for split in SPLITS:
+        stream = numpy.random.RandomState([2025, SPLITS.index(split)])
+        values = numpy.sort(hartmann(rounded(stream.random_sample((len(known_designs(split)) * 5 // 4, 6)))))
+        cut = int(0.8 * len(values))
+        assert values[cut] - values[cut - 1] > 1e-9
+
+
+def test_designs_go_up_the_network_by_a_hundredth_a_step_and_stay_in_the_cube():
+    slope = torch.tensor([3.0, -4.0, 0.0, 0.0, 0.0, 0.0])
+    start = torch.full((2, 6), 0.5)
+    found = ascended(Plane(slope), start, steps=10)
+    torch.testing.assert_close(found, start + 0.1 * torch.tensor([0.6, -0.8, 0.0, 0.0, 0.0, 0.0]))
+    far = ascended(Plane(slope), start, steps=200)
+    assert far[0].tolist() == pytest.approx([1.0, 0.0, 0.5, 0.5, 0.5, 0.5], abs=1e-6)
+
+
+class Plane(torch.nn.Module):
+    """Goes up by `slope` alone."""
+
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(slope)
+
+    def forward(self, designs: Tensor) -> Tensor:
+        return designs @ self.slope
+
+
+def test_the_regret_of_designs_is_that_of_the_median_one_after_the_ascent():
+    workload = OfflineDesign(width=8)
+    examples, flat = workload.load("validation", NOWHERE), Plane(torch.zeros(6))
+    with torch.inference_mode():
+        found = workload.decoded_metrics(flat, examples)["design_regret"]
+    # A flat network moves nothing.
+    assert found == pytest.approx(BEST - float(numpy.median(hartmann(best_known().double().numpy()))), abs=1e-6)
+    train = whole(workload, "train")
+    assert train["targets"].mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert train["targets"].std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
 
 
 # --- what training finds ---
