@@ -491,7 +491,7 @@ class Workload(ABC):
     Only there may a submission bring a network of its own, whose predictor gets the held-out `inputs`: those of a
     language model, to name one that must not, are its targets a place further on.
     """
-    compiles: ClassVar[bool] = False
+    compiles: bool = False
     """True where `torch.compile` takes the network as it is, without breaks and with the same outputs to rounding.
 
     Only there does `hardware.compile` have an effect.

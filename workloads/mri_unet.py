@@ -44,7 +44,6 @@ class MriUnet(Workload):
 
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_ABSOLUTE_ERROR
     has_open_division = True
-    compiles = True
     least_mean: ClassVar[float] = 0.02
     """Of a window that shows the head, by the largest value of the volume; the others do not count."""
 
@@ -58,6 +57,7 @@ class MriUnet(Workload):
         residual: bool,
         dropout: float,
         output_gain: float,
+        couplings: str = "none",
     ) -> None:
         self.channels = channels
         self.pools = pools
@@ -66,6 +66,9 @@ class MriUnet(Workload):
         self.residual = residual
         self.dropout = dropout
         self.output_gain = output_gain
+        self.couplings = couplings
+        # A layer that undoes itself in the backward pass is one that torch.compile cannot look into.
+        self.compiles = couplings != "recomputed"
 
     def sources(self) -> list[DataSource]:
         """One wheel."""
@@ -90,6 +93,7 @@ class MriUnet(Workload):
             residual=self.residual,
             dropout=self.dropout,
             output_gain=self.output_gain,
+            couplings=self.couplings,
         )
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:  # noqa: ARG002
@@ -118,8 +122,8 @@ class MriUnet(Workload):
         ]
 
     def resized(self) -> dict[str, Any]:
-        """A channel more in the first block, and what follows from it."""
-        return {"channels": self.channels + 1}
+        """A channel more in the first block, or two where channels are halved, and what follows from it."""
+        return {"channels": self.channels + (1 if self.couplings == "none" else 2)}
 
 
 class Slices(TensorExamples):

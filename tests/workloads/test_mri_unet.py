@@ -275,7 +275,79 @@ def test_dropout_takes_whole_channels_in_training_alone():
     assert torch.equal(model.eval()(images), network()(images))
 
 
-@pytest.mark.parametrize(("changes", "known"), [({"activation": "relu"}, "leaky_relu, tanh"), ({"norm": "x"}, "layer")])
-def test_an_unknown_activation_or_norm_is_refused(changes: dict[str, Any], known: str):
+@pytest.mark.parametrize(
+    ("changes", "known"),
+    [
+        ({"activation": "relu"}, "leaky_relu, tanh"),
+        ({"norm": "x"}, "layer"),
+        ({"couplings": "x"}, "stored, recomputed"),
+        ({"couplings": "stored", "channels": 5}, "Use an even number"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes: dict[str, Any], known: str):
     with pytest.raises(ConfigError, match=known):
         workload(**changes).build_model()
+
+
+# --- couplings ---
+
+
+def gradients_of(model: UNet, images: Tensor) -> list[Tensor]:
+    loss = (model(images) - 1.0).square().mean()
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def apart(first: list[Tensor], second: list[Tensor]) -> float:
+    """The largest distance of two tensors at one place, over the second one's norm."""
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+def test_gradients_of_couplings_that_are_undone_are_those_of_stored_ones(norm: str):
+    stored, recomputed = (network(couplings=couplings, norm=norm) for couplings in ("stored", "recomputed"))
+    images = images_of(2)
+    assert torch.equal(stored(images), recomputed(images))
+    assert apart(gradients_of(recomputed, images), gradients_of(stored, images)) < 1e-5
+    exact = gradients_of(stored.double(), images.double())
+    assert apart(gradients_of(recomputed.double(), images.double()), exact) < 1e-12
+
+
+def test_couplings_that_are_undone_can_be_differentiated_twice():
+    def product(model: UNet) -> list[Tensor]:
+        parameters = list(model.parameters())
+        loss = (model(images_of(1, 16).double()) - 1.0).square().mean()
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        return list(torch.autograd.grad(sum((each * each).sum() for each in first), parameters))
+
+    stored, recomputed = (network(couplings=each, activation="tanh").double() for each in ("stored", "recomputed"))
+    assert apart(product(recomputed), product(stored)) < 1e-10
+
+
+def test_what_went_into_a_coupling_follows_from_what_came_out():
+    coupling = network(couplings="stored").bottom[1].couplings[0]
+    hidden = torch.randn(2, 16, 8, 8)
+    with torch.no_grad():
+        assert not torch.allclose(coupling(hidden), hidden, atol=0.1)
+        torch.testing.assert_close(coupling.undone(coupling(hidden)), hidden, atol=1e-5, rtol=0)
+
+
+def kept_for_the_backward_pass(model: UNet, images: Tensor) -> int:
+    """Bytes of all tensors that the graph of a forward pass holds, parameters aside."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    own = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    return sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in own)
+
+
+def test_couplings_that_are_undone_keep_less_than_half_of_what_stored_ones_keep():
+    images = images_of(2, 64)
+    stored, recomputed = (
+        kept_for_the_backward_pass(network(couplings=couplings), images) for couplings in ("stored", "recomputed")
+    )
+    assert recomputed < 0.5 * stored

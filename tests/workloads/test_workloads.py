@@ -420,11 +420,12 @@ def test_the_transformer_reaches_algoperfs_language_model_by_its_sizes():
     assert sum(parameter.numel() for parameter in transformer.parameters()) == 252_815_372
 
 
-def small_transformer() -> DecoderTransformer:
+def small_transformer(*, qk_norm: bool = True) -> DecoderTransformer:
     torch.manual_seed(0)
     return DecoderTransformer(
-        vocabulary=11, context=16, width=32, layers=2, heads=2, hidden=32, rotary_base=10_000.0, tied=False
-    )
+        vocabulary=11, context=16, width=32, layers=2, heads=2, hidden=32, rotary_base=10_000.0, tied=False,
+        qk_norm=qk_norm,
+    )  # fmt: skip
 
 
 def test_the_transformer_does_not_look_ahead():
@@ -441,6 +442,30 @@ def test_the_transformer_tells_positions_apart():
     transformer = small_transformer()
     one_way, other_way = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 1, 3]])
     assert not torch.allclose(transformer(one_way)[:, -1], transformer(other_way)[:, -1], atol=1e-6)
+
+
+def test_without_norm_scores_grow_with_queries_and_keys_and_with_norm_they_do_not():
+    symbols = torch.randint(11, (2, 16), generator=torch.Generator().manual_seed(0))
+    for qk_norm in (True, False):
+        transformer = small_transformer(qk_norm=qk_norm)
+        before = transformer(symbols)
+        with torch.no_grad():
+            for block in transformer.blocks:
+                block.attention.qkv.weight[:64] *= 30.0
+        assert torch.allclose(transformer(symbols), before, atol=1e-5) == qk_norm
+
+
+def test_without_norm_a_score_is_the_product_over_the_square_root_of_the_heads_width():
+    block = small_transformer(qk_norm=False).blocks[0]
+    hidden = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+    queries, keys, values = block.attention.qkv(hidden)[0].view(3, 3, 2, 16).unbind(dim=1)
+    expected = torch.zeros(3, 2, 16)
+    for place in range(3):
+        for head in range(2):
+            scores = torch.stack([queries[place, head] @ keys[other, head] for other in range(place + 1)]) / 4
+            expected[place, head] = scores.softmax(dim=0) @ values[: place + 1, head]
+    found = block.attention(hidden, None)[0]
+    torch.testing.assert_close(found, block.attention.out(expected.flatten(1)))
 
 
 def test_a_rotation_depends_on_the_distance_alone():

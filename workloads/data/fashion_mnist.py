@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from torch import Tensor
 
 from harness.api import (
     DataError,
@@ -23,6 +24,7 @@ from workloads.data.sources import FashionMnistFiles
 from workloads.losses.classification import ImageClassification, Images
 
 _MEAN, _DEVIATION = 0.286, 0.353  # of the training pixels in [0, 1]
+_SMALL_DEVIATION = 0.330  # of means of four
 # Where each split begins and ends in the published training or test file. The training file is far larger than a run of
 # seconds can use, so a third of it trains and the next part validates.
 _PARTS: dict[SplitName, tuple[str, int, int]] = {
@@ -46,12 +48,8 @@ class FashionMnist(ImageClassification):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Images in published order. Raises DataError where a file is missing or damaged."""
-        # Read here: importing torchvision for its reader would take a second and a half of every trial.
-        part, start, stop = _PARTS[split]
-        raw = folder / "FashionMNIST" / "raw"
-        pixels = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
-        labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
-        return Images(pixels.unsqueeze(1), labels, mean=_MEAN, deviation=_DEVIATION)
+        images, labels = read_fashion(split, folder)
+        return Images(images, labels, mean=_MEAN, deviation=_DEVIATION)
 
     def symmetries(self) -> list[Symmetry]:
         """Images lying on their side, in a mirror, as negatives; classes under other numbers.
@@ -65,6 +63,37 @@ class FashionMnist(ImageClassification):
             Signed({"inputs": None}),
             Renamed({"targets": None}, [(0, self.classes)]),
         ]
+
+
+class SmallFashionMnist(FashionMnist):
+    """The same at 14x14 pixels, each the mean of four; a subclass says which model."""
+
+    side = 14
+
+    def load(self, split: SplitName, folder: Path) -> Examples:
+        """Images in published order. Raises DataError where a file is missing or damaged."""
+        images, labels = read_fashion(split, folder)
+        return Images(halved(images), labels, mean=_MEAN, deviation=_SMALL_DEVIATION)
+
+
+def read_fashion(split: SplitName, folder: Path) -> tuple[Tensor, Tensor]:
+    """Images and labels of a split in published order. Shapes: uint8 [n, 1, 28, 28], int64 [n].
+
+    Raises DataError where a file is missing or damaged.
+    """
+    # Read here: importing torchvision for its reader would take a second and a half of every trial.
+    part, start, stop = _PARTS[split]
+    raw = folder / "FashionMNIST" / "raw"
+    images = torch.from_numpy(read_idx(raw / f"{part}-images-idx3-ubyte")[start:stop].copy())
+    labels = torch.from_numpy(read_idx(raw / f"{part}-labels-idx1-ubyte")[start:stop].astype(numpy.int64))
+    return images.unsqueeze(1), labels
+
+
+def halved(images: Tensor) -> Tensor:
+    """Means of four neighbours each, in whole levels of grey. Shapes: uint8 [n, 1, 2 h, 2 w] -> [n, 1, h, w]."""
+    left, right = images[..., ::2].to(torch.int16), images[..., 1::2].to(torch.int16)
+    rows = left + right
+    return ((rows[..., ::2, :] + rows[..., 1::2, :] + 2) // 4).to(torch.uint8)
 
 
 def read_idx(path: Path) -> numpy.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ class Wmt(Transduction):
     what has no end to its first token.
     """
 
-    compiles: ClassVar[bool] = True
+    compiles = True
 
     def __init__(self, *, row_length: int, **sizes: Any) -> None:
         super().__init__(row_length=row_length, **sizes)

@@ -25,6 +25,7 @@ class DecoderOnSymbols(Workload):
         hidden: int,
         rotary_base: float,
         tied: bool,
+        qk_norm: bool = True,
     ) -> None:
         self.vocabulary = vocabulary
         self.context = context
@@ -34,6 +35,7 @@ class DecoderOnSymbols(Workload):
         self.hidden = hidden
         self.rotary_base = rotary_base
         self.tied = tied
+        self.qk_norm = qk_norm
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: int64 [batch, context] -> [batch, context, vocabulary]."""
@@ -46,6 +48,7 @@ class DecoderOnSymbols(Workload):
             hidden=self.hidden,
             rotary_base=self.rotary_base,
             tied=self.tied,
+            qk_norm=self.qk_norm,
         )
 
     def resized(self) -> dict[str, Any]:

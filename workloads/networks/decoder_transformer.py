@@ -18,7 +18,8 @@ class DecoderTransformer(nn.Module):
     """Embedding, blocks of attention and gated feed-forward layers, RMS norms, one score per symbol; no biases.
 
     Queries and keys are rotated by position and scaled to length 1; one learned number per block sharpens the
-    attention. `tied`: the embedding is the output matrix too. Dropout layers are there with probability 0.
+    attention. `qk_norm` false: their lengths stay, and scores are divided by the square root of a head's width instead.
+    `tied`: the embedding is the output matrix too. Dropout layers are there with probability 0.
     Shapes: int64 [batch, length] -> [batch, length, vocabulary], length up to `context`.
     Source: AlgoPerf's finewebedu_lm, which is this class at width 1024, 12 layers, 8 heads, hidden 4096, tied.
     """
@@ -34,11 +35,12 @@ class DecoderTransformer(nn.Module):
         hidden: int,
         rotary_base: float,
         tied: bool,
+        qk_norm: bool = True,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         self.dropout = nn.Dropout(0.0)
-        self.blocks = nn.ModuleList(Block(context, width, heads, hidden) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(context, width, heads, hidden, qk_norm=qk_norm) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
         self.output = nn.Linear(width, vocabulary, bias=False)
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
@@ -62,13 +64,13 @@ class Block(nn.Module):
     """One layer: attention to the positions before, then a gated feed-forward layer, each added to its input.
 
     Shapes: float [batch, length, width], `rotations` of at least that length -> [batch, length, width]. None: queries
-    and keys are not rotated.
+    and keys are not rotated. `qk_norm`: they are scaled to length 1.
     """
 
-    def __init__(self, context: int, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, context: int, width: int, heads: int, hidden: int, *, qk_norm: bool = True) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
-        self.attention = _Attention(context, width, heads)
+        self.attention = _Attention(context, width, heads, qk_norm=qk_norm)
         self.feed_forward_norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
         self.widen = nn.Linear(width, 2 * hidden, bias=False)
         self.narrow = nn.Linear(hidden, width, bias=False)
@@ -82,13 +84,15 @@ class Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, context: int, width: int, heads: int) -> None:
+    def __init__(self, context: int, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        # Queries and keys have length 1, so the scores need a scale: log2 of the number of pairs of positions.
-        self.sharpness = nn.Parameter(torch.tensor(math.log2(context**2 - context)))
+        self.sharpness: nn.Parameter | None
+        # Queries and keys of length 1 need a scale: log2 of the number of pairs of positions.
+        sharpness = nn.Parameter(torch.tensor(math.log2(context**2 - context)))
+        self.register_parameter("sharpness", sharpness if qk_norm else None)
         self.parameter_kinds = {
             "qkv.weight": ParameterKind.ATTENTION_QKV,
             "out.weight": ParameterKind.ATTENTION_OUT,
@@ -100,9 +104,14 @@ class _Attention(nn.Module):
         if rotations is not None:
             pairs = torch.view_as_complex(queries_keys.unflatten(-1, (-1, 2)))
             queries_keys = torch.view_as_real(pairs * rotations[:length]).flatten(-2)
-        queries, keys = F.normalize(queries_keys, dim=-1).transpose(1, 3).unbind(dim=2)
+        scale = None  # the kernel's own: one over the square root of a head's width
+        if self.sharpness is not None:
+            queries_keys, scale = F.normalize(queries_keys, dim=-1), 1.0
+        queries, keys = queries_keys.transpose(1, 3).unbind(dim=2)
+        if self.sharpness is not None:
+            queries = queries * self.sharpness
         values = values.squeeze(2).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(queries * self.sharpness, keys, values, is_causal=True, scale=1.0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.api import ConfigError, ParameterKind
 from workloads.networks.initial_weights import draw_lecun_normal
+from workloads.networks.layers.reversible import Coupling, Couplings
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
@@ -20,6 +22,9 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
     # Over channels and pixels of an image together, with a scale and a bias for each channel.
     "layer": lambda width: nn.GroupNorm(1, width, eps=1e-6),
 }
+_COUPLINGS = ("none", "stored", "recomputed")
+_COUPLINGS_IN_BLOCK = 2
+_EXPANSION = 2
 
 
 class UNet(nn.Module):
@@ -32,9 +37,13 @@ class UNet(nn.Module):
     Initial weights have variance 1/fan-in, the last convolution is then multiplied by `output_gain`. AlgoPerf's is 1; a
     small one starts at the loss of an image of zeros, or of the input itself where `residual` is set: the network then
     makes what is added to its input, and levels that the norms take away need not be learned anew. AlgoPerf's does not.
+
+    `couplings`: with `stored` or `recomputed`, a block is one convolution and two couplings of the halves of its
+    channels, of inverted bottlenecks; see Couplings. Then `channels` have to be even.
     Shapes: [batch, height, width] -> the same.
-    Raises ConfigError for another activation or norm.
+    Raises ConfigError for another activation, norm or kind of couplings, and for channels that have no halves.
     Source: Ronneberger et al., arXiv 1505.04597, as AlgoPerf's fastmri has it, which is this class at its sizes.
+    Couplings: Pendse et al., arXiv 2104.09648.
     """
 
     def __init__(
@@ -47,14 +56,32 @@ class UNet(nn.Module):
         residual: bool,
         dropout: float,
         output_gain: float,
+        couplings: str = "none",
     ) -> None:
         super().__init__()
-        for what, name, known in [("activation", activation, list(_ACTIVATIONS)), ("norm", norm, list(_NORMS))]:
+        for what, name, known in [
+            ("activation", activation, list(_ACTIVATIONS)),
+            ("norm", norm, list(_NORMS)),
+            ("couplings", couplings, list(_COUPLINGS)),
+        ]:
             if name not in known:
                 raise ConfigError(f"{what} is {name!r}. Use one of {', '.join(known)}.")
+        if couplings != "none" and channels % 2:
+            raise ConfigError(f"channels is {channels}, and couplings are of halves of them. Use an even number.")
 
         def block(width_in: int, width: int) -> nn.Sequential:
-            return _block(width_in, width, activation, norm, dropout)
+            if couplings == "none":
+                return _block([width_in, width, width], activation, norm, dropout)
+            return nn.Sequential(
+                _block([width_in, width], activation, norm, dropout),
+                Couplings(
+                    [
+                        Coupling(*(_inverted_bottleneck(width // 2, activation, norm) for _ in range(2)))
+                        for _ in range(_COUPLINGS_IN_BLOCK)
+                    ],
+                    are_recomputed=couplings == "recomputed",
+                ),
+            )
 
         widths = [channels * 2**level for level in range(pools + 1)]
         # Registered in AlgoPerf's order.
@@ -97,12 +124,25 @@ class UNet(nn.Module):
             self.output.weight.mul_(output_gain)
 
 
-def _block(width_in: int, width: int, activation: str, norm: str, dropout: float) -> nn.Sequential:
+def _block(widths: list[int], activation: str, norm: str, dropout: float) -> nn.Sequential:
+    """A convolution from each of the widths to the next."""
     layers: list[nn.Module] = []
-    for seen in (width_in, width):
-        layers.append(nn.Conv2d(seen, width, 3, padding=1, bias=False))
+    for width_in, width in itertools.pairwise(widths):
+        layers.append(nn.Conv2d(width_in, width, 3, padding=1, bias=False))
         layers += [_NORMS[norm](width), _ACTIVATIONS[activation](), nn.Dropout2d(dropout)]
     return nn.Sequential(*layers)
+
+
+def _inverted_bottleneck(width: int, activation: str, norm: str) -> nn.Sequential:
+    """More channels, a 3x3 convolution of each by itself, as many channels as before."""
+    wide = _EXPANSION * width
+    layers: list[nn.Module] = []
+    for convolution in (
+        nn.Conv2d(width, wide, 1, bias=False),
+        nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False),
+    ):
+        layers += [convolution, _NORMS[norm](wide), _ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Conv2d(wide, width, 1, bias=False), _NORMS[norm](width))
 
 
 def _enlarging(width: int, activation: str) -> nn.Sequential:
