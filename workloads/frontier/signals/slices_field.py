@@ -146,7 +146,7 @@ class WaveField(nn.Module):
             before = layer(hidden)
             if slopes is not None:
                 gate = before.sigmoid()
-                slopes = (slopes @ layer.weight.T) * (gate * (1 + before * (1 - gate)))[:, None]
+                slopes = (slopes @ layer.get_parameter("weight").T) * (gate * (1 + before * (1 - gate)))[:, None]
             hidden = F.silu(before)
         logits: Tensor = self.output(hidden).squeeze(1)
         if slopes is None:
