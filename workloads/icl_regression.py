@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import (
@@ -26,6 +27,8 @@ from harness.api import (
     Symmetry,
     TensorExamples,
 )
+from workloads.frontier.made import rotations
+from workloads.frontier.regression.iterates import descent, nearest_iterate, newton
 from workloads.losses.regression import Regression
 from workloads.networks.decoder_transformer import Block, draw_weights
 
@@ -37,6 +40,8 @@ _NORM_EPSILON = 1e-6
 _OUTPUT_DEVIATION = 0.02
 # About that of the embedded numbers.
 _POSITION_DEVIATION = 0.3
+_PROBED = 1024
+_MOST_STEPS = {"descent": 1000, "newton": 30}
 
 
 class IclRegression(Regression):
@@ -44,7 +49,9 @@ class IclRegression(Regression):
 
     A prompt is `points` pairs of x ~ N(0, 1) in `dimensions` dimensions and y = w x + noise; its own w ~ N(0, 1 /
     dimensions) is never shown, so the best prediction is the posterior mean, which is ridge regression on the points
-    before. `examples` prompts for training. See InContextRegressor for the sizes of the model.
+    before. `examples` prompts for training. `condition`: ratio of the largest to the smallest eigenvalue of the
+    covariance of x, which has a mean of 1 and directions of its own in each prompt; eigenvalues are in a geometric
+    sequence. See InContextRegressor for the model.
     """
 
     compiles = True
@@ -60,6 +67,8 @@ class IclRegression(Regression):
         layers: int,
         heads: int,
         hidden: int,
+        condition: float = 1.0,
+        attention_momentum: float | None = None,
     ) -> None:
         self.dimensions = dimensions
         self.points = points
@@ -69,6 +78,8 @@ class IclRegression(Regression):
         self.layers = layers
         self.heads = heads
         self.hidden = hidden
+        self.condition = condition
+        self.attention_momentum = attention_momentum
 
     def sources(self) -> list[DataSource]:
         """None: the data are made when they are read."""
@@ -82,6 +93,9 @@ class IclRegression(Regression):
         points = _rounded(stream.standard_normal((count, self.points, self.dimensions)))
         weights = _rounded(stream.standard_normal((count, self.dimensions)) / self.dimensions**0.5)
         noise = _rounded(self.noise * stream.standard_normal((count, self.points)))
+        if self.condition > 1:
+            directions = rotations(stream.standard_normal((count, self.dimensions, self.dimensions)))
+            points = _rounded(points * deviations(self.dimensions, self.condition) @ directions)
         values = numpy.einsum("npd,nd->np", points, weights) + noise
         made = {"points": _float32(points), "values": _float32(values)}
         if split == "train":
@@ -97,6 +111,7 @@ class IclRegression(Regression):
             layers=self.layers,
             heads=self.heads,
             hidden=self.hidden,
+            momentum=self.attention_momentum,
         )
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -118,6 +133,23 @@ class IclRegression(Regression):
             Padded("inputs", layer="embedding"),
             Signed({"targets": None, "optimum": None}),
         ]
+
+    def known_solution(self, model: nn.Module) -> dict[str, float]:
+        """After how many steps of descent, and of Newton's, these are nearest to the last prediction, and how near.
+
+        On the first prompts of training. Iterations tend to ridge regression. Source: see `iterates`.
+        """
+        prompts = self.load("train", Path()).tensors()
+        points, values = (prompts[name][:_PROBED].double().numpy() for name in ("points", "values"))
+        batch = Prompts({name: each[:_PROBED] for name, each in prompts.items()}).gather(torch.arange(_PROBED))
+        device = next(iter(model.parameters())).device
+        with torch.no_grad():
+            predictions = model(batch["inputs"].to(device))[:, -1].double().cpu().numpy()
+        found: dict[str, float] = {}
+        for name, iterate in (("descent", descent), ("newton", newton)):
+            iterates = iterate(points, values, penalty=self.dimensions * self.noise**2, steps=_MOST_STEPS[name])
+            found[f"steps_of_{name}"], found[f"distance_to_{name}"] = nearest_iterate(predictions, iterates)
+        return found
 
     def resized(self) -> dict[str, Any]:
         """Hidden layers wider by one. A number more for each head would be an eighth."""
@@ -158,15 +190,29 @@ class InContextRegressor(nn.Module):
 
     Positions are learned, as in the paper; with rotated queries and keys instead, nadamw at its default rate came to an
     excess of 0.022 and 0.036 on two seeds where it comes to 0.014 and 0.015.
+    `momentum`: that of MomentumBlock, if any.
     Shapes: float [batch, length, inputs] -> [batch, length], length up to `context`.
     """
 
-    def __init__(self, *, inputs: int, context: int, width: int, layers: int, heads: int, hidden: int) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        context: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        momentum: float | None = None,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Linear(inputs, width)
         self.positions = nn.Parameter(_POSITION_DEVIATION * torch.randn(context, width))
         self.parameter_kinds = {"positions": ParameterKind.EMBEDDING}
-        self.blocks = nn.ModuleList(Block(context, width, heads, hidden) for _ in range(layers))
+        sizes = (context, width, heads, hidden)
+        self.blocks = nn.ModuleList(
+            Block(*sizes) if momentum is None else MomentumBlock(*sizes, momentum=momentum) for _ in range(layers)
+        )
         self.norm = nn.RMSNorm(width, eps=_NORM_EPSILON)
         self.output = nn.Linear(width, 1, bias=False)
         # With the language model's deviation of 0.02 such narrow layers hardly see their input: in two dimensions, with
@@ -182,6 +228,38 @@ class InContextRegressor(nn.Module):
             hidden = block(hidden, None)
         predictions: Tensor = self.output(self.norm(hidden)).squeeze(-1)
         return predictions
+
+
+class MomentumBlock(Block):
+    """A block whose attention gives the values of earlier positions too, each step back less by the factor `momentum`.
+
+    Source: Dai et al., "Why can GPT learn in-context? Language models implicitly perform gradient descent as
+    meta-optimizers", Findings of ACL 2023.
+    """
+
+    def __init__(self, context: int, width: int, heads: int, hidden: int, *, momentum: float) -> None:
+        super().__init__(context, width, heads, hidden)
+        back = torch.arange(context)[:, None] - torch.arange(context)
+        # Not in the state: it follows from the sizes.
+        self.register_buffer("traces", torch.where(back > 0, momentum ** back.clamp_min(0), 0.0), persistent=False)
+
+    def forward(self, hidden: Tensor, rotations: Tensor | None) -> Tensor:
+        """The residual stream after this layer."""
+        length, width = hidden.shape[1:]
+        normed = self.attention_norm(hidden)
+        values = F.linear(normed, self.attention.qkv.weight[2 * width :])
+        # Attention ends in a linear layer, so what is added to its values may be sent through that layer by itself.
+        traced = self.attention.out(self.get_buffer("traces")[:length, :length] @ values)
+        hidden = hidden + self.dropout(self.attention(normed, rotations) + traced)
+        out: Tensor = hidden + self.dropout(self.narrow(F.glu(self.widen(self.feed_forward_norm(hidden)))))
+        return out
+
+
+def deviations(dimensions: int, condition: float) -> numpy.ndarray:
+    """Roots of eigenvalues in a geometric sequence, from the largest, of mean 1. Shape: float64 [dimensions]."""
+    eigenvalues = condition ** -numpy.linspace(0, 1, dimensions)
+    roots: numpy.ndarray = numpy.sqrt(eigenvalues / eigenvalues.mean())
+    return roots
 
 
 def ridge(points: numpy.ndarray, values: numpy.ndarray, *, penalty: float) -> numpy.ndarray:

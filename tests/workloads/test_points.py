@@ -15,6 +15,7 @@ from workloads.frontier.points.points_diffusion import (
     DEVIATION,
     DIMENSIONS,
     Denoiser,
+    Parametrisation,
     PointsDiffusion,
     atoms,
     best_denoised,
@@ -119,6 +120,28 @@ def test_the_network_begins_near_the_best_linear_denoiser_with_a_loss_of_one():
         many = level.expand(len(clean))
         errors = root_weight(many)[:, None] * (model(clean + level * torch.randn_like(clean), many) - clean)
         assert errors.square().mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("parametrisation", ["velocity", "noise", "data"])
+def test_what_the_network_should_give_has_variance_one_at_all_levels(parametrisation: Parametrisation):
+    torch.manual_seed(0)
+    model = Denoiser(16, parametrisation=parametrisation)
+    clean = POINTS.float()[torch.randint(512, (20_000,))]
+    noise = torch.randn_like(clean)
+    for level in (0.05, 0.5, 5.0):
+        levels, noisy = torch.full((len(clean),), level), clean + level * noise
+        given = []
+        for value in (0.0, 1.0):
+            for parameter in model.layers[-1].parameters():
+                nn.init.constant_(parameter, 0.0)
+            nn.init.constant_(model.layers[-1].bias, value)
+            given.append(model(noisy, levels))
+        wanted = (clean - given[0]) / (given[1] - given[0])
+        assert wanted.square().mean().item() == pytest.approx(1.0, abs=0.03)
+        if parametrisation == "noise":
+            torch.testing.assert_close(wanted, noise, rtol=0, atol=1e-3)
+        elif parametrisation == "data":
+            torch.testing.assert_close(wanted, clean / DEVIATION, rtol=0, atol=1e-3)
 
 
 def test_training_draws_new_noise_from_torchs_stream_and_evaluation_none():

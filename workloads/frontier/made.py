@@ -54,6 +54,17 @@ def orthogonal(size: int, stream: numpy.random.RandomState) -> numpy.ndarray:
     return matrix
 
 
+def rotations(drawn: numpy.ndarray) -> numpy.ndarray:
+    """Orthogonal matrices, all equally likely, from Gaussian ones. Shapes: float64 [n, size, size] -> the same.
+
+    Source: Mezzadri, "How to generate random matrices from the classical compact groups", Notices of the AMS 54 (2007).
+    """
+    columns, upper = numpy.linalg.qr(drawn)
+    # A decomposition whose diagonal is positive is the only one.
+    rotated: numpy.ndarray = columns * numpy.sign(numpy.diagonal(upper, axis1=1, axis2=2))[:, None]
+    return rotated
+
+
 def as_float32(values: numpy.ndarray) -> Tensor:
     """The same numbers as a tensor."""
     return torch.from_numpy(values.astype(numpy.float32))

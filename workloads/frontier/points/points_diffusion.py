@@ -1,15 +1,16 @@
 """Diffusion on 512 points: a network takes noise of all strengths off them, and the best denoiser is a sum over points.
 
 Preconditioning and weights of Karras, Aittala, Aila, Laine, "Elucidating the design space of diffusion-based generative
-models", NeurIPS 2022; augmented dimensions of Xu et al., "PFGM++: unlocking the potential of physics-inspired
-generative models", ICML 2023.
+models", NeurIPS 2022, whose network gives a velocity; what else a network may give after Lai, Song, Kim, Mitsufuji,
+Ermon, "The principles of diffusion models", arXiv 2510.21890; augmented dimensions of Xu et al., "PFGM++: unlocking the
+potential of physics-inspired generative models", ICML 2023.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from harness.api import (
     SPLITS,
     Batch,
+    ConfigError,
     DataSource,
     Examples,
     LossKind,
@@ -29,6 +31,8 @@ from harness.api import (
     Workload,
 )
 from workloads.frontier.made import as_float32, orthogonal, rounded
+
+Parametrisation = Literal["velocity", "noise", "data"]
 
 ATOMS = 512
 DIMENSIONS = 8
@@ -47,16 +51,24 @@ class PointsDiffusion(Workload):
     Metric `excess`, the mean of w (D - D*)^2, D* the mean of y given x and sigma. While the model is in training mode
     levels and noise are drawn anew; otherwise they are those that lie beside the points. `augmented_dimensions`: the
     noise is what such a number of further dimensions makes of it, instead of Gaussian (none): n sqrt(dimensions / c), c
-    chi-squared with as many degrees of freedom.
+    chi-squared with as many degrees of freedom. `parametrisation`: what the network gives, see Denoiser. Raises
+    ConfigError for another.
     """
 
     loss_kind: ClassVar[LossKind] = LossKind.MEAN_SQUARED_ERROR
     not_promised: ClassVar[frozenset[str]] = frozenset({"learns_one_batch_by_heart"})
     """Noise is drawn in every step. What is given out are errors, so that outputs of zero have no loss."""
 
-    def __init__(self, *, augmented_dimensions: int | None, width: int) -> None:
+    def __init__(
+        self, *, augmented_dimensions: int | None, width: int, parametrisation: Parametrisation = "velocity"
+    ) -> None:
+        if parametrisation not in get_args(Parametrisation):
+            raise ConfigError(
+                f"parametrisation is {parametrisation!r}. Use one of {', '.join(get_args(Parametrisation))}."
+            )
         self.augmented_dimensions = augmented_dimensions
         self.width = width
+        self.parametrisation = parametrisation
 
     def sources(self) -> list[DataSource]:
         """None: the data are made when they are read."""
@@ -82,7 +94,7 @@ class PointsDiffusion(Workload):
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 8], [batch] -> [batch, 8]."""
-        return Denoiser(self.width)
+        return Denoiser(self.width, parametrisation=self.parametrisation)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Errors sqrt(w) (D - y) of the network on noisy points. Shape: [batch, 8]."""
@@ -162,12 +174,14 @@ class Views(TensorExamples):
 class Denoiser(nn.Module):
     """c_skip x + c_out F(c_in x, ln sigma / 4): F is a network of three hidden layers that sees waves of the level.
 
-    Factors are such that what F is given and should give has variance 1 at any level. Shapes: [batch, 8], [batch] ->
-    [batch, 8].
+    Factors are such that what F is given, and what it should give, has variance 1 at any level. Up to signs that is the
+    noise n (`noise`), the point in units of its deviation (`data`), or the `velocity` of the way from one to the other
+    along a circle. Shapes: [batch, 8], [batch] -> [batch, 8].
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, parametrisation: Parametrisation = "velocity") -> None:
         super().__init__()
+        self.parametrisation = parametrisation
         self.layers = nn.Sequential(
             nn.Linear(DIMENSIONS + 2 * _FREQUENCIES, width),
             nn.SiLU(),
@@ -185,13 +199,25 @@ class Denoiser(nn.Module):
         total = levels.square() + DEVIATION**2
         angles = levels.log()[:, None] / 4 * self.frequencies
         seen = torch.cat([noisy / total.sqrt()[:, None], angles.sin(), angles.cos()], dim=1)
-        skip, out = DEVIATION**2 / total, levels * DEVIATION / total.sqrt()
+        if self.parametrisation == "velocity":
+            skip, out = DEVIATION**2 / total, levels * DEVIATION / total.sqrt()
+        elif self.parametrisation == "noise":
+            skip, out = torch.ones_like(levels), -levels
+        else:
+            skip, out = torch.zeros_like(levels), torch.full_like(levels, DEVIATION)
         clean: Tensor = skip[:, None] * noisy + out[:, None] * self.layers(seen)
         return clean
 
 
 def atoms() -> numpy.ndarray:
     """All points: a pinwheel of five arms in a plane, turned into eight dimensions. Shape: float64 [512, 8]."""
+    plane, axes = pinwheel()
+    points: numpy.ndarray = plane @ axes.T
+    return points
+
+
+def pinwheel() -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The points within their plane, and its two axes. Shapes: float64 [512, 2], [8, 2]."""
     stream = numpy.random.RandomState(_SEED_OF_DATA)
     along, across = 1 + 0.3 * stream.standard_normal(ATOMS), 0.1 * stream.standard_normal(ATOMS)
     angles = 2 * math.pi / _ARMS * (numpy.arange(ATOMS) % _ARMS) + 0.25 * numpy.exp(along)
@@ -200,8 +226,7 @@ def atoms() -> numpy.ndarray:
     plane = plane - plane.mean(axis=0)
     # The eight coordinates have so much variance together.
     plane = rounded(plane * (DIMENSIONS * DEVIATION**2 / (plane**2).sum(axis=1).mean()) ** 0.5)
-    points: numpy.ndarray = plane @ orthogonal(DIMENSIONS, stream)[:, :2].T
-    return points
+    return plane, orthogonal(DIMENSIONS, stream)[:, :2]
 
 
 def level_of(standard: Tensor) -> Tensor:

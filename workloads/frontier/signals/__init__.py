@@ -1,1 +1,1 @@
-"""Signals that antennas and sensors send and measure."""
+"""Signals that antennas and sensors send and measure, and shapes and pictures learned as fields."""
