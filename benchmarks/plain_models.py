@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workloads.data.molecules_table import TASKS
 from workloads.molecules_gnn import ATOM_FEATURES, BOND_FEATURES, MoleculesGnn
-from workloads.networks.speech_layers import mask_of, subsampled
+from workloads.networks.speech.speech_layers import mask_of, subsampled
 from workloads.spoken_digits import SpokenDigits
 
 _DIGITS, _BINS = 10, 40

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.api import Batch, DataSource, Examples, LossKind, Mirrored, Renamed, Signed, SplitName, Symmetry, Workload
 from workloads.data.spoken_digits_data import DIGITS, SpokenDigitsFile
 from workloads.losses.ctc import BLANK, greedy_errors, losses_per_symbol
-from workloads.networks.conformer import Conformer, ConformerSizes
-from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
-from workloads.networks.speech_layers import mask_of, subsampled
+from workloads.networks.speech.conformer import Conformer, ConformerSizes
+from workloads.networks.speech.deepspeech import DeepSpeech, DeepSpeechSizes
+from workloads.networks.speech.speech_layers import mask_of, subsampled
 
 
 class SpokenDigits(Workload):

@@ -22,9 +22,9 @@ from workloads.data.speech_features import Frontend
 from workloads.data.spoken_digits_data import FRAMES, RECORD, SpokenDigitsFile, Utterances, quantised, spoken
 from workloads.losses.ctc import ctc_losses, greedy_errors
 from workloads.losses.edit_distance import edit_distances
-from workloads.networks.conformer import Conformer, ConformerSizes
-from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
-from workloads.networks.speech_layers import MaskedBatchNorm, OffsetLayerNorm, SpecAugment, mask_of, subsampled
+from workloads.networks.speech.conformer import Conformer, ConformerSizes
+from workloads.networks.speech.deepspeech import DeepSpeech, DeepSpeechSizes
+from workloads.networks.speech.speech_layers import MaskedBatchNorm, OffsetLayerNorm, SpecAugment, mask_of, subsampled
 from workloads.spoken_digits import SpokenDigits
 
 # AlgoPerf's sizes, without dropout and masks.

@@ -16,9 +16,9 @@ from workloads.full.data.speech.librispeech import LibrispeechSplits, Limits, Ut
 from workloads.full.data.speech.log_mel import frames_of, normalised_log_mel
 from workloads.losses.ctc import greedy_reading, losses_per_symbol
 from workloads.losses.word_errors import word_error_rate, word_error_rate_algoperf
-from workloads.networks.conformer import Conformer, ConformerSizes
-from workloads.networks.deepspeech import DeepSpeech, DeepSpeechSizes
-from workloads.networks.speech_layers import mask_of, subsampled
+from workloads.networks.speech.conformer import Conformer, ConformerSizes
+from workloads.networks.speech.deepspeech import DeepSpeech, DeepSpeechSizes
+from workloads.networks.speech.speech_layers import mask_of, subsampled
 
 _FIRST_WORD = 3  # of SentencePiece's numbers; those below are the blank and the marks of begin and end
 _LOUD = 3000

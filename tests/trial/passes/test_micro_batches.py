@@ -11,7 +11,7 @@ from harness.config import HardwareConfig
 from harness.trial.passes.pinned import pinned
 from harness.trial.trial import Trial
 from tests.trial.passes.trials import trial_on_blobs
-from workloads.networks.speech_layers import MaskedBatchNorm
+from workloads.networks.speech.speech_layers import MaskedBatchNorm
 
 
 def trial_in_parts(*, micro_batch: int | None, **options) -> Trial:

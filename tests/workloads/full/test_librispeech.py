@@ -40,7 +40,7 @@ from workloads.full.data.speech.log_mel import FRONTEND, MEANS, frames_of, norma
 from workloads.full.librispeech import Librispeech
 from workloads.losses.ctc import ctc_losses
 from workloads.losses.word_errors import word_error_rate, word_error_rate_algoperf
-from workloads.networks.speech_layers import MaskedBatchNorm, SpecAugment, mask_of, subsampled
+from workloads.networks.speech.speech_layers import MaskedBatchNorm, SpecAugment, mask_of, subsampled
 
 CONFORMER, DEEPSPEECH = "librispeech_conformer", "librispeech_deepspeech"
 VARIANTS = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workloads.data.speech_features import Frontend
-from workloads.networks.speech_layers import mask_of
+from workloads.networks.speech.speech_layers import mask_of
 
 FRONTEND = Frontend(
     sample_rate=16_000, window=400, hop=160, transform=512, bins=80, lowest_hertz=125.0, highest_hertz=7600.0

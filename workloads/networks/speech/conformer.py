@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import ParameterKind
-from workloads.networks.speech_layers import (
+from workloads.networks.speech.speech_layers import (
     MaskedBatchNorm,
     OffsetLayerNorm,
     SpecAugment,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.api import ParameterKind
-from workloads.networks.speech_layers import (
+from workloads.networks.speech.speech_layers import (
     MaskedBatchNorm,
     OffsetLayerNorm,
     SpecAugment,
