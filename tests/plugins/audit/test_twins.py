@@ -66,10 +66,10 @@ def test_a_twin_is_learned_alike(name):
         runs = [losses(workload, examples, batch_size=settings.batch_size, seed=seed) for seed in range(SEEDS)]
         curves.append([statistics.fmean(step) for step in zip(*runs, strict=True)])
     first, late = zip(*((curve[0], statistics.fmean(curve[-STEPS // 4 :])) for curve in curves), strict=True)
-    # Under CTC the first loss has a deviation of 8 % from seed to seed.
-    assert first[1] == pytest.approx(first[0], rel=0.25)
-    # Of answers that are hardly ever right, a reward comes once in thousands of draws.
-    assert late[1] == pytest.approx(late[0], rel=0.15, abs=1e-3)
+    # Under CTC the first loss has a deviation of 8 % from seed to seed. Of answers that are hardly ever right, one of
+    # the hundreds of a step may be rewarded.
+    assert first[1] == pytest.approx(first[0], rel=0.25, abs=5e-3)
+    assert late[1] == pytest.approx(late[0], rel=0.15, abs=5e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
