@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import cos, pi, prod
 from typing import Any
@@ -174,7 +175,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         step = trial.step - int(trial.stage * length)
         share = step / length
         for group in optimizer.param_groups:
-            group["lr"] = hp.learning_rate * 0.1 ** sum(share >= decay for decay in _DECAYS)
+            group["lr"] = hp.learning_rate * 0.1 ** bisect_right(_DECAYS, share)
         optimizer.zero_grad(set_to_none=True)
         trial.loss(batch).backward()
         if step > 0 and step % period == 0 and share < 1:

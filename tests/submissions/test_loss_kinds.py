@@ -28,6 +28,8 @@ def after_a_few_steps(name: str, kind: LossKind) -> list[torch.Tensor] | str:
     trial, _ = make_trial([None], every=STEPS, hidden=8)
     trial.loss_kind = kind
     submission = load_submission(name)
+    # Others of this process may have helpers of the same names, before this and after it.
+    forget_helpers(submission.folder)
     places = list(sys.path)
     try:
         train = train_function(submission.folder, submission.entry, submission.api)
@@ -36,7 +38,6 @@ def after_a_few_steps(name: str, kind: LossKind) -> list[torch.Tensor] | str:
     except ConfigError as error:
         return str(error)
     finally:
-        # Others of this process may have helpers of the same names.
         sys.path[:] = places
         forget_helpers(submission.folder)
     assert trial.step == STEPS
