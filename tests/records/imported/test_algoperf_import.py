@@ -14,6 +14,7 @@ from harness.command_line import PlainConsole
 from harness.commands.imports.import_algoperf import Import, main, parse_import, run_import
 from harness.commands.leaderboard import Choice, chosen_rules, make_board, read_evaluations, read_trials
 from harness.config import ROOT
+from harness.records.board_files import board_named
 from harness.records.committed import BoardFile
 from harness.records.tables import read_table
 from harness.scoring.rules import load_rules
@@ -300,6 +301,16 @@ def test_every_logged_trial_of_a_workload_is_kept_and_its_time_is_that_of_its_ev
     }
     recomputed = trial_times(trials, read_evaluations(archive_runs, trials), enforce_budget=False)
     assert (recomputed["time_to_target"] == trials["time_to_target"]).all()
+
+
+def test_the_committed_board_is_what_the_archive_says(archive_runs):
+    board = board_named("algoperf_v05_external", "BOARD")
+    for table, key in (("trials", ["trial_id"]), ("evaluations", ["trial_id", "evaluation"])):
+        expected = read_table(archive_runs, table).sort_values(key, ignore_index=True)
+        if table == "evaluations":
+            expected["other_metrics"] = "{}"
+        found = read_table(board.path, table).sort_values(key, ignore_index=True)
+        pd.testing.assert_frame_equal(found[expected.columns.tolist()], expected, check_dtype=False)
 
 
 @pytest.fixture(scope="session")
