@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from harness import config
 from harness.api import SPLITS, Workload, mean_loss, terms_of
 from harness.config import WorkloadConfig
-from tests.workloads.short_runs import NOWHERE, adam, made, trained, validated, whole
+from tests.workloads.short_runs import adam, made, trained, validated, whole
 from workloads.frontier.signals.contour_grid import CELLS, WIDTH, LineGrid, corners, signed_distance
-from workloads.frontier.signals.image_gaussians import Gaussians
+from workloads.frontier.signals.image_gaussians import START, Gaussians
 from workloads.frontier.signals.open_curves import arcs, distance_to_arcs
 from workloads.frontier.signals.slices_field import (
     BALL_CENTRE,
@@ -30,6 +30,7 @@ from workloads.frontier.signals.slices_field import (
     places,
     surface_of,
 )
+from workloads.networks.stored_weights import read_weights
 
 # --- slices_field ---
 
@@ -291,7 +292,7 @@ def test_trained_heights_are_better_than_true_ones_and_a_flexible_grid_is_better
 
 def one_gaussian(**values: list[float]) -> Gaussians:
     """A network whose first Gaussian has these values, and whose others have no colour."""
-    model = Gaussians(made("image_gaussians").load("train", NOWHERE), start="dense")
+    model = Gaussians(read_weights(START)["colours"], start="dense")
     with torch.no_grad():
         model.colours.zero_()
         for name, each in values.items():
@@ -338,6 +339,11 @@ def test_the_dense_start_is_nearer_to_the_picture_than_one_colour_and_the_sparse
     of_one_colour = (colours - colours.mean(dim=0)).square().mean().sqrt().item()
     assert of_one_colour == pytest.approx(0.316, abs=0.001)
     assert dense < of_one_colour < sparse
+
+
+def test_a_start_knows_the_colours_of_training_pixels_alone():
+    colours = whole(made("image_gaussians"), "train")["targets"]
+    torch.testing.assert_close(read_weights(START)["colours"], colours, rtol=0, atol=1 / 254 + 1e-6)
 
 
 def test_the_sparse_start_has_nine_gaussians_at_each_place():

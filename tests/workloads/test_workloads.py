@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,26 @@ def is_promised(name: str, promise: str) -> bool:
 @each_model
 def test_only_known_promises_are_not_given(name: str):
     assert made(name).not_promised <= PROMISES
+
+
+@pytest.fixture(scope="module")
+def opened() -> list[Path]:
+    """Files that this process has opened since the list was last cleared. A hook cannot be taken away again."""
+    found: list[Path] = []
+
+    def note(event: str, given: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(given[0], str | bytes):
+            found.append(Path(os.fsdecode(given[0])))
+
+    sys.addaudithook(note)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in pinned_workloads() if made(name).packaged_data()])
+def test_a_model_is_made_without_a_look_at_data_that_no_trainer_sees(name: str, opened: list[Path]):
+    opened.clear()
+    model_of(name)
+    assert not {path.resolve() for path in made(name).packaged_data()} & {path.resolve() for path in opened}
 
 
 @each_model

@@ -25,6 +25,7 @@ from harness.api import (
     TensorExamples,
 )
 from workloads.losses.regression import Regression
+from workloads.networks.stored_weights import read_weights
 
 ROWS, COLUMNS = 64, 96
 BLOCK = 6
@@ -32,6 +33,8 @@ STARTS = ("dense", "sparse")
 GRID = (12, 18)
 CROWD = 9
 """How many Gaussians begin at one place of the sparse start."""
+START = Path(__file__).parents[2] / "weights" / "image_gaussians.npz"
+"""The colours of the training pixels, which a start begins with: where training runs, no photograph is seen."""
 _SEED_OF_SPLIT = 2504
 _SIZES: dict[SplitName, int] = {"train": 4_096, "validation": 1_024, "test": 1_024}
 _LEVELS = 255 * BLOCK**2
@@ -60,13 +63,20 @@ class ImageGaussians(Regression):
         """The photograph in scikit-learn, which has the pixels of all three splits."""
         return [photograph_file()]
 
+    def weights(self) -> Path:
+        """The colours of the training pixels: `python -m benchmarks.start_colours` wrote them."""
+        return START
+
     def load(self, split: SplitName, folder: Path) -> Examples:  # noqa: ARG002 - the photograph arrives with scikit-learn
         """`inputs` float32 [n, 2], place as row and column in units of the picture's height, `targets` [n, 3]."""
         return _pixels(photograph(), split)
 
     def build_model(self) -> nn.Module:
-        """New Gaussians, with colours of training pixels near their places. Shapes: [batch, 2] -> [batch, 3]."""
-        return Gaussians(_pixels(photograph(), "train"), start=self.start)
+        """New Gaussians, with colours of training pixels near their places. Shapes: [batch, 2] -> [batch, 3].
+
+        Raises DataError where these colours cannot be read.
+        """
+        return Gaussians(read_weights(START)["colours"], start=self.start)
 
     def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the colours of each pixel. Shape: [batch]."""
@@ -84,19 +94,18 @@ class Pixels(TensorExamples):
     def gather(self, index: Tensor) -> Batch:
         """`inputs` float32 [batch, 2] and `targets` float32 [batch, 3]."""
         held = super().gather(index)
-        places = torch.stack([held["rows"], held["columns"]], dim=1)
-        return {"inputs": (places + 0.5) / ROWS, "targets": held["sums"] / _LEVELS}
+        return {"inputs": _in_heights(held["rows"], held["columns"]), "targets": held["sums"] / _LEVELS}
 
 
 class Gaussians(nn.Module):
     """Sum of colour times exp(-|S R (p - m)|^2 / 2): middle m, rotation R, and S one over the two deviations.
 
-    Shapes: [batch, 2] -> [batch, 3].
+    `given`: the colours of all training pixels. Shapes: [batch, 2] -> [batch, 3].
     """
 
     parameter_kinds: ClassVar = dict.fromkeys(("middles", "log_deviations", "angles", "colours"), ParameterKind.WEIGHT)
 
-    def __init__(self, pixels: Examples, *, start: str) -> None:
+    def __init__(self, given: Tensor, *, start: str) -> None:
         super().__init__()
         rows, columns = GRID
         spacing = 1 / rows
@@ -110,13 +119,12 @@ class Gaussians(nn.Module):
             middles = places.repeat_interleave(CROWD, dim=0)
             overlapping = CROWD
         middles = middles + 0.25 * spacing * torch.randn(rows * columns, 2)
-        given = pixels.gather(torch.arange(len(pixels)))
-        nearest = torch.cdist(middles, given["inputs"]).argmin(dim=1)
+        nearest = torch.cdist(middles, _in_heights(*_places("train"))).argmin(dim=1)
         self.middles = nn.Parameter(middles)
         self.log_deviations = nn.Parameter(torch.full((rows * columns, 2), math.log(deviation)))
         self.angles = nn.Parameter(0.1 * torch.randn(rows * columns))
         # So many lie over each other that their sum has about the colour of the place.
-        self.colours = nn.Parameter(given["targets"][nearest] / overlapping)
+        self.colours = nn.Parameter(given[nearest] / overlapping)
 
     def forward(self, places: Tensor) -> Tensor:
         """Colours at these places."""
@@ -150,14 +158,19 @@ def photograph() -> numpy.ndarray:
     return sums
 
 
-def _pixels(sums: numpy.ndarray, split: SplitName) -> Pixels:
+def _places(split: SplitName) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pixels of a split. Shapes: int64 [n] twice."""
     order = numpy.random.RandomState(_SEED_OF_SPLIT).permutation(ROWS * COLUMNS)
     begin = sum(_SIZES[each] for each in SPLITS[: SPLITS.index(split)])
-    chosen = order[begin : begin + _SIZES[split]]
-    return Pixels(
-        {
-            "rows": torch.from_numpy(chosen // COLUMNS),
-            "columns": torch.from_numpy(chosen % COLUMNS),
-            "sums": torch.from_numpy(sums.reshape(-1, 3)[chosen]),
-        }
-    )
+    chosen = torch.from_numpy(order[begin : begin + _SIZES[split]])
+    return chosen // COLUMNS, chosen % COLUMNS
+
+
+def _in_heights(rows: Tensor, columns: Tensor) -> Tensor:
+    """Places in units of the picture's height. Shapes: [n] twice -> float32 [n, 2]."""
+    return (torch.stack([rows, columns], dim=1) + 0.5) / ROWS
+
+
+def _pixels(sums: numpy.ndarray, split: SplitName) -> Pixels:
+    rows, columns = _places(split)
+    return Pixels({"rows": rows, "columns": columns, "sums": torch.from_numpy(sums)[rows, columns]})
