@@ -61,7 +61,7 @@ def build_boards(
     without_unit: list[tuple[Selection, str]] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
     profiles = read_profiles(choice.runs)
-    readouts = all_readouts(choice.runs.parent)
+    readouts = all_readouts(choice.folder)
     with bad_tables_named(choice.runs):
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
         mode=tracking.mode,
         project=tracking.project,
         entity=tracking.entity,
-        results=choice.runs.parent,
+        results=choice.folder,
         say=lambda line: console.print(line, soft_wrap=True),
     )
     if values.get("serve", "0") not in ("", "0"):

@@ -84,11 +84,14 @@ class Choice:
         return self.runs / name if self.board is None else Path(f"{self.runs}.{name}.parquet")
 
     @property
+    def folder(self) -> Path:
+        """The results folder, below which all is written that is made of the rows; never where a board is committed."""
+        return self.runs.parent if self.board is None else path_of(self.results)
+
+    @property
     def pages(self) -> Path:
         """The folder that pages are written to; a committed board has one of its own."""
-        if self.board is None:
-            return self.runs.parent / "board"
-        return path_of(self.results) / "boards" / board_named(self.board, "BOARD").name
+        return self.folder / "board" if self.board is None else self.folder / "boards" / self.runs.name
 
     @property
     def workloads(self) -> list[str] | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import math
 import re
+from pathlib import Path
 
 import pytest
 
-from harness.api import ConfigError
+from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench, dashboard
 from harness.commands.leaderboard import Choice, read_trials, show
@@ -311,10 +312,12 @@ def test_a_committed_board_is_shown_as_the_rows_that_it_was_made_of_are(tmp_path
     assert "| nadamw" in page.read_text(encoding="utf-8")
 
 
-def test_pages_of_a_committed_board_lie_beside_those_of_the_rows_here(tmp_path, board):
-    assert dashboard.main([f"board={board}", f"results={tmp_path}", "tracking=off"]) == 0
+def test_pages_of_a_committed_board_lie_beside_those_of_the_rows_here_and_nothing_beside_the_board(tmp_path, board):
+    committed_here = visible(Path(board).parent, "**/*")
+    assert dashboard.main([f"board={board}", f"results={tmp_path}", "tracking=offline"]) == 0
     assert (tmp_path / "boards" / "plus_self" / "index.html").exists()
     assert not (tmp_path / "board").exists()
+    assert visible(Path(board).parent, "**/*") == committed_here
 
 
 def test_a_name_of_no_committed_board_is_said_with_those_that_there_are(tmp_path, board):
