@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from harness.api import Batch, DataSource, Examples, Padded, Reordered, Signed, SplitName, Symmetry, TensorExamples
-from workloads.data.burgers_solver import burgers, initial_states
-from workloads.data.sources import MadeFile, StoredFile
+from workloads.data.solved.burgers_solver import burgers, initial_states
+from workloads.data.solved.solved_file import SolvedFile
 from workloads.losses.regression import Regression
 from workloads.networks.deeponet import DeepOnet
 
@@ -43,11 +43,11 @@ class BurgersDeepOnet(Regression):
 
     def sources(self) -> list[DataSource]:
         """One file, which is solved for on this machine."""
-        return [BurgersFile()]
+        return [solution_file()]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """States at time 0 and those that follow. Raises DataError where the file is missing or cut short."""
-        return BurgersFile().read(split, folder)
+        return Solutions({"states": solution_file().read(split, folder)})
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, POINTS] -> [batch, SNAPSHOTS * POINTS]."""
@@ -91,35 +91,16 @@ class Solutions(TensorExamples):
         return {"inputs": states[:, 0], "targets": states[:, 1:].flatten(1)}
 
 
-class BurgersFile(MadeFile):
-    """The file of all solutions; nothing is fetched."""
-
-    other_content: ClassVar[str] = "the solver finds other solutions on this machine"
-
-    def __init__(self) -> None:
-        super().__init__(
-            name="burgers",
-            licence="none claimed; solved for on this machine, in about ten seconds of one core",
-            size_megabytes=0.0,
-            files=[
-                StoredFile(
-                    path="burgers/solutions.bin",
-                    size=sum(_COUNTS.values()) * (1 + SNAPSHOTS) * POINTS * 2,
-                    sha256="c06d0ba1bbbfe3bf539a37cfa1e925931e7e174c7c12c9eb42b4d2b637f2266f",
-                )
-            ],
-        )
-
-    def make(self, beside: Path) -> bytes:  # noqa: ARG002 - nothing is kept on the way
-        """Solve."""
-        return solutions().tobytes()
-
-    def read(self, split: SplitName, folder: Path) -> Solutions:
-        """One split. Raises DataError where the file is missing or cut short."""
-        path = self.path(folder)
-        begin = sum(count for name, count in list(_COUNTS.items())[: list(_COUNTS).index(split)])
-        states = numpy.fromfile(path, dtype="<i2").reshape(-1, 1 + SNAPSHOTS, POINTS)[begin : begin + _COUNTS[split]]
-        return Solutions({"states": torch.from_numpy(states.astype(numpy.int16))})
+def solution_file() -> SolvedFile:
+    """The file of all solutions."""
+    return SolvedFile(
+        "burgers/solutions.bin",
+        sha256="c06d0ba1bbbfe3bf539a37cfa1e925931e7e174c7c12c9eb42b4d2b637f2266f",
+        sizes=_COUNTS,
+        shape=(1 + SNAPSHOTS, POINTS),
+        seconds="ten",
+        solve=solutions,
+    )
 
 
 def solutions() -> numpy.ndarray:

@@ -11,7 +11,7 @@ import torch
 from harness.api import SPLITS, DataError
 from harness.plugins.data import data_folder
 from workloads.burgers_deeponet import POINTS, SNAPSHOTS, BurgersDeepOnet, Solutions, places
-from workloads.data.burgers_solver import burgers, initial_states
+from workloads.data.solved.burgers_solver import burgers, initial_states
 from workloads.networks.deeponet import DeepOnet
 
 WORKLOAD = BurgersDeepOnet(harmonics=4, branch=[16], trunk=[16], basis=8)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import (
-    SPLITS,
     Batch,
     ConfigError,
     DataSource,
@@ -24,7 +23,7 @@ from harness.api import (
     TensorExamples,
     Transposed,
 )
-from workloads.data.sources import MadeFile, StoredFile
+from workloads.data.solved.solved_file import SolvedFile
 from workloads.frontier.operators.darcy_solver import pressures, random_fields
 from workloads.frontier.operators.field_regression import FieldRegression
 from workloads.frontier.operators.fourier_operator import FourierOperator
@@ -60,11 +59,11 @@ class DarcyOperator(FieldRegression):
 
     def sources(self) -> list[DataSource]:
         """One file, which is solved for on this machine."""
-        return [DarcyFile()]
+        return [pressure_file()]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """Media and pressures. Raises DataError where the file is missing or cut short."""
-        return DarcyFile().read(split, folder)
+        return Media({"media": pressure_file().read(split, folder)})
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 32, 32] -> [batch, 32, 32]."""
@@ -100,34 +99,16 @@ class Media(TensorExamples):
         }
 
 
-class DarcyFile(MadeFile):
-    """The file of all media and pressures; nothing is fetched."""
-
-    other_content: ClassVar[str] = "the solver finds other solutions on this machine"
-
-    def __init__(self) -> None:
-        super().__init__(
-            name="darcy",
-            licence="none claimed; solved for on this machine, in about six seconds of one core",
-            size_megabytes=0.0,
-            files=[
-                StoredFile(
-                    path="darcy/pressures.bin",
-                    size=sum(_SIZES.values()) * 2 * CELLS * CELLS * 2,
-                    sha256="778b668d15abd8e2a0d81acaa2d1c378d8f5ab335de8476d4dd22562476d5872",
-                )
-            ],
-        )
-
-    def make(self, beside: Path) -> bytes:  # noqa: ARG002 - nothing is kept on the way
-        """Solve."""
-        return solved().tobytes()
-
-    def read(self, split: SplitName, folder: Path) -> Media:
-        """One split. Raises DataError where the file is missing or cut short."""
-        stored = numpy.fromfile(self.path(folder), dtype="<i2").reshape(-1, 2, CELLS, CELLS)
-        parts = numpy.split(stored, numpy.cumsum(list(_SIZES.values()))[:-1])
-        return Media({"media": torch.from_numpy(parts[SPLITS.index(split)].astype(numpy.int16))})
+def pressure_file() -> SolvedFile:
+    """The file of all media and pressures."""
+    return SolvedFile(
+        "darcy/pressures.bin",
+        sha256="778b668d15abd8e2a0d81acaa2d1c378d8f5ab335de8476d4dd22562476d5872",
+        sizes=_SIZES,
+        shape=(2, CELLS, CELLS),
+        seconds="six",
+        solve=solved,
+    )
 
 
 def solved() -> numpy.ndarray:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import (
-    SPLITS,
     Batch,
     ConfigError,
     DataSource,
@@ -25,7 +24,7 @@ from harness.api import (
     Symmetry,
     TensorExamples,
 )
-from workloads.data.sources import MadeFile, StoredFile
+from workloads.data.solved.solved_file import SolvedFile
 from workloads.frontier.operators.field_regression import FieldRegression, relative_errors
 from workloads.frontier.operators.fourier_operator import FourierOperator
 from workloads.frontier.operators.integral_unet import IntegralUnet
@@ -63,11 +62,11 @@ class VorticityOperator(FieldRegression):
 
     def sources(self) -> list[DataSource]:
         """One file, which is solved for on this machine."""
-        return [VorticityFile()]
+        return [state_file()]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """States at both times. Raises DataError where the file is missing or cut short."""
-        return VorticityFile().read(split, folder)
+        return States({"states": state_file().read(split, folder)})
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, height, width] -> the same."""
@@ -116,34 +115,16 @@ class States(TensorExamples):
         return {"inputs": states[:, 0], "targets": states[:, 1]}
 
 
-class VorticityFile(MadeFile):
-    """The file of all states; nothing is fetched."""
-
-    other_content: ClassVar[str] = "the solver finds other solutions on this machine"
-
-    def __init__(self) -> None:
-        super().__init__(
-            name="vorticity",
-            licence="none claimed; solved for on this machine, in about fifteen seconds of one core",
-            size_megabytes=0.0,
-            files=[
-                StoredFile(
-                    path="vorticity/states.bin",
-                    size=sum(_SIZES.values()) * 2 * POINTS * POINTS * 2,
-                    sha256="7792ed3646c8cb0f35c73fda28c5728c5b829c982503fbc1ecfd94414bb37393",
-                )
-            ],
-        )
-
-    def make(self, beside: Path) -> bytes:  # noqa: ARG002 - nothing is kept on the way
-        """Solve."""
-        return solved().tobytes()
-
-    def read(self, split: SplitName, folder: Path) -> States:
-        """One split. Raises DataError where the file is missing or cut short."""
-        stored = numpy.fromfile(self.path(folder), dtype="<i2").reshape(-1, 2, POINTS, POINTS)
-        parts = numpy.split(stored, numpy.cumsum(list(_SIZES.values()))[:-1])
-        return States({"states": torch.from_numpy(parts[SPLITS.index(split)].astype(numpy.int16))})
+def state_file() -> SolvedFile:
+    """The file of all states."""
+    return SolvedFile(
+        "vorticity/states.bin",
+        sha256="7792ed3646c8cb0f35c73fda28c5728c5b829c982503fbc1ecfd94414bb37393",
+        sizes=_SIZES,
+        shape=(2, POINTS, POINTS),
+        seconds="fifteen",
+        solve=solved,
+    )
 
 
 def solved() -> numpy.ndarray:

@@ -1,0 +1,1 @@
+"""Data that are solutions of equations, solved for on this machine."""
