@@ -38,7 +38,10 @@ class KnownExamples(TensorExamples):
 
 
 def rounded(values: numpy.ndarray) -> numpy.ndarray:
-    """Numbers as multiples of 1/1024: the last bits of a logarithm or a sine may differ from machine to machine."""
+    """Numbers as multiples of 1/1024: the last bits of a logarithm or a sine may differ from machine to machine.
+
+    Sums of products of such numbers are exact, so they are the same everywhere, too.
+    """
     near: numpy.ndarray = numpy.rint(_STEPS * values) / _STEPS
     return near
 

@@ -25,13 +25,11 @@ from harness.api import (
     SplitName,
     Symmetry,
 )
-from workloads.frontier.answers import WithAnswers
+from workloads.frontier.made import KnownExamples, as_float32, rounded
 from workloads.losses.regression import Regression
 
 _SEED_OF_DATA = 2306
 _HELD_OUT = 4_096
-# Drawn numbers are rounded to such fractions: sums of their products are then exact, on every machine the same.
-_STEPS = 1024
 _INITIAL_DEVIATION = 0.2
 _FACTOR = 2.0
 
@@ -66,15 +64,15 @@ class IclLinearAttention(Regression):
         # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
         stream = numpy.random.RandomState([_SEED_OF_DATA, SPLITS.index(split)])
         count = self.examples if split == "train" else _HELD_OUT
-        inputs = _rounded(stream.standard_normal((count, self.points + 1, self.dimensions)))
-        weights = _rounded(stream.standard_normal((count, self.dimensions)) / self.dimensions**0.5)
-        noise = _rounded(self.noise * stream.standard_normal((count, self.points + 1)))
+        inputs = rounded(stream.standard_normal((count, self.points + 1, self.dimensions)))
+        weights = rounded(stream.standard_normal((count, self.dimensions)) / self.dimensions**0.5)
+        noise = rounded(self.noise * stream.standard_normal((count, self.points + 1)))
         clean = numpy.einsum("npd,nd->np", inputs, weights)
         values = clean + noise
         made = {"inputs": inputs, "values": values[:, :-1], "targets": values[:, -1]}
         answers = {"clean": clean[:, -1], "one_step": one_step(inputs, values[:, :-1], rate=self.best_rate)}
-        held = [{name: _float32(each) for name, each in tensors.items()} for tensors in (made, answers)]
-        return WithAnswers(held[0], None if split == "train" else held[1])
+        held = [{name: as_float32(each) for name, each in tensors.items()} for tensors in (made, answers)]
+        return KnownExamples(held[0], {} if split == "train" else held[1])
 
     @property
     def best_rate(self) -> float:
@@ -152,12 +150,3 @@ def one_step(inputs: numpy.ndarray, values: numpy.ndarray, *, rate: float) -> nu
     weights = rate * numpy.einsum("npd,np->nd", inputs[:, :-1], values) / values.shape[1]
     predictions: numpy.ndarray = (weights * inputs[:, -1]).sum(axis=1)
     return predictions
-
-
-def _rounded(values: numpy.ndarray) -> numpy.ndarray:
-    rounded: numpy.ndarray = numpy.rint(_STEPS * values) / _STEPS
-    return rounded
-
-
-def _float32(values: numpy.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(numpy.float32))

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import SPLITS, Batch, DataSource, Examples, Padded, Reordered, Signed, SplitName, Symmetry
-from workloads.frontier.answers import WithAnswers
+from workloads.frontier.made import KnownExamples, as_float32, rounded
 from workloads.losses.regression import Regression
 
 _SEED_OF_DATA = 1710
 _HELD_OUT = 4_096
-# Drawn numbers are rounded to such fractions: sums of their products are then exact, on every machine the same.
-_STEPS = 1024
 _INITIAL_DEVIATION = 0.01
 
 
@@ -47,15 +45,15 @@ class LinearRegressionCurve(Regression):
         # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
         stream = numpy.random.RandomState([_SEED_OF_DATA, SPLITS.index(split)])
         count = self.examples if split == "train" else _HELD_OUT
-        inputs = _rounded(stream.standard_normal((count, self.width)))
+        inputs = rounded(stream.standard_normal((count, self.width)))
         clean = inputs @ self.true_weights()
-        targets = clean + _rounded(self.noise * stream.standard_normal(count))
-        made = {"inputs": _float32(inputs), "targets": _float32(targets)}
-        return WithAnswers(made, None if split == "train" else {"clean": _float32(clean)})
+        targets = clean + rounded(self.noise * stream.standard_normal(count))
+        made = {"inputs": as_float32(inputs), "targets": as_float32(targets)}
+        return KnownExamples(made, {} if split == "train" else {"clean": as_float32(clean)})
 
     def true_weights(self) -> numpy.ndarray:
         """w. Shape: float64 [width], of length about 1."""
-        return _rounded(numpy.random.RandomState(_SEED_OF_DATA).standard_normal(self.width) / self.width**0.5)
+        return rounded(numpy.random.RandomState(_SEED_OF_DATA).standard_normal(self.width) / self.width**0.5)
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, width] -> [batch]."""
@@ -118,12 +116,3 @@ def descent(
     within = right @ start
     weights: numpy.ndarray = start + right.T @ ((1 - kept) / rates * pulls + (kept - 1) * within)
     return weights
-
-
-def _rounded(values: numpy.ndarray) -> numpy.ndarray:
-    rounded: numpy.ndarray = numpy.rint(_STEPS * values) / _STEPS
-    return rounded
-
-
-def _float32(values: numpy.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(numpy.float32))
