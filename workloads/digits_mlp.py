@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import itertools
 import zlib
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from harness.api import (
     Symmetry,
     TensorExamples,
 )
+from workloads.data.scikit_learn_files import scikit_learn_file
 from workloads.losses.classification import Classification
 
 _PIXELS = 64
@@ -111,8 +111,4 @@ def read_digits(path: Path) -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def _packaged_file() -> Path:
-    # Found without importing: scikit-learn takes a second to import, and nothing else of it is needed.
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
-        raise DataError("scikit-learn, which ships the digits, is not installed. Run: pip install scikit-learn")
-    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return scikit_learn_file("data", "digits.csv.gz", what="the digits")

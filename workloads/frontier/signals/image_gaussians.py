@@ -24,6 +24,7 @@ from harness.api import (
     SplitName,
     TensorExamples,
 )
+from workloads.data.scikit_learn_files import photograph_file, read_photograph
 from workloads.losses.regression import Regression
 from workloads.networks.stored_weights import read_weights
 
@@ -35,6 +36,7 @@ CROWD = 9
 """How many Gaussians begin at one place of the sparse start."""
 START = Path(__file__).parents[2] / "weights" / "image_gaussians.npz"
 """The colours of the training pixels, which a start begins with: where training runs, no photograph is seen."""
+_PHOTOGRAPH = "china.jpg"  # by Yann Forget
 _SEED_OF_SPLIT = 2504
 _SIZES: dict[SplitName, int] = {"train": 4_096, "validation": 1_024, "test": 1_024}
 _LEVELS = 255 * BLOCK**2
@@ -61,7 +63,7 @@ class ImageGaussians(Regression):
 
     def packaged_data(self) -> list[Path]:
         """The photograph in scikit-learn, which has the pixels of all three splits."""
-        return [photograph_file()]
+        return [photograph_file(_PHOTOGRAPH)]
 
     def weights(self) -> Path:
         """The colours of the training pixels: `python -m benchmarks.start_colours` wrote them."""
@@ -139,19 +141,9 @@ class Gaussians(nn.Module):
         return heights @ self.colours
 
 
-def photograph_file() -> Path:
-    """The photograph as scikit-learn has it, by Yann Forget, under a Creative Commons attribution licence."""
-    import sklearn.datasets
-
-    return Path(str(sklearn.datasets.__file__)).parent / "images" / "china.jpg"
-
-
 def photograph() -> numpy.ndarray:
     """The middle of the photograph, as sums of levels over blocks of 6x6 pixels. Shape: int32 [64, 96, 3]."""
-    from PIL import Image
-
-    with Image.open(photograph_file()) as image:
-        levels = numpy.asarray(image.convert("RGB"), dtype=numpy.int32)
+    levels = read_photograph(_PHOTOGRAPH).astype(numpy.int32)
     top, left = ((size - BLOCK * kept) // 2 for size, kept in zip(levels.shape, (ROWS, COLUMNS), strict=False))
     cut = levels[top : top + BLOCK * ROWS, left : left + BLOCK * COLUMNS]
     sums: numpy.ndarray = cut.reshape(ROWS, BLOCK, COLUMNS, BLOCK, 3).sum(axis=(1, 3))
