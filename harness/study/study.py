@@ -24,7 +24,7 @@ from harness.plugins.entries import create_workload
 from harness.plugins.submission import copy_of, files_of
 from harness.plugins.submission_files import Files
 from harness.race.judge import Judge
-from harness.race.outcome import Checkpoint, Continuation, Judged, NotContinued, Observation, Outcome, TrialSpec
+from harness.race.outcome import Continuation, NotContinued, Outcome, TrialSpec
 from harness.race.prediction.judge import scratch_of_predictor
 from harness.race.referee import Referee, undisturbed
 from harness.race.rehearsal.rehearse import scratch_of_cache
@@ -34,13 +34,14 @@ from harness.records.weights import KeptWeights
 from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
 from harness.scoring.rules import load_rules, rules_of
 from harness.study.budget import reference_step_seconds, seconds_per_step, trial_spec
-from harness.study.continuation import TrialJournal
 from harness.study.identity import Study, trial_key, trial_seed
 from harness.study.machine.hardware import Machine, git_revision
 from harness.study.machine.relative_clock import RelativeClock
-from harness.study.progress import TrialProgress
 from harness.study.pruning import Limit, board_limit_of, trial_limit
-from harness.study.rows import evaluation_row, trial_row
+from harness.study.recording.continuation import TrialJournal
+from harness.study.recording.progress import TrialProgress
+from harness.study.recording.trial_recording import TrialRecording
+from harness.study.rows import trial_row
 
 
 def run_study(study: Study, console: Console) -> None:
@@ -152,51 +153,25 @@ def _race(
     mirror.start(workload=key.workload, submission=key.submission, name=key.trial_id, config=_described(study, spec))
     metric = config.workload.target.metric
     conditions = {"max_runtime": spec.max_runtime, "git_revision": git_revision(ROOT)}
+    notes = TrialJournal(journal, _checkpoints(config, key), metric=metric, conditions=conditions)
     kept = None
     if config.keep_weights != "none":
         kept = KeptWeights(records.runs, key, config.keep_weights, _weights_of_checkpoints(config, key))
-    notes = TrialJournal(journal, _checkpoints(config, key), metric=metric, conditions=conditions)
-    rows: list[Row] = []
     with TrialProgress(console, title, config.workload.target, spec.max_runtime) as progress:
-
-        def show(observation: Observation) -> Row:
-            row = evaluation_row(key, len(rows), observation, metric)
-            rows.append(row)
-            progress.evaluation(observation)
-            return row
-
-        def evaluated(observation: Observation) -> None:
-            notes.evaluation(show(observation))
-            mirror.evaluations(rows)
-
-        def keep(seen: Judged) -> None:
-            if kept is not None:
-                kept.judged(seen.state, step=seen.step, evaluation=seen.evaluation, is_best=seen.is_best)
-
-        def keep_checkpoint(checkpoint: Checkpoint, written: Path) -> None:
-            if kept is not None:
-                kept.checkpoint(checkpoint.evaluations)
-            notes.checkpoint(checkpoint, written)
-            if kept is not None:
-                kept.noted(checkpoint.evaluations)
+        recording = TrialRecording(key, metric, notes, kept, mirror, progress)
 
         def race(past: Continuation | None) -> Outcome:
-            rows.clear()
-            if kept is not None:
-                kept.begin(past.checkpoint.evaluations if past else None)
-            if past is None:
-                notes.start({"trial_id": key.trial_id, "started_at": _now()})
-            machine = study.machine
-            sandbox = machine.sandbox()
+            recording.begin(past)
+            sandbox = study.machine.sandbox()
             outcome = Referee(judge, sandbox).run(
                 spec,
                 _scratch(config, key),
-                on_evaluation=evaluated,
-                on_weights=keep,
+                on_evaluation=recording.evaluated,
+                on_weights=recording.judged,
                 on_tick=progress.tick,
-                on_checkpoint=keep_checkpoint,
+                on_checkpoint=recording.checkpoint,
                 continuation=past,
-                on_continued=lambda: [show(seen) for seen in past.observations] if past else None,
+                on_continued=lambda: recording.continued(past),
             )
             if (notice := sandbox.notice()) is not None:
                 console.print(notice, soft_wrap=True)
@@ -212,12 +187,8 @@ def _race(
         copied, own = spec.submission["folder"], str(study.submission.folder)
         outcome.log, outcome.reason = (text.replace(copied, own) for text in (outcome.log, outcome.reason))
         started_at = datetime.datetime.fromisoformat(notes.started_at)
-        row = trial_row(study, trial, key, spec, outcome, started_at)
-        journal.append("end", {"trial": row, "evaluations": rows})
-        if clock.runs:  # with the trial safe: a kill now costs no more than what is measured
-            row = trial_row(study, trial, key, spec, outcome, started_at, clock.after())
-            journal.append("end", {"trial": row, "evaluations": rows})
-        records.finish(key, row, rows)
+        row_of = functools.partial(trial_row, study, trial, key, spec, outcome, started_at)
+        row = _published(records, journal, key, row_of, recording.rows, clock)
         _keep_log(config, key, outcome)
         progress.end(row)
         if is_disturbed(row["reference_drift"], clock.limit):
@@ -225,8 +196,21 @@ def _race(
                 f"disturbed: a step of {study.reference.name} took {row['reference_drift']:.2f} times as long after it "
                 f"as before; make retry STATUS={DISTURBED} runs it again"
             )
-    mirror.evaluations(rows)
+    mirror.evaluations(recording.rows)
     mirror.finish(row)
+
+
+def _published(
+    records: Records, journal: Journal, key: TrialKey, row_of: Callable[..., Row], rows: list[Row], clock: RelativeClock
+) -> Row:
+    """The row of a trial that is over, written with its evaluations."""
+    row = row_of()
+    journal.append("end", {"trial": row, "evaluations": rows})
+    if clock.runs:  # with the trial safe: a kill now costs no more than what is measured
+        row = row_of(clock.after())
+        journal.append("end", {"trial": row, "evaluations": rows})
+    records.finish(key, row, rows)
+    return row
 
 
 def _continued_or_anew(
