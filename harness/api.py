@@ -30,7 +30,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 PREPARED: Literal["prepared"] = "prepared"
 """In the place of a split's hash: the split is whatever `make data` prepared here, known by its own manifest."""
 
-Division = Literal["closed", "open"]
+Division = Literal["closed", "open", "replay"]
 """`closed`: the workload's own network is trained. `open`: a submission brings its own; the two are ranked apart."""
 
 

@@ -48,6 +48,8 @@ class DashboardBoard:
     reference: str | None = None
     ranges: Ranges = field(default_factory=dict)
     profiles: pd.DataFrame = field(default_factory=_NO_PROFILES.copy)
+    streams: pd.DataFrame | None = None
+    """Evaluations of its streams of tasks, with the column `other_metrics`; None: it has no stream."""
     readouts: pd.DataFrame | None = None
     """What diagnostics read off the weights of its trials; None: nothing."""
 
@@ -56,8 +58,8 @@ class DashboardBoard:
         """What tells this board from the others, in a few words."""
         combination, rules = self.selection.combination, self.scoring.rules
         words = [f"{combination['ruleset']} v{combination['ruleset_version']}"]
-        if self.is_open:
-            words.append("open division")
+        if combination["division"] != "closed":
+            words.append(f"{combination['division']} division")
         if rules.reading:
             words.append(rules.reading.replace("_", " "))
         if rules.unit != "seconds":

@@ -166,8 +166,8 @@ def headline(board: Board) -> str:
     """What is ranked here, in one line."""
     rules, combination = board.scoring.rules, board.selection.combination
     words = [f"ruleset {combination['ruleset']} v{combination['ruleset_version']}", f"scored by {rules.name}"]
-    if combination["division"] == "open":
-        words.insert(0, "open division")
+    if combination["division"] != "closed":
+        words.insert(0, f"{combination['division']} division")
     if rules.reading:
         words.append(rules.reading.replace("_", " "))
     if rules.unit != "seconds":

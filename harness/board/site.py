@@ -21,6 +21,7 @@ from harness.board.advice import HEADER, answers_in_words, groups_of
 from harness.board.boards import DashboardBoard, file_names
 from harness.board.cells import predictor_sizes
 from harness.board.entry import explained
+from harness.board.stages import stage_rows, stage_table
 from harness.scoring.advice.advice import Rows, advise
 from harness.scoring.advice.costs import GOOD_FACTOR
 from harness.scoring.comparison import DIFFERENCE_ALPHA
@@ -29,7 +30,15 @@ _OURS = (
     *("assets", "also", "data", "workloads", "submissions"),
     *("trials.html", "advice.html", "solutions.html", "index.html"),
 )
-_BOARD_FOLDERS = ("data/curves", "data/tuning", "data/settings", "data/endings", "data/trials", "data/solutions")
+_BOARD_FOLDERS = (
+    "data/curves",
+    "data/tuning",
+    "data/settings",
+    "data/endings",
+    "data/trials",
+    "data/solutions",
+    "data/stages",
+)
 
 
 def write_site(boards: Sequence[DashboardBoard], folder: Path) -> Path:
@@ -120,6 +129,9 @@ class _BoardWriter:
         if board.readouts is not None:
             self._write_solutions(board.readouts)
         for workload, name in self.workload_files.items():
+            stages = stage_table(board, workload)
+            if len(stages):
+                stages.to_csv(self.folder / "data" / "stages" / f"{name}.csv", index=False)
             self._page(
                 f"workloads/{name}.html",
                 "workload.html",
@@ -127,6 +139,7 @@ class _BoardWriter:
                 name=name,
                 target=facts.target_text(board, workload),
                 cells=facts.workload_cells(cells, workload),
+                stages=stage_rows(stages),
             )
         scores = {row["submission"]: row for row in rows}
         statuses = dict(list(board.scoring.times.groupby("submission", observed=True)["status"]))

@@ -96,6 +96,7 @@ def build_boards(
                         notes=[*board.notes, *more],
                         ranges=_ranges(selection.trials, choice.runs),
                         profiles=profiles.merge(selection.trials[_AS_IT_RAN].drop_duplicates(), on=_AS_IT_RAN),
+                        streams=_of_streams(choice.runs, selection.trials, evaluations),
                     )
                 )
         if without_unit and not boards:
@@ -107,6 +108,12 @@ def build_boards(
     if elsewhere and not boards:
         raise DataError(f"{choice.runs}: {'; '.join(elsewhere)}.")
     return [replace(board, notes=[*board.notes, *absent, *elsewhere]) for board in boards]
+
+
+def _of_streams(runs: Path, trials: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame | None:
+    """The evaluations of streams of tasks with all their metrics, whose texts take long to read; or None."""
+    staged = trials[trials["trial_id"].isin(evaluations.loc[evaluations["stages_left"] > 0, "trial_id"])]
+    return read_evaluations(runs, staged, ["other_metrics"]) if len(staged) else None
 
 
 def _ranges(trials: pd.DataFrame, runs: Path) -> dict[str, dict[str, Range]]:

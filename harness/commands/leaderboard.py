@@ -118,9 +118,9 @@ class Choice:
 def show(choice: Choice, console: Console | None = None, *, trial_ids: Collection[str] | None = None) -> None:
     """Print the leaderboard of the chosen rows and write it to `board/leaderboard.md` beside them.
 
-    That of the open division has a page of its own, `leaderboard_open.md`. Last comes where the submissions stand on
-    the reference board that fits. `trial_ids`: nothing but the rows of these trials; None: all. Raises DataError where
-    there is nothing to rank or a table is bad, ConfigError for a name that no row or no board has.
+    Divisions but the closed one have pages of their own, as `leaderboard_open.md`. Last comes where the submissions
+    stand on the reference board that fits. `trial_ids`: nothing but the rows of these trials; None: all. Raises
+    DataError where there is nothing to rank or a table is bad, ConfigError for a name that no row or no board has.
     """
     console = console or wide_console()
     boards_against(choice.against)
@@ -130,8 +130,8 @@ def show(choice: Choice, console: Console | None = None, *, trial_ids: Collectio
     print_leaderboard(board, console)
     against = choice.against if choice.board is None or choice.against is not None else NO_BOARD
     placing = placing_lines(against, chosen.selection, chosen.evaluations, board.scoring.rules)
-    is_open = board.selection.combination["division"] == "open"
-    page = choice.pages / f"leaderboard{'_open' if is_open else ''}.md"
+    division = board.selection.combination["division"]
+    page = choice.pages / f"leaderboard{'' if division == 'closed' else f'_{division}'}.md"
     try:
         _write_whole(page, markdown_leaderboard(board, placing))
         written = str(page)
@@ -254,13 +254,16 @@ def read_trials(
 
 
 def read_evaluations(
-    runs: Path, trials: pd.DataFrame, *, left_out: Callable[[str], object] | None = None
+    runs: Path, trials: pd.DataFrame, columns: Sequence[str] = (), *, left_out: Callable[[str], object] | None = None
 ) -> pd.DataFrame:
-    """The columns of the evaluations table that scoring reads, of these trials. `left_out`: as for `read_table`."""
+    """The columns of the evaluations table that scoring reads, and more `columns`, of these trials.
+
+    `left_out`: as for `read_table`.
+    """
     wanted = pc.field("workload").isin(sorted(trials["workload"].unique()))
     wanted &= pc.field("submission").isin(sorted(trials["submission"].unique()))
-    columns = [*EVALUATION_COLUMNS, "test"]
-    evaluations = read_table(runs, "evaluations", columns=columns, filter=wanted, left_out=left_out)
+    known = [*EVALUATION_COLUMNS, "test", *columns]
+    evaluations = read_table(runs, "evaluations", columns=known, filter=wanted, left_out=left_out)
     return evaluations[evaluations["trial_id"].isin(trials["trial_id"])]
 
 

@@ -122,7 +122,7 @@ class Referee:
                 judge.close()
 
     def _judge_of(self, spec: TrialSpec, scratch: Path, past: Continuation | None) -> Judge | PredictorJudge:
-        if spec.division == "closed":
+        if spec.division != "open":
             return self._judge
         size = past.checkpoint.predictor_size if past is not None else None
         return PredictorJudge(self._judge, self._sandbox.predictors, spec, scratch, size)

@@ -45,7 +45,7 @@ TRIALS = pa.schema(
         pa.field("study_seed", pa.int64(), nullable=False),  # what `seed=` of make bench was; -1: not known
         pa.field("hyperparameters", pa.string(), nullable=False),  # JSON
         pa.field("overrides", pa.string(), nullable=False),  # JSON: what `hp.` of make bench set; empty: not known
-        pa.field("division", pa.string(), nullable=False),  # whose network was trained: closed, the workload's; or open
+        pa.field("division", pa.string(), nullable=False),  # of submission.yaml
         # how it ended
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),

@@ -133,10 +133,10 @@ class Pace:
         self._hand_over_seconds = 0.0
 
     def judge_own(self, module: nn.Module, settings: Mapping[str, Any]) -> None:
-        """Have this module judged. Raises ConfigError in the closed division, or for settings that are no JSON."""
-        if self._conditions.division == "closed":
+        """Have this module judged. Raises ConfigError outside the open division, or for settings that are no JSON."""
+        if self._conditions.division != "open":
             raise ConfigError(
-                "trial.hand_over(module, settings) is of the open division: the closed one judges trial.model. Write "
+                "trial.hand_over(module, settings) is of the open division: others have trial.model judged. Write "
                 "division: open into submission.yaml, and put a predictor.py beside it."
             )
         if not isinstance(module, nn.Module):
@@ -299,7 +299,7 @@ class Pace:
 
     def _judged(self) -> tuple[nn.Module, Mapping[str, Any] | None]:
         """What is handed over, and the settings that its source rebuilds it from."""
-        if self._conditions.division == "closed":
+        if self._conditions.division != "open":
             return self._model, None
         if self._own is None:
             raise ConfigError(

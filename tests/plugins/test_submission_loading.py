@@ -338,7 +338,11 @@ def test_the_hash_follows_names_and_bytes_of_the_files_and_nothing_else(tmp_path
 @pytest.mark.parametrize(
     ("yaml", "predictor", "complaint"),
     [
-        ("division: shut", "def build(settings): ...", "submission.yaml: division is 'shut'. Use one of closed, open."),
+        (
+            "division: shut",
+            "def build(settings): ...",
+            "division is 'shut'. Use one of closed, open, replay.",
+        ),
         ("division: open", None, "is of the open division and has no predictor.py. Write one, with a build(settings)"),
         ("division: open", "x = 1", "predictor.py:1: there is no top-level function build(settings). Define it."),
         ("division: open", "\ndef build(): ...", "predictor.py:2: build() cannot be called with one argument. Define"),
@@ -358,6 +362,8 @@ def test_a_submission_is_of_the_closed_division_unless_it_says_otherwise(tmp_pat
     (folder / "predictor.py").write_text("def build(settings): ...")
     write(folder, yaml=f"{YAML}division: open\n")
     assert load_submission(str(folder)).division == "open"
+    write(folder, yaml=f"{YAML}division: replay\n")
+    assert load_submission(str(folder)).division == "replay"
 
 
 def test_a_submission_travels_to_another_process(tmp_path: Path):

@@ -11,13 +11,15 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 from harness import config
+from harness.api import Division
 from harness.commands import bench
 from harness.commands.leaderboard import read_trials
 from harness.config import SuiteConfig, WorkloadConfig
-from harness.plugins.entries import create_workload
 from harness.plugins.submission import SUBMISSIONS, load_submission
+from harness.study.division import has_division
 
 SHARE_OF_BUDGET = 0.05
 # One in the middle, after which training goes on, and one at the end; more would take most of the hour.
@@ -28,11 +30,12 @@ def main(suite: str) -> int:
     """Returns 1 where a trial was refused, had crashed, or has no row."""
     workloads = config.load("suite", suite, SuiteConfig).workloads
     names = sorted(path.parent.name for path in SUBMISSIONS.glob("*/submission.yaml"))
-    is_open = {name: load_submission(name).division == "open" for name in names}
-    opened = [name for name in workloads if _has_open_division(name)]
-    asked = [([name for name in names if not is_open[name]], workloads)]
-    if opened:
-        asked.append(([name for name in names if is_open[name]], opened))
+    asked = []
+    for division in get_args(Division):
+        mine = [name for name in names if load_submission(name).division == division]
+        places = [name for name in workloads if has_division(division, config.load("workload", name, WorkloadConfig))]
+        if mine and places:
+            asked.append((mine, places))
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder).resolve()
         for names, places in asked:
@@ -61,11 +64,6 @@ def main(suite: str) -> int:
         f"{declined.sum()} say that they are not for such a workload; {expected} asked for"
     )
     return 1 if len(wrong) or len(trials) != expected else 0
-
-
-def _has_open_division(name: str) -> bool:
-    settings = config.load("workload", name, WorkloadConfig)
-    return create_workload(settings.entry, settings.options).has_open_division
 
 
 def _counted(statuses: Counter[str]) -> str:

@@ -79,10 +79,24 @@ def test_an_open_submission_is_refused_where_inputs_are_not_all_before_anything_
         describe(dataclasses.replace(config, hardware=two))
 
 
+def test_who_replays_runs_on_streams_alone(tmp_path):
+    replay = load("workload", "fashion_stream", WorkloadConfig)
+    assert describe(study_config(tmp_path / "results", "replay_adamw", workload=replay)).submission.division == "replay"
+    with pytest.raises(
+        ConfigError, match=r"of the replay division, which kjv_char_lm does not have: .* WORKLOAD=fashion_stream"
+    ):
+        describe(
+            study_config(tmp_path / "results", "replay_adamw", workload=load("workload", "kjv_char_lm", WorkloadConfig))
+        )
+
+
 def test_a_reference_is_of_the_closed_division(tmp_path):
     config = study_config(tmp_path / "results", write_submission(tmp_path / "plain", SGD))
     ruleset = dataclasses.replace(config.ruleset, reference=str(write_open(tmp_path / "own")))
     with pytest.raises(ConfigError, match=r"ruleset.reference is own, which is of the open division"):
+        describe(dataclasses.replace(config, ruleset=ruleset))
+    ruleset = dataclasses.replace(config.ruleset, reference="replay_adamw")
+    with pytest.raises(ConfigError, match=r"ruleset.reference is replay_adamw, which is of the replay division"):
         describe(dataclasses.replace(config, ruleset=ruleset))
 
 

@@ -26,6 +26,7 @@ from submissions.cuber.submission import (
 from submissions.cuber.submission import train as train_cuber
 from submissions.dynamic_sparse.submission import best, densities, moved, share_dropped
 from submissions.dynamic_sparse.submission import train as train_dynamic_sparse
+from submissions.replay_adamw.submission import Memory
 
 
 def tensor(*rows: list[float]) -> Tensor:
@@ -37,7 +38,7 @@ def defaults(name: str, **others: object) -> Hyperparameters:
     return Hyperparameters({**load_submission(name).hyperparameters, "step_hint_factor": 1.0, **others})
 
 
-@pytest.mark.parametrize("name", ["cuber", "dynamic_sparse"])
+@pytest.mark.parametrize("name", ["cuber", "dynamic_sparse", "replay_adamw"])
 @pytest.mark.parametrize("asked", ["learns", "resumes"])
 def test_on_a_stream_it_learns_and_goes_on_in_the_middle_of_a_stage(name: str, asked: str, tmp_path: Path):
     fault_of, _ = TRAINING[asked]
@@ -208,3 +209,24 @@ def test_biases_and_norms_are_trained_in_the_first_task_alone():
         _, end, _, last = rehearsal.weights
         moving = {key for key in last if not torch.equal(end[key], last[key])}
         assert moving == {"0.weight", "4.weight", "6.weight", "6.bias"}, name
+
+
+# --- replay_adamw ---
+
+
+def test_a_few_examples_of_each_stage_are_kept_and_join_each_batch_afterwards():
+    trial = Rehearsal(StripeStream()).trial
+    memory = Memory(trial, 5)
+    batch = trial.train_set.gather(torch.arange(4))
+    assert memory.joined(batch) is batch
+    memory.keep()
+    memory.keep()
+    kept = memory.state_dict()["inputs"]
+    assert len(kept) == 10
+    there = {row.numpy().tobytes() for row in trial.train_set.tensors()["inputs"]}
+    assert {row.numpy().tobytes() for row in kept} <= there
+    assert len({row.numpy().tobytes() for row in kept[:5]}) == 5
+    found = memory.joined(batch)
+    assert [len(values) for values in found.values()] == [8] * len(batch)
+    assert all(torch.equal(found[name][:4], batch[name]) for name in batch)
+    assert {row.numpy().tobytes() for row in found["inputs"][4:]} <= {row.numpy().tobytes() for row in kept}

@@ -81,8 +81,8 @@ class Candidate:
     @property
     def problems(self) -> list[str]:
         """Those of its division, by their names."""
-        closed = self.submission.division == "closed"
-        return [name for name, problem in PROBLEMS.items() if closed or problem.has_open_division]
+        is_open = self.submission.division == "open"
+        return [name for name, problem in PROBLEMS.items() if problem.has_open_division or not is_open]
 
     def folder_of(self, problem: str) -> Path:
         """Where they lie."""
@@ -219,7 +219,7 @@ def problems_of(candidate: Candidate) -> Iterator[str]:
     for problem in candidate.problems:
         if isinstance(candidate.whole(problem), Exception):
             return
-    if candidate.submission.division == "closed" and _fault(candidate, lambda: unread(candidate)) is not None:
+    if candidate.submission.division != "open" and _fault(candidate, lambda: unread(candidate)) is not None:
         yield from SOUGHT
 
 

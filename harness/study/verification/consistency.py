@@ -180,8 +180,8 @@ def _status(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
 def _division(row: Row, evaluations: Sequence[Row]) -> Iterator[str]:
     """A network of its own has a size once it was judged, and the workload's has none."""
     sizes = [row["predictor_parameters"], row["predictor_bytes"]]
-    if row["division"] == "closed" and any(size is not None for size in sizes):
-        yield "division is closed, but it has the size of a network of its own"
+    if row["division"] != "open" and any(size is not None for size in sizes):
+        yield f"division is {row['division']}, but it has the size of a network of its own"
     if row["division"] == "open" and evaluations and any(size is None for size in sizes):
         yield "division is open, but the network that was judged has no size"
 

@@ -53,6 +53,12 @@ def test_the_weights_at_the_end_of_each_stage_are_judged_whatever_the_clock_says
     assert [(seen.step, seen.stages_left) for seen in outcome.observations] == [(30, 2), (60, 1), (120, 0)]
 
 
+def test_who_replays_has_the_weights_of_the_workloads_network_judged(race, tmp_path):
+    submission = {"folder": str(tmp_path / "submission"), "entry": None, "division": "replay"}
+    outcome = race(SGD, **BY_STEPS, target=Target("error", "min", 1.0), submission=submission)
+    assert outcome.status == "reached", outcome.reason
+
+
 def test_the_target_counts_from_the_last_stage_on(race):
     outcome = race(SGD, **BY_STEPS, target=Target("error", "min", 1.0))
     assert outcome.status == "reached"
