@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         transposed,
         zero_factors,
     )
-    from harness.trial.optim.loop import train_loop, train_matrices_and_rest
+    from harness.trial.optim.loop import train_loop, train_matrices_and_rest, train_on_rewards
     from harness.trial.optim.matrices import (
         MatrixMomentum,
         by_shape,
@@ -118,6 +118,7 @@ __all__ = [
     "strongest_columns",
     "train_loop",
     "train_matrices_and_rest",
+    "train_on_rewards",
     "train_on_terms",
     "train_with_growing_batch",
     "transposed",
@@ -139,7 +140,7 @@ _HOMES = {
     "harness.trial.optim.grafted": "GraftedOptimizer",
     "harness.trial.optim.kronecker": "as_matrix begin_bases between inverse_roots move_factors refresh_bases "
     "transposed zero_factors",
-    "harness.trial.optim.loop": "train_loop train_matrices_and_rest",
+    "harness.trial.optim.loop": "train_loop train_matrices_and_rest train_on_rewards",
     "harness.trial.optim.cosines": "cosine_basis low_rank strongest_columns",
     "harness.trial.optim.eight_bit_optimizer": "EightBitOptimizer bitsandbytes_optimizer eight_bit_groups",
     "harness.trial.optim.growing_batch": "GrowingBatch passing_size train_with_growing_batch",

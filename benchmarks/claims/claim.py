@@ -72,7 +72,6 @@ class Claim:
     """
 
     name: str
-    submission: str
     says: str
     """What the authors claim."""
     experiment: str
@@ -81,10 +80,23 @@ class Claim:
     """What the number is, with its unit."""
     holds: Rule
     measure: Callable[[int], Reading]
+    submission: str = ""
+    """The one that the paper is about; else:"""
+    workload: str = ""
+    """The one that shows it."""
     repetitions: int = 10
     average: Average = Average.MEAN
     is_timed: bool = False
     """Whether the number depends on the machine."""
+
+    def __post_init__(self) -> None:
+        if bool(self.submission) == bool(self.workload):
+            raise ValueError(f"{self.name} is about a submission or a workload: name one of them")
+
+    @property
+    def about(self) -> str:
+        """The submission or the workload."""
+        return self.submission or self.workload
 
     @property
     def seeds(self) -> list[int]:

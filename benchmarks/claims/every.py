@@ -11,6 +11,7 @@ from benchmarks.claims import (
     on_rewards,
     on_steps,
     on_streams,
+    on_terms,
     on_workers,
     on_workloads,
 )
@@ -25,10 +26,11 @@ CLAIMS: list[Claim] = sorted(
         *on_rewards.CLAIMS,
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
+        *on_terms.CLAIMS,
         *on_workers.CLAIMS,
         *on_workloads.CLAIMS,
     ],
-    key=attrgetter("submission", "name"),
+    key=attrgetter("about", "name"),
 )
 
 

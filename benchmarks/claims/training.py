@@ -86,10 +86,11 @@ class Course:
         steps: int,
         stop_at: int | None = None,
         examples: float = math.inf,
+        train: TrainFunction | None = None,
     ) -> Outcome:
         """Train with a schedule of `steps`, and judge after `stop_at` (None: all of them), or once `examples` are used.
 
-        `hp`: what is not at the submission's defaults.
+        `hp`: what is not at the submission's defaults. `train`: what to call in place of the submission's own.
         """
         described = load_submission(submission)
         point = resolve_overrides(described.hyperparameters, hp)
@@ -126,7 +127,7 @@ class Course:
         trial = Trial(self.workload, model, self.splits["train"], conditions, judge)
         trial.go(Go(0.0))
         with contextlib.suppress(TrialOver):
-            _train_of(submission)(trial, point)
+            (train or _train_of(submission))(trial, point)
         return outcomes[-1]
 
     def values(self, model: nn.Module, split: SplitName = "validation") -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness import Counts, Hyperparameters, Trial, train_loop, warmup_cosine
+from harness import Counts, Hyperparameters, Trial, train_on_rewards
 
 # A reward that is a sum of shares may be rounded.
 RIGHT = 1 - 1e-6
@@ -101,15 +101,6 @@ def accepted_loss(trial: Trial, batch: dict[str, Tensor], answers: Tensor, at: T
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """AdamW on demonstrations, then on right answers of the model's own; on the workload's loss without rewards."""
-    if not trial.has_rewards:
-        print("nothing to reward: this model writes no answers, so it is trained by AdamW", flush=True)
-    optimizer = torch.optim.AdamW(
-        trial.model.parameters(),
-        lr=hp.learning_rate,
-        betas=(1 - hp.one_minus_beta1, hp.beta2),
-        weight_decay=hp.weight_decay,
-        fused=True,
-    )
     counts = Counts(trial)
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
@@ -124,10 +115,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         counts.add(answers=looks + len(answers), accepted=accepted)
         return found
 
-    train_loop(
-        trial,
-        optimizer,
-        warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction),
-        loss_of=loss if trial.has_rewards else None,
-        largest_norm=hp.largest_norm,
-    )
+    train_on_rewards(trial, hp, loss, largest_norm=hp.largest_norm)

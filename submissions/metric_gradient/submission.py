@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import ConfigError, Hyperparameters, LossKind, Trial, train_loop, warmup_cosine
+from harness import ConfigError, Hyperparameters, LossKind, Trial, train_on_rewards
 
 
 def windowed(credits: Tensor, window: int) -> Tensor:
@@ -36,15 +35,6 @@ def plain_loss(trial: Trial, batch: dict[str, Tensor]) -> Tensor:
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """AdamW on a mixture that goes from cross-entropy to `metric_weight` of the metric by the end of the schedule."""
-    if not trial.has_rewards:
-        print("nothing to reward: this model writes no answers, so it is trained by AdamW", flush=True)
-    optimizer = torch.optim.AdamW(
-        trial.model.parameters(),
-        lr=hp.learning_rate,
-        betas=(1 - hp.one_minus_beta1, hp.beta2),
-        weight_decay=hp.weight_decay,
-        fused=True,
-    )
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
         share = float(hp.metric_weight) * min(1.0, trial.step / trial.step_hint)
@@ -53,9 +43,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         of_metric = metric_loss(trial, batch, answers=hp.answers, window=hp.window)
         return (1 - share) * plain_loss(trial, batch) + share * of_metric
 
-    train_loop(
-        trial,
-        optimizer,
-        warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction),
-        loss_of=loss if trial.has_rewards else None,
-    )
+    train_on_rewards(trial, hp, loss)

@@ -105,3 +105,29 @@ def train_matrices_and_rest(
     steps = max(1, int(hp.step_hint_factor * trial.step_hint))
     schedules = [warmup_cosine(optimizer, steps, hp.warmup_fraction) for optimizer in optimizers]
     train_loop(trial, optimizers, schedules, label_smoothing=hp.label_smoothing, after_step=after_step)
+
+
+def train_on_rewards(
+    trial: Trial, hp: Hyperparameters, loss_of: Callable[[Batch], Tensor], *, largest_norm: float | None = None
+) -> None:
+    """Train with AdamW, under warm-up and cosine, on a loss of your own that asks for answers and their rewards.
+
+    Where the workload has none, on the workload's loss, which the trial's log then says. Reads of `hp`: learning_rate,
+    one_minus_beta1, beta2, weight_decay, warmup_fraction.
+    """
+    if not trial.has_rewards:
+        print("nothing to reward: this model writes no answers, so it is trained by AdamW", flush=True)
+    optimizer = torch.optim.AdamW(
+        trial.model.parameters(),
+        lr=hp.learning_rate,
+        betas=(1 - hp.one_minus_beta1, hp.beta2),
+        weight_decay=hp.weight_decay,
+        fused=True,
+    )
+    train_loop(
+        trial,
+        optimizer,
+        warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction),
+        loss_of=loss_of if trial.has_rewards else None,
+        largest_norm=largest_norm,
+    )
