@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Target,
     )
     from harness.trial.conversation import TrialOver
+    from harness.trial.domains import DomainSampler
     from harness.trial.optim.averaging import AveragedWeights
     from harness.trial.optim.cosines import cosine_basis, low_rank, strongest_columns
     from harness.trial.optim.counts import Counts
@@ -68,6 +69,7 @@ __all__ = [
     "ConfigError",
     "Counts",
     "DataError",
+    "DomainSampler",
     "EightBitOptimizer",
     "GraftedOptimizer",
     "GrowingBatch",
@@ -135,6 +137,7 @@ _HOMES = {
     "harness.api": "ConfigError DataError HarnessError Hyperparameters LossKind ParameterKind SnapshotError Target",
     "harness.trial.optim.averaging": "AveragedWeights",
     "harness.trial.conversation": "TrialOver",
+    "harness.trial.domains": "DomainSampler",
     "harness.trial.optim.counts": "Counts",
     "harness.trial.optim.directions": "largest_allowed scale_invariant_rows without_radial_part",
     "harness.trial.optim.grafted": "GraftedOptimizer",

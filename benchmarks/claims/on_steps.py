@@ -21,12 +21,12 @@ from benchmarks.claims.training import course
 from benchmarks.optimizers import small_shapes
 from harness import HIDDEN_MATRICES, cosine_basis, low_rank, strongest_columns
 from harness.api import Batch, mean_loss
+from harness.trial.domains import DomainSampler, tempered
 from harness.trial.parameter_kinds import kinds_of
 from submissions.adafactor.submission import Adafactor
 from submissions.adam_8bit.submission import Adam8bit
 from submissions.amos.submission import Amos
 from submissions.clipped_sgd.submission import clip_largest
-from submissions.cooldown.submission import DomainSampler, tempered
 from submissions.dct_adamw.submission import DctAdamW
 from submissions.lion.submission import Lion
 from submissions.mezo.submission import spsa_step

@@ -27,6 +27,11 @@ UNTESTED = [
         "Takes grids of rates and decays on image networks, for both forms of decay: hours of a GPU.",
     ),
     Untested(
+        "alternating",
+        "Alternating over modalities, losses and tasks trains one encoder well; experts take the conflicts away.",
+        "No number is claimed for it alone; what it does on `shapes_tasks` is in frontier.md.",
+    ),
+    Untested(
         "cyclic_adamw",
         "Restarts reach good weights at any time (SGDR); 0.6301 in AlgoPerf v0.5, where the baseline has 0.5707.",
         "An AlgoPerf score takes all of its workloads; `make bench` with suite `mini` is the nearest thing here.",

@@ -55,7 +55,7 @@ class Probe:
         units = _units_of_an_example(workload, model, train_set)
         self.index = probe_index(len(train_set), units) if index is None else index
         self._at_once = max(1, min(_EXAMPLES_AT_ONCE, _UNITS_AT_ONCE // units))
-        self.batches = self._cut(self.index)
+        self.batches = self.cut(self.index)
         self._slopes: _Slopes | None = None
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Probe:
 
     def gradient(self, index: Tensor | None = None) -> Tensor:
         """Of the probe loss, or of the mean loss over other training examples. Shape: float64 [size]."""
-        batches = self.batches if index is None else self._cut(index)
+        batches = self.batches if index is None else self.cut(index)
         return self._added(batches, lambda loss: torch.autograd.grad(loss, self._list, materialize_grads=True))
 
     def product(self, vector: Tensor) -> Tensor:
@@ -140,6 +140,10 @@ class Probe:
             for batch in self.batches:
                 yield batch, self.workload.outputs(self.model, batch)
 
+    def cut(self, index: Tensor) -> list[Batch]:
+        """These training examples in parts that fit into memory."""
+        return [self.train_set.gather(part) for part in index.to(self.train_set.device).split(self._at_once)]
+
     def _slope(self, batch: Batch) -> tuple[tuple[Tensor, ...], float]:
         """The gradient of the sum of the losses of a part, which can be differentiated, and how many units count."""
         loss, count = self._sums(batch)
@@ -150,9 +154,6 @@ class Probe:
     @property
     def _list(self) -> list[Tensor]:
         return list(self.parameters.values())
-
-    def _cut(self, index: Tensor) -> list[Batch]:
-        return [self.train_set.gather(part) for part in index.to(self.train_set.device).split(self._at_once)]
 
     def _sums(self, batch: Batch) -> tuple[Tensor, float]:
         """The sum of the losses of the units that count, float64, and how many these are."""

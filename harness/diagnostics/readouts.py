@@ -20,6 +20,7 @@ from harness.diagnostics.attribution.levels import level_sets
 from harness.diagnostics.attribution.maps import panel
 from harness.diagnostics.attribution.pictures import Pictures, Scorer, pictures_of, scorer_of
 from harness.diagnostics.attribution.retrained import difference_retrained
+from harness.diagnostics.conflicts import conflicts
 from harness.diagnostics.course import course_readouts
 from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
 from harness.trial.order import stream_seed
@@ -211,6 +212,10 @@ def _opposing(subject: Subject, _: Mapping[str, Any]) -> Numbers:
     return gradients.opposing(subject.probe, subject.gradient, top=top)
 
 
+def _conflicts(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    return conflicts(subject.probe, batch_size=subject.batch_size, generator=_generator("conflicts"))
+
+
 def _weights(subject: Subject, _: Mapping[str, Any]) -> Numbers:
     names = list(subject.probe.parameters)
     now = {name: subject.probe.parameters[name].detach() for name in names}
@@ -257,6 +262,7 @@ DIAGNOSTICS = {
     "noise": Diagnostic("gradient noise scale", lambda subject, _: gradients.noise_scale(subject.draws)),
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),
+    "conflicts": Diagnostic("terms of the loss whose gradients point against each other", _conflicts),
     "collapse": Diagnostic("neural collapse", _collapse),
     "calibration": Diagnostic(
         "calibration", lambda subject, _: outputs.calibration(subject.features, _generator("bootstrap"))

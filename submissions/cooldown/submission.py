@@ -3,34 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from harness import Hyperparameters, Trial, warmup_cosine
-
-
-def tempered(sizes: Tensor, temperature: float) -> Tensor:
-    """n_i^(1 / temperature) over their sum: 1 is in proportion, infinity even. An empty domain stays at 0.
-
-    Shapes: [domains] -> [domains]. Source: Li et al., arXiv 2410.04579, section 2.
-    """
-    powers = torch.where(sizes > 0, sizes.double().pow(1.0 / temperature), 0.0)
-    return powers / powers.sum()
-
-
-class DomainSampler:
-    """Draws a domain, then an example of it; with replacement."""
-
-    def __init__(self, domains: Tensor) -> None:
-        domains = domains.cpu()
-        self.sizes = torch.bincount(domains)
-        self._starts = self.sizes.cumsum(0) - self.sizes
-        self._examples = domains.argsort(stable=True)
-
-    def draw(self, count: int, temperature: float, generator: torch.Generator) -> Tensor:
-        """Indices of `count` training examples. Shape: int64 [count]."""
-        drawn = torch.multinomial(tempered(self.sizes, temperature), count, replacement=True, generator=generator)
-        within = torch.rand(count, dtype=torch.float64, generator=generator) * self.sizes[drawn]
-        return self._examples[self._starts[drawn] + within.long()]
+from harness import DomainSampler, Hyperparameters, Trial, warmup_cosine
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from harness.api import ConfigError, Hyperparameters, LossKind
 from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.conversation import TrialOver
+from harness.trial.domains import DomainSampler, tempered
 from harness.trial.passes.rows import input_moment
 from harness.trial.trial import Trial
 from submissions.adamw.submission import train as train_adamw
+from submissions.alternating.submission import train as train_on_one_domain_a_step
 from submissions.any_loss.submission import binary_answers, confusion, metric_loss
-from submissions.cooldown.submission import DomainSampler, tempered
 from submissions.cooldown.submission import train as train_on_domains
 from submissions.gradient_norm_penalty.submission import slope_of_norm
 from submissions.gradient_norm_penalty.submission import train as train_with_penalty
@@ -522,6 +523,38 @@ def test_cooldown_draws_evenly_first_and_in_proportion_later_and_counts_what_it_
     assert told[0].examples == 90 * 32
     assert sum(seen[:45]) / (45 * 32) == pytest.approx(float(tempered(torch.tensor([500, 12]), 5.0)[1]), abs=0.04)
     assert sum(seen[45:]) / (45 * 32) == pytest.approx(12 / 512, abs=0.015)
+
+
+# --- alternating ---
+
+
+def test_examples_drawn_alike_are_of_one_domain_and_a_domain_comes_by_the_root_of_its_size():
+    domains = torch.tensor([3] * 90 + [1] * 10)[torch.randperm(100, generator=torch.Generator().manual_seed(1))]
+    sampler, stream = DomainSampler(domains), torch.Generator().manual_seed(2)
+    batches = torch.stack([sampler.draw_alike(8, 2.0, stream) for _ in range(4_000)])
+    of_batch = domains[batches]
+    assert bool((of_batch == of_batch[:, :1]).all())
+    # Roots of 90 and 10 are as 3 to 1.
+    assert (of_batch[:, 0] == 3).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert len(batches.unique()) == 100
+
+
+def test_alternating_trains_on_one_domain_a_step_and_counts_what_it_draws():
+    trial, told = make_trial([None], every=90, small_domain=12)
+    small = trial.train_set.gather(torch.arange(500, 512))["inputs"]
+    seen: list[int] = []
+
+    def count(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(int((arguments[0][:, None] == small).all(dim=2).sum()))
+
+    trial.model.register_forward_pre_hook(count)
+    point = {"learning_rate": 0.01, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 0.0, "warmup_fraction": 0.1}
+    with pytest.raises(TrialOver):
+        train_on_one_domain_a_step(trial, Hyperparameters({**point, "label_smoothing": 0.0}))
+    assert told[0].examples == 90 * 32
+    assert set(seen) == {0, 32}
+    share = 12**0.5 / (12**0.5 + 500**0.5)
+    assert seen.count(32) / 90 == pytest.approx(share, abs=3 * (share * (1 - share) / 90) ** 0.5)
 
 
 def test_what_is_drawn_depends_on_the_generator_alone():

@@ -16,7 +16,8 @@ from harness.trial.passes.modes import in_eval_mode
 
 @contextlib.contextmanager
 def captured(model: nn.Module, names: Collection[str] | None = None) -> Iterator[dict[str, list[Tensor]]]:
-    """Inside, collect the first argument of each call of each layer; a layer joins when it is first called.
+    """Inside, collect the first argument of each call of each layer; a layer joins when it is first called. A
+    call without arguments adds nothing.
 
     `names`: paths of modules in `model.named_modules()`; None: all linear layers and convolutions. Raises ConfigError
     for a name that there is not.
@@ -29,7 +30,7 @@ def captured(model: nn.Module, names: Collection[str] | None = None) -> Iterator
     inputs: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda _, given, by_name: inputs.setdefault(name, []).append(next(iter((*given, *by_name.values()))))
+        return lambda _, given, by_name: inputs.setdefault(name, []).extend((*given, *by_name.values())[:1])
 
     handles = [
         modules[name].register_forward_pre_hook(keep(name), with_kwargs=True)

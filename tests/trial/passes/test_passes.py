@@ -242,6 +242,35 @@ def test_inputs_of_layers_are_kept_call_by_call_in_the_order_of_calls():
     assert len(seen["first"]) == 2
 
 
+class Squared(nn.Module):
+    """A matrix that is made of a parameter, whatever the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.eye(3))
+
+    def forward(self) -> Tensor:
+        return self.root @ self.root
+
+
+class OnSquared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.squared = Squared()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.squared()
+
+
+def test_a_layer_that_is_called_without_arguments_is_among_those_that_were_called():
+    model, inputs = OnSquared(), torch.randn(4, 3)
+    with captured(model, ["", "squared"]) as seen:
+        model(inputs)
+    assert list(seen) == ["", "squared"]
+    assert are_equal(seen[""], [inputs])
+    assert seen["squared"] == []
+
+
 def test_chosen_layers_alone_are_captured_and_a_wrong_name_is_said():
     model = Branches()
     with captured(model, ["second"]) as seen:

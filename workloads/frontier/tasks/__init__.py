@@ -1,0 +1,1 @@
+"""Several tasks at once for one network: scenes, speech and text; properties of molecules."""
