@@ -75,6 +75,12 @@ UNTESTED = [
         "Data sets here have too few examples for batches of thousands to be large.",
     ),
     Untested(
+        "last_layer_refine",
+        "A short training and a refinement of the last layer: cheaper, and orders of magnitude more accurate.",
+        "Their second loss is the residual of the equation, on more waves than were trained with; a workload has one "
+        "loss, and what it does on that is in frontier.md.",
+    ),
+    Untested(
         "lawa_ema",
         "0.3384 in AlgoPerf v0.5.",
         "The submission that was scored had a fault, so that nothing was averaged; the queue has a row.",
