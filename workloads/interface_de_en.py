@@ -34,21 +34,14 @@ class InterfaceDeEn(Transduction):
 
     def sources(self) -> list[DataSource]:
         """One wheel."""
-        return [_wheel()]
+        return [translations_wheel()]
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """All pairs of a split in the order of a hash of the English text, packed.
 
         Raises DataError where the texts are missing or damaged, or too few for `vocabulary`.
         """
-        texts, byte_pairs = _read_once(_wheel().path(folder), self.sizes.vocabulary - _FIRST)
-        if len(byte_pairs) + _FIRST != self.sizes.vocabulary:
-            raise DataError(
-                f"the texts give {len(byte_pairs)} byte pairs, the options ask for {self.sizes.vocabulary - _FIRST}. "
-                "Run: make data"
-            )
-        chosen = sorted(text for text in texts if text[0] % 100 in _PARTS[split])
-        pairs: list[Pair] = [(_tokens(source, byte_pairs), _tokens(target, byte_pairs)) for _, source, target in chosen]
+        pairs, byte_pairs = read_pairs(split, folder, vocabulary=self.sizes.vocabulary)
         alone = 0 if split == "train" else _DECODED_PAIRS
         return Sentences(*pack(pairs, row_length=self.row_length, alone=alone), byte_pairs=byte_pairs)
 
@@ -84,25 +77,54 @@ _FIRST = END + 1
 """Token of the first byte."""
 
 
-def read_texts(wheel: Path) -> Iterator[tuple[str, str]]:
-    """English and German text of every key that both have. Raises DataError for a damaged or another file."""
+def read_pairs(split: SplitName, folder: Path, *, vocabulary: int) -> tuple[list[Pair], BytePairs]:
+    """All pairs of a split in the order of a hash of the English text, as tokens that end in END.
+
+    Raises DataError where the texts are missing or damaged, or too few for the vocabulary.
+    """
+    texts, byte_pairs, _ = _read_once(translations_wheel().path(folder), vocabulary - _FIRST)
+    if len(byte_pairs) + _FIRST != vocabulary:
+        raise DataError(
+            f"the texts give {len(byte_pairs)} byte pairs, the options ask for {vocabulary - _FIRST}. Run: make data"
+        )
+    chosen = _part(texts, split)
+    return [(_tokens(source, byte_pairs), _tokens(target, byte_pairs)) for _, source, target in chosen], byte_pairs
+
+
+def read_names(split: SplitName, folder: Path, *, vocabulary: int) -> list[tuple[str, ...]]:
+    """Component and keys under which each English text of `read_pairs` stands first, in that order.
+
+    Raises DataError where the texts are missing or damaged.
+    """
+    texts, _, names = _read_once(translations_wheel().path(folder), vocabulary - _FIRST)
+    return [names[source] for _, source, _ in _part(texts, split)]
+
+
+def read_texts(wheel: Path) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Component and keys, English and German text, of every key that both languages have.
+
+    Raises DataError for a damaged or another file.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             members: dict[str, dict[str, str]] = {}
             for name in archive.namelist():
                 if match := _MEMBER.fullmatch(name):
                     members.setdefault(match[1], {})[match[2]] = name
-            both = [found for _, found in sorted(members.items()) if len(found) == 2]
+            both = [(component, found) for component, found in sorted(members.items()) if len(found) == 2]
             if not both:
                 raise KeyError("no translations")
-            trees = [[json.loads(archive.read(found[language])) for language in ("en", "de")] for found in both]
+            trees = [
+                (component, *(json.loads(archive.read(found[language])) for language in ("en", "de")))
+                for component, found in both
+            ]
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
         raise DataError(f"{wheel} cannot be read as the wheel of homeassistant ({error}). Run: make data") from error
-    for tree in trees:
-        english, german = (dict(_leaves(language)) for language in tree)
+    for component, *languages in trees:
+        english, german = (dict(_leaves(language)) for language in languages)
         for key, text in english.items():
             if isinstance(text, str) and isinstance(german.get(key), str):
-                yield text, german[key]
+                yield (component, *key), text, german[key]
 
 
 def clean(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[int, str, str]]:
@@ -124,10 +146,18 @@ def clean(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[int, str, str]]:
 
 # The three splits come from one reading: texts and vocabulary take seconds.
 @functools.lru_cache(maxsize=1)
-def _read_once(wheel: Path, size: int) -> tuple[list[tuple[int, str, str]], BytePairs]:
-    texts = list(clean(read_texts(wheel)))
+def _read_once(wheel: Path, size: int) -> tuple[list[tuple[int, str, str]], BytePairs, dict[str, tuple[str, ...]]]:
+    named = list(read_texts(wheel))
+    texts = list(clean((english, german) for _, english, german in named))
     training = [text for number, *pair in texts if number % 100 in _PARTS["train"] for text in pair]
-    return texts, learn_byte_pairs(training, size=size)
+    first: dict[str, tuple[str, ...]] = {}
+    for name, english, _ in named:
+        first.setdefault(" ".join(english.split()), name)
+    return texts, learn_byte_pairs(training, size=size), {source: first[source] for _, source, _ in texts}
+
+
+def _part(texts: list[tuple[int, str, str]], split: SplitName) -> list[tuple[int, str, str]]:
+    return sorted(text for text in texts if text[0] % 100 in _PARTS[split])
 
 
 def _tokens(text: str, byte_pairs: BytePairs) -> list[int]:
@@ -142,7 +172,8 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, key), value
 
 
-def _wheel() -> Wheel:
+def translations_wheel() -> Wheel:
+    """The wheel that the texts lie in."""
     return Wheel(
         name="homeassistant",
         requirement="homeassistant==2026.11.0",

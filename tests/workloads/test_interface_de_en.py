@@ -99,7 +99,10 @@ def test_texts_are_aligned_by_their_keys(tmp_path: Path):
         de={"error": {"off": "Die Lampe ist aus"}, "title": "Lampe"},
     )
     wheel = write_wheel(tmp_path / "homeassistant-1.0-py3-none-any.whl", members)
-    assert list(read_texts(wheel)) == [("Lamp", "Lampe"), ("The lamp is off", "Die Lampe ist aus")]
+    assert list(read_texts(wheel)) == [
+        (("lamp", "title"), "Lamp", "Lampe"),
+        (("lamp", "error", "off"), "The lamp is off", "Die Lampe ist aus"),
+    ]
 
 
 @pytest.mark.parametrize("damage", ["cut short", "another wheel", "no JSON"])

@@ -76,14 +76,14 @@ class EncoderDecoderTransformer(nn.Module):
         self.input_scale, self.output_scale = (root, 1.0) if sizes.embedding_scaled == "input" else (1.0, 1 / root)
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
         self.dropout = nn.Dropout(sizes.dropout)
-        self.encoder = nn.ModuleList(_EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
+        self.encoder = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.encoder_layers))
         self.encoder_norm = _last_norm(sizes)
         self.decoder = nn.ModuleList(_DecoderBlock(sizes) for _ in range(sizes.decoder_layers))
         self.decoder_norm = _last_norm(sizes)
         self.output = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
         self.parameter_kinds = {"output.weight": ParameterKind.OUTPUT}
         # Not in the state: it follows from the sizes.
-        self.register_buffer("waves", _waves(sizes.context, sizes.width), persistent=False)
+        self.register_buffer("waves", waves_of(sizes.context, sizes.width), persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -109,7 +109,7 @@ class EncoderDecoderTransformer(nn.Module):
         positions = positions_in(targets, target_segments)
         before = F.pad(targets, (1, -1)).masked_fill(positions == 0, 0)
         ahead = torch.ones(2 * targets.shape[1:], dtype=torch.bool, device=targets.device).triu(1)
-        own, across = _penalty(_unseen(readers, readers) | ahead), _penalty(_unseen(readers, read))
+        own, across = _penalty(_unseen(readers, readers) | ahead), hidden_from(readers, read)
         hidden = self._embed(before, positions)
         for block in self.decoder:
             hidden = block(hidden, own, memory, across, None)
@@ -157,10 +157,10 @@ class EncoderDecoderTransformer(nn.Module):
         """
         read = (inputs > 0).long()
         memory = self._encode(inputs, read, positions_in(inputs, None))
-        return Writing(self, memory, _penalty(_unseen(read.new_ones(len(inputs), 1), read)), copies)
+        return Writing(self, memory, hidden_from(read.new_ones(len(inputs), 1), read), copies)
 
     def _encode(self, inputs: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
-        mask = _penalty(_unseen(segments, segments))
+        mask = hidden_from(segments, segments)
         hidden = self._embed(inputs, positions)
         for block in self.encoder:
             hidden = block(hidden, mask)
@@ -212,7 +212,9 @@ class Writing:
             past.keep(rows)
 
 
-class _EncoderBlock(nn.Module):
+class EncoderBlock(nn.Module):
+    """Attention to all symbols that may be seen, and a hidden layer. Shapes: [batch, length, width] -> the same."""
+
     def __init__(self, sizes: TransformerSizes) -> None:
         super().__init__()
         self.own = _SelfAttention(sizes)
@@ -220,7 +222,8 @@ class _EncoderBlock(nn.Module):
         self.around_own = _Residual(sizes)
         self.around_feed_forward = _Residual(sizes)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """What the block makes of symbols, under `hidden_from` them, or where all may see all."""
         hidden = self.around_own(hidden, lambda normed: self.own(normed, mask, None))
         out: Tensor = self.around_feed_forward(hidden, self.feed_forward)
         return out
@@ -368,6 +371,14 @@ def _last_norm(sizes: TransformerSizes) -> nn.Module:
     return nn.LayerNorm(sizes.width, eps=_NORM_EPSILON) if sizes.norm == "pre" else nn.Identity()
 
 
+def waves_of(context: int, width: int) -> Tensor:
+    """Sines, then cosines, of each position. Shape: float32 [context, width]. Source: Vaswani et al. 2017."""
+    half = width // 2
+    frequencies = _LONGEST_WAVE ** (-torch.arange(half, dtype=torch.float64) / (half - 1))
+    angles = torch.outer(torch.arange(context, dtype=torch.float64), frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
 def positions_in(symbols: Tensor, segments: Tensor | None) -> Tensor:
     """Place of each symbol in its segment, from 0. Shape: int64 [batch, length], or [1, length] without segments."""
     place = torch.arange(symbols.shape[1], device=symbols.device)[None]
@@ -375,6 +386,14 @@ def positions_in(symbols: Tensor, segments: Tensor | None) -> Tensor:
         return place
     begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
     return place - torch.where(begins, place, 0).cummax(dim=1).values
+
+
+def hidden_from(readers: Tensor, read: Tensor) -> Tensor:
+    """What is added to scores of attention, so that readers of a segment see that segment alone, and never padding, 0.
+
+    Shapes: int64 [batch, readers], [batch, read] -> [batch, 1, readers, read].
+    """
+    return _penalty(_unseen(readers, read))
 
 
 def _unseen(readers: Tensor, read: Tensor) -> Tensor:
@@ -385,11 +404,3 @@ def _unseen(readers: Tensor, read: Tensor) -> Tensor:
 def _penalty(unseen: Tensor) -> Tensor:
     """What is added to the scores of attention, as in AlgoPerf. A reader that may see nothing stays finite."""
     return unseen.to(torch.float32) * _UNSEEN
-
-
-def _waves(context: int, width: int) -> Tensor:
-    """Sines, then cosines, of each position. Shape: float32 [context, width]. Source: Vaswani et al. 2017."""
-    half = width // 2
-    frequencies = _LONGEST_WAVE ** (-torch.arange(half, dtype=torch.float64) / (half - 1))
-    angles = torch.outer(torch.arange(context, dtype=torch.float64), frequencies)
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
