@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from harness.api import DataError, DataSource, Examples, SplitName
 from workloads.data.bibles import basic_english, king_james, numbered, read_basic_english, read_king_james, windows
 from workloads.losses.next_symbol import NextSymbol
 from workloads.networks.adapters import adapt
 from workloads.networks.decoder_transformer import DecoderTransformer
-from workloads.networks.stored_weights import read_weights
+from workloads.networks.stored_weights import take_weights
 
 WEIGHTS = Path(__file__).with_name("weights") / "adapter_english.npz"
 ALPHABET = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyzÆæ—’"  # noqa: RUF001
@@ -65,8 +65,7 @@ class AdapterEnglish(NextSymbol):
 
         Raises DataError where the weights cannot be read.
         """
-        network = new_base()
-        network.load_state_dict(_weights_of(network))
+        network = trained_base()
         adapt(network, rank=self.rank, new_symbols=len(_NEW))
         return network
 
@@ -105,6 +104,13 @@ def new_base() -> DecoderTransformer:
     )
 
 
+def trained_base() -> DecoderTransformer:
+    """The base as it was trained. Raises DataError where its weights cannot be read."""
+    network = new_base()
+    take_weights(network, WEIGHTS)
+    return network
+
+
 def _windows(text: str, first_words: tuple[str, str], split: SplitName) -> Examples:
     places = [text.find(words) for words in first_words]
     if -1 in places or [text.count(words) for words in first_words] != [1, 1]:
@@ -112,10 +118,3 @@ def _windows(text: str, first_words: tuple[str, str], split: SplitName) -> Examp
     validation, test = places
     begin, end = {"train": (0, validation), "validation": (validation, test), "test": (test, len(text))}[split]
     return windows(numbered(text[begin:end], ALPHABET + _NEW), split, length=_CONTEXT)
-
-
-def _weights_of(network: nn.Module) -> dict[str, Tensor]:
-    found, wanted = read_weights(WEIGHTS), network.state_dict()
-    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in wanted.items()}:
-        raise DataError(f"{WEIGHTS} holds weights of another network. It comes with the code: install it anew.")
-    return found

@@ -1,0 +1,1 @@
+"""Networks that read text: what goes on inside one, and texts in several languages."""
