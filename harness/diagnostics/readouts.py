@@ -257,6 +257,7 @@ DIAGNOSTICS = {
     "noise": Diagnostic("gradient noise scale", lambda subject, _: gradients.noise_scale(subject.draws)),
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),
+    "terms": Diagnostic("agreement of the terms of the loss", lambda subject, _: gradients.term_cosines(subject.probe)),
     "collapse": Diagnostic("neural collapse", _collapse),
     "calibration": Diagnostic(
         "calibration", lambda subject, _: outputs.calibration(subject.features, _generator("bootstrap"))
