@@ -8,6 +8,7 @@ from operator import attrgetter
 from benchmarks.claims import (
     on_functions,
     on_language_model,
+    on_rates,
     on_rewards,
     on_steps,
     on_streams,
@@ -22,6 +23,7 @@ CLAIMS: list[Claim] = sorted(
     [
         *on_functions.CLAIMS,
         *on_language_model.CLAIMS,
+        *on_rates.CLAIMS,
         *on_rewards.CLAIMS,
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
