@@ -87,6 +87,7 @@ UNTESTED = [
     Untested("nadamw", "0.5707 in AlgoPerf v0.5, as the baseline.", "The other methods' claims are made against it."),
     Untested("nesterov", "A baseline of AlgoPerf.", "Nothing is claimed for it."),
     Untested("rmsprop", "A lecture's advice.", "Nothing is claimed for it in numbers."),
+    Untested("noise_policy", "Noise that a policy chooses.", "No paper claims anything for it."),
     Untested(
         "noprop",
         "99.5 % on MNIST, as matched networks with back-propagation get, in little more than half of the memory.",
