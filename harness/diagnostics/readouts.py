@@ -22,6 +22,7 @@ from harness.diagnostics.attribution.pictures import Pictures, Scorer, pictures_
 from harness.diagnostics.attribution.retrained import difference_retrained
 from harness.diagnostics.course import course_readouts
 from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
+from harness.diagnostics.sampling import sampling
 from harness.trial.order import stream_seed
 from harness.trial.parameter_kinds import kinds_of
 
@@ -271,6 +272,7 @@ DIAGNOSTICS = {
     "course": Diagnostic(
         "distance from gradient flow", lambda subject, _: course_readouts(subject.probe, subject.new_model())
     ),
+    "sampling": Diagnostic("levels that a sampler needs", lambda subject, _: sampling(subject.probe)),
     "attribution": Diagnostic(
         "attributions on the pixels that matter", lambda subject, _: panel(subject.scorer, subject.pictures)
     ),
