@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 # Of the base learner of the authors' code; over the number of examples.
 _DECAY = 1e-4
+_SUREST = 1 - 1e-6
 _LONGEST = 10.0
 """Newton's step may be divided by next to nothing."""
 
@@ -120,7 +121,11 @@ def first_scores(kind: str, targets: Tensor) -> Tensor:
     if kind == "classes":
         return torch.zeros_like(targets[0])
     mean = targets.mean(dim=0)
-    return mean if kind == "squared" else 0.5 * torch.log((1 + mean) / (1 - mean))
+    if kind == "squared":
+        return mean
+    # Where all say the same, no finite constant is the best.
+    mean = mean.clamp(-_SUREST, _SUREST)
+    return 0.5 * torch.log((1 + mean) / (1 - mean))
 
 
 def residuals(kind: str, targets: Tensor, scores: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ def test_scores_residuals_and_newton_step_of_the_sheet():
     assert binary_loss(scores + length * added) == pytest.approx(0.075856, abs=1e-6)
 
 
+def test_where_all_say_yes_the_first_score_is_finite():
+    assert 5.0 < first_scores("binary", torch.ones(4, 1, dtype=torch.float64)).item() < 10.0
+
+
 @pytest.mark.parametrize("kind", ["classes", "binary", "squared"])
 def test_residuals_are_minus_the_slope_of_the_loss_and_the_first_scores_are_the_best_constant(kind: str):
     generator = torch.Generator().manual_seed(0)
