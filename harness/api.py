@@ -469,6 +469,19 @@ class LossTerm(NamedTuple):
         return mean if self.factor == 1.0 else self.factor * mean
 
 
+class KnownDenoiser(NamedTuple):
+    """What takes Gaussian noise, or another, off points, as a model does it and as it is best done.
+
+    `learned`, `best`: from noisy points and their levels to clean ones. Shapes: [n, size], [n] -> [n, size]. `noise`:
+    some of level 1, [n, size]. `levels`: the largest and the smallest that are worth while.
+    """
+
+    learned: Callable[[Tensor, Tensor], Tensor]
+    best: Callable[[Tensor, Tensor], Tensor]
+    noise: Tensor
+    levels: tuple[float, float]
+
+
 class Workload(ABC):
     """Data, model, loss and metric: what stays fixed while training algorithms race.
 
@@ -632,6 +645,13 @@ class Workload(ABC):
 
         Exactly, on these training examples; any unit of time. Shape of the map: float64 [outputs, inputs]. Default:
         None, not known.
+        """
+        return None
+
+    def known_denoiser(self, model: nn.Module) -> KnownDenoiser | None:  # noqa: ARG002
+        """Of a model that takes noise of any level off points: how it does, beside the best, for `make diagnose`.
+
+        Default: None, not known.
         """
         return None
 

@@ -8,7 +8,9 @@ from operator import attrgetter
 from benchmarks.claims import (
     on_functions,
     on_language_model,
+    on_rates,
     on_rewards,
+    on_solvers,
     on_steps,
     on_streams,
     on_terms,
@@ -23,7 +25,9 @@ CLAIMS: list[Claim] = sorted(
     [
         *on_functions.CLAIMS,
         *on_language_model.CLAIMS,
+        *on_rates.CLAIMS,
         *on_rewards.CLAIMS,
+        *on_solvers.CLAIMS,
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
         *on_terms.CLAIMS,

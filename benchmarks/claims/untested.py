@@ -78,7 +78,7 @@ UNTESTED = [
         "last_layer_refine",
         "A short training and a refinement of the last layer: cheaper, and orders of magnitude more accurate.",
         "Their second loss is the residual of the equation, on more waves than were trained with; a workload has one "
-        "loss, and what it does on that is in frontier.md.",
+        "loss.",
     ),
     Untested(
         "lawa_ema",
@@ -98,6 +98,7 @@ UNTESTED = [
     Untested("nadamw", "0.5707 in AlgoPerf v0.5, as the baseline.", "The other methods' claims are made against it."),
     Untested("nesterov", "A baseline of AlgoPerf.", "Nothing is claimed for it."),
     Untested("rmsprop", "A lecture's advice.", "Nothing is claimed for it in numbers."),
+    Untested("noise_policy", "Noise that a policy chooses.", "No paper claims anything for it."),
     Untested(
         "noprop",
         "99.5 % on MNIST, as matched networks with back-propagation get, in little more than half of the memory.",

@@ -23,6 +23,7 @@ from harness.diagnostics.attribution.retrained import difference_retrained
 from harness.diagnostics.conflicts import conflicts
 from harness.diagnostics.course import course_readouts
 from harness.diagnostics.probe import Features, NotHere, Probe, features_of, restore, state_of
+from harness.diagnostics.sampling import sampling
 from harness.trial.order import stream_seed
 from harness.trial.parameter_kinds import kinds_of
 
@@ -263,6 +264,7 @@ DIAGNOSTICS = {
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),
     "conflicts": Diagnostic("terms of the loss whose gradients point against each other", _conflicts),
+    "terms": Diagnostic("agreement of the terms of the loss", lambda subject, _: gradients.term_cosines(subject.probe)),
     "collapse": Diagnostic("neural collapse", _collapse),
     "calibration": Diagnostic(
         "calibration", lambda subject, _: outputs.calibration(subject.features, _generator("bootstrap"))
@@ -276,6 +278,7 @@ DIAGNOSTICS = {
     "course": Diagnostic(
         "distance from gradient flow", lambda subject, _: course_readouts(subject.probe, subject.new_model())
     ),
+    "sampling": Diagnostic("levels that a sampler needs", lambda subject, _: sampling(subject.probe)),
     "attribution": Diagnostic(
         "attributions on the pixels that matter", lambda subject, _: panel(subject.scorer, subject.pictures)
     ),

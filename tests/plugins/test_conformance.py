@@ -202,6 +202,29 @@ def test_a_state_that_cannot_be_written_is_a_fault_of_resuming_and_not_of_traini
     assert "pickle" in fault
 
 
+FINISHES = """
+import torch
+
+def train(trial, hp):
+    optimizer = torch.optim.AdamW(trial.model.parameters(), lr=hp.learning_rate)
+    trial.resumable(optimizer=optimizer)
+    for batch in trial.batches():
+        optimizer.zero_grad()
+        trial.loss(batch).backward()
+        optimizer.step()
+        if trial.step == 39:
+            trial.finish()
+"""
+
+
+def test_a_submission_that_says_that_it_is_done_keeps_the_contract(tmp_path: Path):
+    folder = changed(tmp_path, "adamw")
+    (folder / "submission.py").write_text(FINISHES, encoding="utf-8")
+    candidate = Candidate(load_submission(str(folder)), tmp_path / "scratch")
+    assert trains(candidate, "one_dimensional") is None
+    assert resumes(candidate, "one_dimensional") is None
+
+
 def left_with(tmp_path: Path, code: str, *, seconds: float) -> str:
     """What is said of a submission of this code."""
     folder = changed(tmp_path, "adamw")

@@ -140,6 +140,19 @@ def test_unlabelled_images_have_no_part_in_the_task():
     torch.testing.assert_close(mean_loss(*workload.loss_terms(outputs, batch, 0.0)["task"]), before)
 
 
+def test_weights_that_are_read_later_are_those_of_the_end_of_the_ramp():
+    batch = workload_with().synthetic_batch(16, torch.Generator().manual_seed(0), Path())
+
+    def shared(*, is_training: bool, passes: int) -> Tensor:
+        torch.manual_seed(0)
+        model = workload_with().build_model().train(is_training)
+        model.get_buffer("passes").fill_(passes)
+        term = mean_loss(*workload_with().loss_terms(workload_with().outputs(model, batch), batch, 0.0)["domain"])
+        return torch.autograd.grad(term, model.get_parameter("last.weight"))[0]
+
+    torch.testing.assert_close(shared(is_training=False, passes=0), shared(is_training=True, passes=100))
+
+
 def test_only_passes_in_train_mode_count():
     model = workload_with().build_model()
     assert isinstance(model, TwoHeads)

@@ -131,7 +131,7 @@ class Rehearsal:
         self.weights.append(_copied(model))
         self.losses.append(self._loss(model) if progress.settings is None else self._loss_rebuilt(progress.settings))
         self.reported.append(progress.reported)
-        if progress.step >= STEPS:
+        if progress.is_finished or progress.step >= STEPS:
             return None
         return Go(0.0, Evaluation(progress.step, 0.0, {"loss": self.losses[-1]}), checkpoint=True)
 

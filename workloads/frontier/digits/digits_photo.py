@@ -60,8 +60,8 @@ class DigitsPhoto(SeveralTerms):
 
     Metric `error`, the share of wrong digits on photographs. The layers that both heads read are trained to make the
     second head wrong: its gradient comes to them times -`reversal` times 2 / (1 + exp(-10 q)) - 1, where q goes from 0
-    to 1 over the first `ramp_passes` passes in train mode. `meeting`: where these gradients meet those of the task,
-    `everywhere`, or in the `last` shared layer alone. Raises ConfigError for another place.
+    to 1 over the first `ramp_passes` passes in train mode, and is 1 in eval mode. `meeting`: where these gradients meet
+    those of the task, `everywhere`, or in the `last` shared layer alone. Raises ConfigError for another place.
     """
 
     loss_kind: ClassVar[LossKind] = LossKind.OTHER
@@ -193,10 +193,12 @@ class TwoHeads(nn.Module):
         return F.max_pool2d(self.last(below).relu(), 2).flatten(1)
 
     def _strength(self) -> float:
-        passes = self.get_buffer("passes")
+        # Kept weights know nothing of passes: whoever asks for their gradients gets those of the end of the ramp.
+        share = 1.0
         if self.training:
+            passes = self.get_buffer("passes")
             passes += 1
-        share = min(1.0, int(passes) / self.ramp_passes)
+            share = min(1.0, int(passes) / self.ramp_passes)
         return self.reversal * (2 / (1 + math.exp(-10 * share)) - 1)
 
 

@@ -22,6 +22,7 @@ from harness.api import (
     ConfigError,
     DataSource,
     Examples,
+    KnownDenoiser,
     LossKind,
     Reordered,
     Signed,
@@ -42,6 +43,7 @@ LOG_LEVEL_MEAN, LOG_LEVEL_DEVIATION = -1.2, 1.2
 _ARMS = 5
 _SEED_OF_DATA = 2022
 _HELD_OUT = 4_000
+_SAMPLED = 256
 _FREQUENCIES = 8
 
 
@@ -83,18 +85,36 @@ class PointsDiffusion(Workload):
         stream = numpy.random.RandomState([_SEED_OF_DATA, SPLITS.index(split)])
         count = ATOMS if split == "train" else _HELD_OUT
         chosen = numpy.arange(ATOMS) if split == "train" else stream.randint(ATOMS, size=count)
+        points = self.points()[chosen]
         drawn = {
-            "targets": as_float32(atoms()[chosen]),
+            "targets": as_float32(points),
             "log_levels": as_float32(rounded(stream.standard_normal(count))),
-            "noise": as_float32(rounded(stream.standard_normal((count, DIMENSIONS)))),
+            "noise": as_float32(rounded(stream.standard_normal(points.shape))),
             # Between zero and one, without the ends.
             "quantiles": as_float32((stream.randint(1024, size=count) + 0.5) / 1024),
         }
         return Views(drawn, self._known(drawn, has_optimum=split != "train"))
 
+    def points(self) -> numpy.ndarray:
+        """All points that there are. Shape: float64 [512, size]."""
+        return atoms()
+
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 8], [batch] -> [batch, 8]."""
         return Denoiser(self.width, parametrisation=self.parametrisation)
+
+    def known_denoiser(self, model: nn.Module) -> KnownDenoiser:
+        """The network, and the mean of the points, from two deviations of the level above its middle to two below."""
+        stream = numpy.random.RandomState([_SEED_OF_DATA, len(SPLITS)])
+        gaussian = torch.from_numpy(rounded(stream.standard_normal((_SAMPLED, self.points().shape[1]))))
+        noise = self._stretched(gaussian, torch.from_numpy((stream.randint(1024, size=_SAMPLED) + 0.5) / 1024))
+        largest, smallest = level_of(torch.tensor([2.0, -2.0], dtype=torch.float64)).tolist()
+        return KnownDenoiser(
+            learned=lambda noisy, levels: model(noisy.float(), levels.float()).double(),
+            best=self._best_denoised,
+            noise=noise,
+            levels=(largest, smallest),
+        )
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Errors sqrt(w) (D - y) of the network on noisy points. Shape: [batch, 8]."""
@@ -134,21 +154,28 @@ class PointsDiffusion(Workload):
         degrees = torch.full((len(gaussian), 1), float(self.augmented_dimensions), device=gaussian.device)
         return gaussian * (degrees / torch.distributions.Chi2(degrees).sample()).sqrt()
 
-    def _known(self, drawn: dict[str, Tensor], *, has_optimum: bool) -> dict[str, Tensor]:
-        """`levels` and `inputs` of the numbers that were drawn, and `optimum`."""
+    def _stretched(self, gaussian: Tensor, quantiles: Tensor) -> Tensor:
+        """The same from quantiles of the lengths. Shapes: float64 [n, size], [n] -> [n, size]."""
         from scipy.stats import chi2
 
+        if self.augmented_dimensions is None:
+            return gaussian
+        lengths = torch.from_numpy(chi2.ppf(quantiles.numpy(), self.augmented_dimensions))
+        return gaussian * (self.augmented_dimensions / lengths).sqrt()[:, None]
+
+    def _best_denoised(self, noisy: Tensor, levels: Tensor) -> Tensor:
+        points = torch.from_numpy(self.points())
+        return best_denoised(noisy, levels, augmented_dimensions=self.augmented_dimensions, points=points)
+
+    def _known(self, drawn: dict[str, Tensor], *, has_optimum: bool) -> dict[str, Tensor]:
+        """`levels` and `inputs` of the numbers that were drawn, and `optimum`."""
         levels = level_of(drawn["log_levels"].double())
-        noise = drawn["noise"].double()
-        if self.augmented_dimensions is not None:
-            lengths = torch.from_numpy(chi2.ppf(drawn["quantiles"].numpy(), self.augmented_dimensions))
-            noise = noise * (self.augmented_dimensions / lengths).sqrt()[:, None]
+        noise = self._stretched(drawn["noise"].double(), drawn["quantiles"])
         # What is judged is what the network is given: in float32.
         noisy, levels = (drawn["targets"].double() + levels[:, None] * noise).float(), levels.float()
         known = {"inputs": noisy, "levels": levels}
         if has_optimum:
-            found = best_denoised(noisy.double(), levels.double(), augmented_dimensions=self.augmented_dimensions)
-            known["optimum"] = found.float()
+            known["optimum"] = self._best_denoised(noisy.double(), levels.double()).float()
         return known
 
 
@@ -176,20 +203,20 @@ class Denoiser(nn.Module):
 
     Factors are such that what F is given, and what it should give, has variance 1 at any level. Up to signs that is the
     noise n (`noise`), the point in units of its deviation (`data`), or the `velocity` of the way from one to the other
-    along a circle. Shapes: [batch, 8], [batch] -> [batch, 8].
+    along a circle. `size`: of a point. Shapes: [batch, size], [batch] -> [batch, size].
     """
 
-    def __init__(self, width: int, *, parametrisation: Parametrisation = "velocity") -> None:
+    def __init__(self, width: int, *, parametrisation: Parametrisation = "velocity", size: int = DIMENSIONS) -> None:
         super().__init__()
         self.parametrisation = parametrisation
         self.layers = nn.Sequential(
-            nn.Linear(DIMENSIONS + 2 * _FREQUENCIES, width),
+            nn.Linear(size + 2 * _FREQUENCIES, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, DIMENSIONS),
+            nn.Linear(width, size),
         )
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1.0 + torch.arange(_FREQUENCIES), persistent=False)
@@ -239,17 +266,21 @@ def root_weight(levels: Tensor) -> Tensor:
     return (levels.square() + DEVIATION**2).sqrt() / (levels * DEVIATION)
 
 
-def best_denoised(noisy: Tensor, levels: Tensor, *, augmented_dimensions: int | None) -> Tensor:
-    """The mean of the points given where they are with their noise. Shapes: float64 [n, 8], [n] -> [n, 8].
+def best_denoised(
+    noisy: Tensor, levels: Tensor, *, augmented_dimensions: int | None, points: Tensor | None = None
+) -> Tensor:
+    """The mean of the points given where they are with their noise. Shapes: float64 [n, size], [n] -> [n, size].
 
-    With D further dimensions the density of x around y is that of Student's t with D degrees of freedom,
-    proportional to (|x - y|^2 + sigma^2 D)^-((8 + D) / 2); without, it is the Gaussian one.
+    `points`: all that there are, [m, size]; None: those of the pinwheel. With D further dimensions the density of x
+    around y is that of Student's t with D degrees of freedom, proportional to
+    (|x - y|^2 + sigma^2 D)^-((size + D) / 2); without, it is the Gaussian one.
     """
-    points = torch.from_numpy(atoms()).to(noisy.device)
-    squares = (noisy[:, None] - points).square().sum(dim=2)
+    points = (torch.from_numpy(atoms()) if points is None else points).to(noisy.device)
+    # Differences one by one: sums of products would lose what is left of them at low levels.
+    squares = torch.cdist(noisy, points, compute_mode="donot_use_mm_for_euclid_dist").square()
     variances = levels.square()[:, None]
     if augmented_dimensions is None:
         logs = -squares / (2 * variances)
     else:
-        logs = -(DIMENSIONS + augmented_dimensions) / 2 * (squares + variances * augmented_dimensions).log()
+        logs = -(points.shape[1] + augmented_dimensions) / 2 * (squares + variances * augmented_dimensions).log()
     return torch.softmax(logs, dim=1) @ points
