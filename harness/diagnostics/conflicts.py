@@ -17,12 +17,14 @@ DRAWS = 16
 def conflicts(probe: Probe, *, batch_size: int, generator: torch.Generator) -> dict[str, float]:
     """Cosines of the gradients of each two terms of the loss, over all trained weights.
 
-    On the probe set: `cosine/ONE/OTHER`, their mean and the lowest, and the share of pairs whose cosine is negative.
+    On the probe set: `cosine/ONE/OTHER`, their mean and the lowest, and the share of pairs whose cosine is negative;
+    `mean_cosine/LAYER`, of the pairs of gradients of that layer alone, where two terms have one.
     `negative_share_of_batches`: that of the pairs of DRAWS batches of the workload's size, drawn with replacement; a
     term that counts nothing in a batch is in no pair of it. Raises NotHere where fewer than two terms have a gradient.
     Source: Yu et al., arXiv 2001.06782, definition 1; that Omni-Mol (arXiv 2502.01074) counts them.
     """
-    whole = _cosines(term_gradients(probe, probe.batches))
+    gradients = term_gradients(probe, probe.batches)
+    whole = _cosines(gradients)
     if not whole:
         raise NotHere("the loss has no two terms with a gradient each")
     drawn: list[float] = []
@@ -34,6 +36,7 @@ def conflicts(probe: Probe, *, batch_size: int, generator: torch.Generator) -> d
         "mean_cosine": sum(whole.values()) / len(whole),
         "lowest_cosine": min(whole.values()),
         **{f"cosine/{one}/{other}": cosine for (one, other), cosine in whole.items()},
+        **_by_layer(probe, gradients),
     }
     return found | ({"negative_share_of_batches": _negative_share(drawn)} if drawn else {})
 
@@ -55,6 +58,21 @@ def term_gradients(probe: Probe, batches: Sequence[Batch]) -> dict[str, Tensor]:
                 term.factor * total, parameters, retain_graph=number < len(terms), materialize_grads=True
             )
             found[term.name] = found.get(term.name, 0.0) + flat(gradient)
+    return found
+
+
+def _by_layer(probe: Probe, gradients: dict[str, Tensor]) -> dict[str, float]:
+    """The mean cosine within each layer: a module that holds parameters, or a parameter of the whole network."""
+    layers: dict[str, list[int]] = {}
+    for place, name in enumerate(probe.parameters):
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(place)
+    sizes = [parameter.numel() for parameter in probe.parameters.values()]
+    parts = {name: each.split(sizes) for name, each in gradients.items()}
+    found = {}
+    for layer, places in layers.items():
+        cosines = _cosines({name: torch.cat([each[place] for place in places]) for name, each in parts.items()})
+        if cosines:
+            found[f"mean_cosine/{layer}"] = sum(cosines.values()) / len(cosines)
     return found
 
 

@@ -1,8 +1,7 @@
-"""Readouts of gradients: their noise, how sharp the loss is along steps that methods would take, what opposes what."""
+"""Readouts of gradients: their noise, how sharp the loss is along steps that methods would take, opposing examples."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.api import ParameterKind
-from harness.diagnostics.probe import NotHere, Probe, holding
+from harness.diagnostics.probe import Probe, holding
 from harness.trial.parameter_kinds import HIDDEN_MATRICES
 
 SMALL_DRAWS = 64
@@ -161,27 +160,3 @@ def opposing(probe: Probe, gradient: Tensor, *, top: float) -> dict[str, float]:
         if targets.ndim == 1 and bool((targets == targets.round()).all()):
             found[f"share_of_class_{name}"] = float(targets.unique(return_counts=True)[1].max() / count)
     return {**found, "share_rising": float((change > 0).double().mean())}
-
-
-def term_cosines(probe: Probe) -> dict[str, float]:
-    """Cosines of the gradients of each two terms of the loss, `FIRST/SECOND/all` and `FIRST/SECOND/LAYER`.
-
-    Of a layer that only one of both has a gradient in there is none. Below zero the terms conflict. Raises NotHere
-    where the loss has one term. Source: Yu et al., "Gradient surgery for multi-task learning" (2020).
-    """
-    if len(probe.workload.term_weights) == 1:
-        raise NotHere("the loss has one term")
-    found = {}
-    layers: dict[str, list[int]] = {}
-    for place, name in enumerate(probe.parameters):
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(place)
-    sizes = [p.numel() for p in probe.parameters.values()]
-    for (first, one), (second, other) in itertools.combinations(probe.term_gradients().items(), 2):
-        parts = list(zip(one.split(sizes), other.split(sizes), strict=True))
-        for layer, places in {"all": list(range(len(parts))), **layers}.items():
-            ours, theirs = (torch.cat([parts[place][side] for place in places]) for side in (0, 1))
-            if ours.any() and theirs.any():
-                found[f"{first}/{second}/{layer}"] = float(ours @ theirs / ours.norm() / theirs.norm())
-    if not found:
-        raise NotHere("no two terms have a gradient in one layer")
-    return found

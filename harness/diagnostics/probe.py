@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from harness.api import Batch, Examples, HarnessError, LossKind, ParameterKind, Workload, terms_of
+from harness.api import Batch, Examples, HarnessError, LossKind, ParameterKind, Workload
 from harness.trial.parameter_kinds import kinds_of
 from harness.trial.passes.captured import captured
 from harness.trial.passes.modes import in_eval_mode
@@ -97,22 +97,6 @@ class Probe:
         batches = self.batches if index is None else self.cut(index)
         return self._added(batches, lambda loss: torch.autograd.grad(loss, self._list, materialize_grads=True))
 
-    def term_gradients(self) -> dict[str, Tensor]:
-        """Of the mean of each term of the loss over the units that count in it, unweighted. Shape: float64 [size]."""
-        sums: dict[str, Tensor] = {}
-        units: dict[str, float] = {}
-        for batch in self.batches:
-            with torch.enable_grad():
-                terms = terms_of(self.workload, self.workload.outputs(self.model, batch), batch, 0.0)
-                added = {term.name: _summed(term.losses, term.weights) for term in terms}
-            for name, (loss, count) in added.items():
-                if not loss.requires_grad:
-                    raise NotHere(_NO_GRADIENT)
-                found = flat(torch.autograd.grad(loss, self._list, retain_graph=True, materialize_grads=True))
-                sums[name] = sums[name] + found if name in sums else found
-                units[name] = units.get(name, 0.0) + count
-        return {name: total / units[name] if units[name] else total for name, total in sums.items()}
-
     def product(self, vector: Tensor) -> Tensor:
         """The Hessian of the probe loss times `vector`: see `is_exact`. Shapes: float64 [size] -> the same."""
         parts = self.apart(vector)
@@ -173,7 +157,11 @@ class Probe:
 
     def _sums(self, batch: Batch) -> tuple[Tensor, float]:
         """The sum of the losses of the units that count, float64, and how many these are."""
-        return _summed(*self.workload.losses(self.workload.outputs(self.model, batch), batch, 0.0))
+        losses, weights = self.workload.losses(self.workload.outputs(self.model, batch), batch, 0.0)
+        if weights is None:
+            return losses.double().sum(), float(losses.numel())
+        kept = torch.where(weights > 0, losses, 0.0)  # a masked unit may hold anything, NaN too
+        return (kept * weights).double().sum(), float(weights.double().sum())
 
     def _added(self, batches: Sequence[Batch], function: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The sum over the parts of what `function` makes of their losses' sums, over the number of all units."""
@@ -306,14 +294,6 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 def restore(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load weights and statistics."""
     model.load_state_dict(dict(state))
-
-
-def _summed(losses: Tensor, weights: Tensor | None) -> tuple[Tensor, float]:
-    """The sum of the losses of the units that count, float64, and how many these are."""
-    if weights is None:
-        return losses.double().sum(), float(losses.numel())
-    kept = torch.where(weights > 0, losses, 0.0)  # a masked unit may hold anything, NaN too
-    return (kept * weights).double().sum(), float(weights.double().sum())
 
 
 def _units_of_an_example(workload: Workload, model: nn.Module, train_set: Examples) -> int:

@@ -264,7 +264,6 @@ DIAGNOSTICS = {
     "directions": Diagnostic("sharpness along steps of several methods", _directions),
     "opposing": Diagnostic("examples that a step helps and hurts most", _opposing),
     "conflicts": Diagnostic("terms of the loss whose gradients point against each other", _conflicts),
-    "terms": Diagnostic("agreement of the terms of the loss", lambda subject, _: gradients.term_cosines(subject.probe)),
     "collapse": Diagnostic("neural collapse", _collapse),
     "calibration": Diagnostic(
         "calibration", lambda subject, _: outputs.calibration(subject.features, _generator("bootstrap"))

@@ -59,11 +59,37 @@ def test_cosines_of_known_slopes_are_those_of_the_angles_between_them():
             "cosine/right/up": 0.0,
             "cosine/left_and_up/up": root,
             "mean_cosine": 0.0,
+            "mean_cosine/weight": 0.0,
             "lowest_cosine": -root,
             "negative_share": 1 / 3,
             "negative_share_of_batches": 1 / 3,
         }
     )
+
+
+class InLayers(Slopes):
+    """Two terms pull two layers in ways of their own, and a third the first layer alone."""
+
+    term_weights: ClassVar[Mapping[str, float]] = {"left": 1.0, "right": 5.0, "up": 1.0}
+
+    def build_model(self) -> nn.Module:
+        return nn.ModuleDict({"low": nn.Linear(2, 1, bias=False), "high": nn.Linear(2, 1)})
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        joined = torch.cat([parameter.flatten() for parameter in model.parameters()])
+        return joined.expand(len(batch["inputs"]), 5)
+
+    def loss_terms(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> dict[str, tuple[Tensor, None]]:  # type: ignore[override]  # noqa: ARG002
+        ways = {"left": [3.0, 4.0, 1.0, 0.0, 1.0], "right": [-3.0, -4.0, 1.0, 1.0, 0.0], "up": [4.0, -3.0, 0, 0, 0]}
+        return {name: (outputs @ torch.tensor(way), None) for name, way in ways.items()}
+
+
+def test_within_a_layer_those_are_compared_that_have_a_gradient_there():
+    found = found_in(InLayers())
+    assert found["cosine/left/right"] == pytest.approx(-24 / 27)
+    # Against each other, and the third at a right angle to both; above there are two, with half of their way in common.
+    assert found["mean_cosine/low"] == pytest.approx(-1 / 3)
+    assert found["mean_cosine/high"] == pytest.approx(0.5)
 
 
 def test_a_term_that_counts_the_other_way_round_points_the_other_way():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -17,7 +15,6 @@ from harness.api import (
     Examples,
     LossKind,
     ParameterKind,
-    SeveralTerms,
     SplitName,
     TensorExamples,
     Workload,
@@ -28,11 +25,10 @@ from harness.diagnostics.gradients import (
     draw_gradients,
     noise_scale,
     opposing,
-    term_cosines,
 )
 from harness.diagnostics.probe import NotHere, Probe, probe_index
 from tests.blobs import Blobs
-from tests.made_losses import Contrastive, TwoTerms
+from tests.made_losses import Contrastive
 from tests.trial.passes.test_twice import SpokenBlobs
 
 
@@ -218,69 +214,3 @@ class Detached(Blobs):
 def test_a_loss_without_a_gradient_in_eval_mode_says_so():
     with pytest.raises(NotHere, match="in eval mode the loss of this workload has no gradient"):
         probe_of(Detached()).gradient()
-
-
-# --- terms ---
-
-
-class Pulled(SeveralTerms, Opposed):
-    """Three terms pull two layers to places of their own; the third pulls the first layer alone."""
-
-    term_weights: ClassVar[Mapping[str, float]] = {"left": 1.0, "right": 5.0, "up": 1.0}
-
-    def build_model(self) -> nn.Module:
-        model = nn.ModuleDict({"low": nn.Linear(2, 1, bias=False), "high": nn.Linear(2, 1)})
-        for parameter in model.parameters():
-            nn.init.zeros_(parameter)
-        return model
-
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        joined = torch.cat([parameter.flatten() for parameter in model.parameters()])
-        return joined.expand(len(batch["inputs"]), -1)
-
-    def loss_terms(
-        self,
-        outputs: Tensor,
-        batch: Batch,  # noqa: ARG002
-        label_smoothing: float,  # noqa: ARG002
-    ) -> dict[str, tuple[Tensor, Tensor | None]]:
-        ways = {"left": [3.0, 4.0, 1.0, 0.0, 1.0], "right": [-3.0, -4.0, 1.0, 1.0, 0.0], "up": [4.0, -3.0, 0, 0, 0]}
-        return {name: (outputs @ torch.tensor(way), None) for name, way in ways.items()}
-
-
-def test_terms_are_compared_by_layer_and_where_both_have_a_gradient():
-    found = term_cosines(probe_of(Pulled()))
-    assert found == {
-        "left/right/all": pytest.approx(-24 / 27),
-        "left/right/low": pytest.approx(-1.0),
-        "left/right/high": pytest.approx(0.5),
-        "left/up/all": pytest.approx(0.0),
-        "left/up/low": pytest.approx(0.0),
-        "right/up/all": pytest.approx(0.0),
-        "right/up/low": pytest.approx(0.0),
-    }
-
-
-def test_weighted_gradients_of_the_terms_are_that_of_the_loss():
-    # One of them counts a part of the examples; the probe set is cut in several parts.
-    probe = probe_of(TwoTerms())
-    assert len(probe.batches) > 1
-    terms = probe.term_gradients()
-    assert not torch.allclose(terms["task"], terms["size"])
-    together = terms["task"] + 0.1 * terms["size"]
-    whole = probe.train_set.gather(probe.index)
-    loss = sum(
-        factor * (losses if weights is None else losses[weights > 0]).mean()
-        for factor, (losses, weights) in zip(
-            [0.1, 1.0],
-            TwoTerms().loss_terms(probe.workload.outputs(probe.model, whole), whole, 0.0).values(),
-            strict=True,
-        )
-    )
-    expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(probe.model.parameters()))])
-    torch.testing.assert_close(together.float(), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_loss_of_one_term_has_none_to_compare():
-    with pytest.raises(NotHere, match="the loss has one term"):
-        term_cosines(probe_of(Blobs()))
