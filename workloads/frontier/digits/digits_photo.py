@@ -40,6 +40,7 @@ from workloads.frontier.digits.pictures import (
     read_digits,
     read_photographs,
 )
+from workloads.networks.layers.reversed_gradient import reversed_gradient
 
 CLASSES = 10
 _SEED_OF_DATA = 2016
@@ -185,8 +186,7 @@ class TwoHeads(nn.Module):
         below = F.max_pool2d(self.first(images).relu(), 2)
         features = self._above(below)
         seen = features if self.meeting == "everywhere" else self._above(below.detach())
-        reversed_: Tensor = _Reversed.apply(seen, self._strength())  # type: ignore[no-untyped-call]
-        told_apart = self.domain(reversed_)
+        told_apart = self.domain(reversed_gradient(seen, strength=self._strength()))
         return torch.cat([self.task(features), told_apart], dim=1)
 
     def _above(self, below: Tensor) -> Tensor:
@@ -200,19 +200,6 @@ class TwoHeads(nn.Module):
             passes += 1
             share = min(1.0, int(passes) / self.ramp_passes)
         return self.reversal * (2 / (1 + math.exp(-10 * share)) - 1)
-
-
-class _Reversed(torch.autograd.Function):
-    """The same numbers, whose gradient comes back times minus `strength`."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradient, None
 
 
 def _examples(images: numpy.ndarray, labels: numpy.ndarray, *, is_labelled: float, group: int) -> GroupedImages:
