@@ -75,6 +75,11 @@ UNTESTED = [
         "Data sets here have too few examples for batches of thousands to be large.",
     ),
     Untested(
+        "last_layer_refine",
+        "Trained shortly and then refined, orders of magnitude more accurate than trained to the end.",
+        "Takes the equation's residual as the loss of the second part, and a last layer that gets more waves there.",
+    ),
+    Untested(
         "lawa_ema",
         "0.3384 in AlgoPerf v0.5.",
         "The submission that was scored had a fault, so that nothing was averaged; the queue has a row.",
