@@ -92,7 +92,7 @@ def distance_in_a_game(seed: int) -> Reading:
     matrix, *start = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((10, 10), 10, 10))
 
     def distance(step: Callable[[Optimizer, list[Tensor], Callable[[], None]], None]) -> float:
-        players = [nn.Parameter(each.clone()) for each in start]
+        players: list[Tensor] = [nn.Parameter(each.clone()) for each in start]
         x, y = players
 
         def gradient() -> None:
@@ -100,7 +100,7 @@ def distance_in_a_game(seed: int) -> Reading:
 
         optimizer = torch.optim.SGD(players, lr=0.5 / float(torch.linalg.matrix_norm(matrix, ord=2)))
         for _ in range(1000):
-            step(optimizer, list(players), gradient)
+            step(optimizer, players, gradient)
         return float(torch.cat(players).detach().norm())
 
     def plain(optimizer: Optimizer, _: list[Tensor], gradient: Callable[[], None]) -> None:

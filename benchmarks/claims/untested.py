@@ -76,9 +76,8 @@ UNTESTED = [
     ),
     Untested(
         "last_layer_refine",
-        "A short training and a refinement of the last layer: cheaper, and orders of magnitude more accurate.",
-        "Their second loss is the residual of the equation, on more waves than were trained with; a workload has one "
-        "loss.",
+        "Trained shortly and then refined, orders of magnitude more accurate than trained to the end.",
+        "Takes the equation's residual as the loss of the second part, and a last layer that gets more waves there.",
     ),
     Untested(
         "lawa_ema",

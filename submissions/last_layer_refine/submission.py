@@ -56,7 +56,7 @@ def refine(parameters: Sequence[nn.Parameter], gradients: Callable[[], Tensor], 
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=iterations, history_size=iterations, line_search_fn="strong_wolfe"
     )
-    optimizer.step(torch.enable_grad()(gradients))  # type: ignore[arg-type]
+    optimizer.step(torch.enable_grad()(gradients))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:

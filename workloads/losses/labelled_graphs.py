@@ -59,7 +59,7 @@ class LabelledGraphs(Workload):
             output_gain=self.output_gain,
         )
 
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
         """Binary cross-entropy in nats and which labels are known; smoothing moves labels towards 1 / tasks.
 
         Shapes: [batch, tasks], all alike. Source of the smoothing: AlgoPerf's ogbg.
