@@ -8,13 +8,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.api import ConfigError, Examples, SplitName
 from harness.plugins.data import data_folder, is_present
 from harness.race.evaluation import evaluate
 from harness.trial.passes.pinned import pinned
 from tests.workloads.plain_training import adamw, trained
+from workloads.frontier.views.fashion_masked import FashionMasked, edges_of, patches_of
 from workloads.frontier.views.fashion_siamese import DirectPredictor, FashionSiamese, predictor_of
 from workloads.frontier.views.fashion_views import FashionViews, told_apart
 from workloads.frontier.views.pictures import knn_error
@@ -291,6 +292,109 @@ def test_the_computed_predictor_is_neither_trained_nor_handed_over_and_pinned_pa
     torch.testing.assert_close(found[2], found[0])
     # A graph that two passes share is not broken by what the second one writes down.
     workload.losses(found[0] + workload.outputs(model, batch), batch, 0.0)[0].mean().backward()
+
+
+# --- hidden patches ---
+
+
+def masked_with(*, edges: bool = True) -> FashionMasked:
+    return FashionMasked(width=16, heads=2, hidden=16, layers=1, edges=edges)
+
+
+def painter(*, edges: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    return masked_with(edges=edges).build_model().eval()
+
+
+def images_to_paint() -> dict[str, Tensor]:
+    return masked_with().synthetic_batch(3, torch.Generator().manual_seed(0), data_folder())
+
+
+def test_patches_are_squares_row_by_row():
+    image = torch.arange(784.0).view(1, 1, 28, 28)
+    patches = patches_of(image)
+    assert patches.shape == (1, 49, 16)
+    assert torch.equal(patches[0, 8], image[0, 0, 4:8, 4:8].flatten())
+    assert torch.equal(patches_of(torch.stack([image, -image], dim=1))[0, 1], -patches[0])
+
+
+def test_edges_are_as_strong_as_the_slope_whatever_its_direction():
+    down, right = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    found = edges_of((3 * down - 4 * right)[None, None])
+    assert found.shape == (1, 1, 28, 28)
+    torch.testing.assert_close(found[0, 0, 1:-1, 1:-1], torch.full((26, 26), 5.0))
+    assert not edges_of(torch.full((1, 1, 28, 28), 7.0)).any()
+
+
+@pytest.mark.parametrize("edges", [True, False])
+def test_what_is_painted_is_compared_with_pixels_and_edges_at_hidden_places(edges: bool):
+    batch, model = images_to_paint(), painter(edges=edges)
+    order = batch["beside"].argsort(dim=1)
+    made = model(patches_of(batch["inputs"]), order)
+    outputs = masked_with(edges=edges).outputs(model, batch)
+    assert outputs.shape == (3, (1 + edges) * 24 * 16 + 4 * 16)
+    errors = (made - outputs)[:, :-64].view(3, 1 + edges, 24, 16)
+    wanted = [batch["inputs"], edges_of(batch["inputs"])][: 1 + edges]
+    for number, picture in enumerate(wanted):
+        for image in range(3):
+            expected = patches_of(picture)[image, order[image, :24]]
+            torch.testing.assert_close(errors[image, number], expected, atol=1e-5, rtol=0)
+    losses, weights = masked_with(edges=edges).losses(outputs, batch, 0.0)
+    torch.testing.assert_close(losses, outputs[:, :-64].square())
+    assert weights is None
+
+
+def test_nothing_of_a_hidden_patch_is_seen_and_something_of_all_others():
+    batch, model = images_to_paint(), painter()
+    patches, order = patches_of(batch["inputs"]), batch["beside"].argsort(dim=1)
+
+    def painted_after(place: int) -> Tensor:
+        changed = patches.clone()
+        changed[torch.arange(3), order[:, place]] += 1.0
+        return model(changed, order)[:, :-64]
+
+    before = model(patches, order)[:, :-64]
+    torch.testing.assert_close(painted_after(23), before)
+    assert not torch.allclose(painted_after(24), before)
+    assert not torch.allclose(painted_after(48), before)
+
+
+def test_what_is_judged_is_made_of_the_whole_image():
+    batch, model = images_to_paint(), painter()
+    workload = masked_with()
+    shown = workload.statistics(workload.outputs(model, batch), {**batch, "targets": torch.zeros(3).long()})
+    others = {**batch, "beside": 1 - batch["beside"], "targets": torch.zeros(3).long()}
+    torch.testing.assert_close(
+        shown["features"], workload.statistics(workload.outputs(model, others), others)["features"]
+    )
+
+
+def test_the_error_that_is_judged_is_of_pixels_alone():
+    batch, model, workload = images_to_paint(), painter(), masked_with()
+    outputs = workload.outputs(model, batch)
+    found = workload.metrics(workload.statistics(outputs, {**batch, "targets": torch.tensor([0, 1, 2])}))
+    pixels, edges = outputs[:, :-64].view(3, 2, -1).square().mean(dim=(0, 2)).tolist()
+    assert found["painting_error"] == pytest.approx(pixels)
+    assert workload.losses(outputs, batch, 0.0)[0].mean().item() == pytest.approx((pixels + edges) / 2)
+    assert found["knn_error"] == 1.0
+
+
+def test_other_patches_are_hidden_in_each_pass_of_training():
+    batch, model = images_to_paint(), painter().train()
+    state = torch.get_rng_state()
+    first, other = (masked_with().outputs(model, batch) for _ in range(2))
+    torch.set_rng_state(state)
+    torch.testing.assert_close(masked_with().outputs(model, batch), first)
+    assert not torch.allclose(first, other)
+
+
+@needs_images
+def test_the_mean_of_all_images_painted_everywhere_leaves_two_thirds():
+    train, held_out = (masked_with().load(split, data_folder()) for split in ("train", "validation"))
+    batch = held_out.gather(torch.arange(1000))
+    lacking = patches_of(batch["inputs"] - train.gather(torch.arange(20_000))["inputs"].mean(dim=0))
+    at = batch["beside"].argsort(dim=1, stable=True)[:, :24, None].expand(-1, -1, 16)
+    assert lacking.gather(1, at).square().mean().item() == pytest.approx(0.691, abs=0.002)
 
 
 # --- what training finds ---

@@ -31,7 +31,7 @@ from workloads.frontier.made import as_float32
 SIDE = 28
 _NEIGHBOURS = 10
 _MEAN, _DEVIATION = 0.286, 0.353  # of the training pixels in [0, 1]
-_SIZES: dict[SplitName, int] = {"train": 20_000, "validation": 3_000, "test": 3_000}
+_TRAINING_IMAGES = 20_000
 _STEPS = 1024
 
 
@@ -42,6 +42,8 @@ class UnlabelledClothes(Workload):
     """
 
     seed_of_data: ClassVar[int]
+    held_out: ClassVar[int]
+    """How many images validate, and as many test."""
     numbers_beside: ClassVar[tuple[int, ...]]
 
     def sources(self) -> list[DataSource]:
@@ -50,12 +52,13 @@ class UnlabelledClothes(Workload):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """The first images of each split; see Photographs. Raises DataError where a file is missing or damaged."""
-        images, labels = (each[: _SIZES[split]] for each in read_fashion(split, folder))
+        count = _TRAINING_IMAGES if split == "train" else self.held_out
+        images, labels = (each[:count] for each in read_fashion(split, folder))
         # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
         stream = numpy.random.RandomState([self.seed_of_data, SPLITS.index(split)])
-        beside = as_float32(stream.randint(_STEPS, size=(len(images), *self.numbers_beside)) / _STEPS)
-        held_out = {} if split == "train" else {"labels": labels}
-        return Photographs({"images": images, "beside": beside, **held_out})
+        beside = as_float32(stream.randint(_STEPS, size=(count, *self.numbers_beside)) / _STEPS)
+        told = {} if split == "train" else {"labels": labels}
+        return Photographs({"images": images, "beside": beside, **told})
 
     def synthetic_batch(self, size: int, generator: torch.Generator, folder: Path) -> Batch:  # noqa: ARG002
         """Noise of deviation 1, which normalised images have, and numbers by chance, without the data."""

@@ -31,6 +31,7 @@ class ClothesInViews(UnlabelledClothes):
     """
 
     seed_of_data: ClassVar[int] = 2102
+    held_out: ClassVar[int] = 3_000
     numbers_beside: ClassVar[tuple[int, ...]] = (5,)
 
     def __init__(self, *, widths: Sequence[int], width: int) -> None:

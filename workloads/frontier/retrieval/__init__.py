@@ -1,0 +1,1 @@
+"""Texts that are to be found by their translations."""
