@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from harness.api import DataError, DataSource, Examples, SplitName
 from workloads.data.bibles import basic_english, king_james, numbered, read_basic_english, read_king_james, windows
 from workloads.losses.next_symbol import NextSymbol
 from workloads.networks.adapters import adapt
 from workloads.networks.decoder_transformer import DecoderTransformer
-from workloads.networks.stored_weights import read_weights
+from workloads.networks.stored_weights import take_weights
 
 WEIGHTS = Path(__file__).with_name("weights") / "adapter_english.npz"
 ALPHABET = "\n !(),-.:;?ABCDEFGHIJKLMNOPQRSTUVWYZabcdefghijklmnopqrstuvwxyzÆæ—’"  # noqa: RUF001
@@ -66,7 +66,7 @@ class AdapterEnglish(NextSymbol):
         Raises DataError where the weights cannot be read.
         """
         network = new_base()
-        network.load_state_dict(_weights_of(network))
+        take_weights(network, WEIGHTS)
         adapt(network, rank=self.rank, new_symbols=len(_NEW))
         return network
 
@@ -112,10 +112,3 @@ def _windows(text: str, first_words: tuple[str, str], split: SplitName) -> Examp
     validation, test = places
     begin, end = {"train": (0, validation), "validation": (validation, test), "test": (test, len(text))}[split]
     return windows(numbered(text[begin:end], ALPHABET + _NEW), split, length=_CONTEXT)
-
-
-def _weights_of(network: nn.Module) -> dict[str, Tensor]:
-    found, wanted = read_weights(WEIGHTS), network.state_dict()
-    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in wanted.items()}:
-        raise DataError(f"{WEIGHTS} holds weights of another network. It comes with the code: install it anew.")
-    return found

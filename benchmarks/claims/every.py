@@ -11,6 +11,7 @@ from benchmarks.claims import (
     on_rewards,
     on_steps,
     on_streams,
+    on_trained_weights,
     on_workers,
     on_workloads,
 )
@@ -25,6 +26,7 @@ CLAIMS: list[Claim] = sorted(
         *on_rewards.CLAIMS,
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
+        *on_trained_weights.CLAIMS,
         *on_workers.CLAIMS,
         *on_workloads.CLAIMS,
     ],

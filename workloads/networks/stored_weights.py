@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.api import DataError
 
@@ -55,6 +55,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path} cannot be read as weights ({error}). It comes with the code: install it anew."
         ) from error
+
+
+def take_weights(network: nn.Module, path: Path) -> None:
+    """Give every parameter of the network its value in the file. Raises DataError as `read_weights`, or for others."""
+    found, wanted = read_weights(path), dict(network.named_parameters())
+    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in wanted.items()}:
+        raise DataError(f"{path} holds weights of another network. It comes with the code: install it anew.")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])
 
 
 def _restored(levels: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.NDArray[numpy.float32]) -> Tensor:
