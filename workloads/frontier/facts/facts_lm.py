@@ -48,9 +48,13 @@ class FactsLm(DecoderOnSymbols, Facts):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores of the answer. Shape: [batch, symbols and relations]."""
-        subjects, relations = batch["inputs"].split(1, dim=1)
-        scores: Tensor = model(torch.cat([subjects, self.symbols + relations], dim=1))
+        scores: Tensor = model(self.tokens(batch["inputs"]))
         return scores[:, -1]
+
+    def tokens(self, questions: Tensor) -> Tensor:
+        """Questions as the network reads them. Shape: int64 [batch, 2] -> the same."""
+        subjects, relations = questions.split(1, dim=1)
+        return torch.cat([subjects, self.symbols + relations], dim=1)
 
     def symmetries(self) -> list[Symmetry]:
         """Symbols under other numbers."""
