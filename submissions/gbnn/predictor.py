@@ -51,7 +51,7 @@ class Boosted(nn.Module):
         self.hidden.weight[begin : begin + count] = stage.weight
         self.hidden.bias[begin : begin + count] = stage.bias
         self.read.weight[:, begin : begin + count] = share * stage.out
-        self.read.bias += share * stage.offset
+        self.read.bias.add_(share * stage.offset)
         self.grown += count
 
 
@@ -98,7 +98,8 @@ class Stage:
             ]
             flat.grad = torch.cat([each.flatten() for each in slopes]) / count
             squares = errors.square().sum() + _DECAY * (weight.square().sum() + out.square().sum())
-            return squares / (2 * count)
+            loss: Tensor = squares / (2 * count)
+            return loss
 
         optimizer = torch.optim.LBFGS(
             [flat],

@@ -140,7 +140,8 @@ class IclBandits(Bandits):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores of the arms. Shape: [batch, 2, 10, 2]."""
         scores: Tensor = model(batch["inputs"].flatten(0, 1))[0]
-        return scores.unflatten(0, (-1, HISTORIES))
+        by_history: Tensor = scores.unflatten(0, (-1, HISTORIES))
+        return by_history
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
         """Cross-entropy in nats. Shape: [batch, 2, 10]."""
@@ -162,7 +163,8 @@ class IclBanditsTokenExperts(SeveralTerms, Bandits):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores of arms, and after them scores of experts, of both histories. Shape: [batch, 2, 20 + 76]."""
         answers, routes = model(batch["inputs"].flatten(0, 1))
-        return torch.cat([answers.flatten(1), routes.flatten(1)], dim=1).unflatten(0, (-1, HISTORIES))
+        both: Tensor = torch.cat([answers.flatten(1), routes.flatten(1)], dim=1).unflatten(0, (-1, HISTORIES))
+        return both
 
     def loss_terms(
         self, outputs: Tensor, batch: Batch, label_smoothing: float
@@ -220,9 +222,13 @@ def surprise(answers: Tensor, targets: Tensor, label_smoothing: float) -> Tensor
 
 def _answers(outputs: Tensor) -> Tensor:
     """Scores of the arms, of outputs with scores of experts after them or without. Shape: [batch, 2, 10, 2]."""
-    return outputs if outputs.ndim == 4 else outputs[..., : 2 * PULLS].unflatten(2, (PULLS, 2))
+    if outputs.ndim == 4:
+        return outputs
+    answers: Tensor = outputs[..., : 2 * PULLS].unflatten(2, (PULLS, 2))
+    return answers
 
 
 def _routes(outputs: Tensor) -> Tensor:
     """Scores of the experts. Shape: [batch, 2, 19, 4]."""
-    return outputs[..., 2 * PULLS :].unflatten(2, (LENGTH, -1))
+    routes: Tensor = outputs[..., 2 * PULLS :].unflatten(2, (LENGTH, -1))
+    return routes
