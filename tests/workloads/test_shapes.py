@@ -601,7 +601,7 @@ def test_directions_are_drawn_in_training_and_lie_beside_the_clouds_in_evaluatio
 @pytest.mark.slow
 def test_a_direction_that_is_sought_is_worth_more_than_many_and_learned_ones_are_not():
     drawn, sought, learned = (
-        validated(made(name), trained(made(name), adamw(3e-3), steps=500, batch_size=64))["wasserstein"]
+        validated(made(name), trained(made(name), adamw(3e-3), steps=1000, batch_size=64))["wasserstein"]
         for name in POINTS_WORKLOADS
     )
-    assert sought < drawn < learned
+    assert sought < drawn < learned  # 0.114, 0.119, 0.127
