@@ -69,7 +69,9 @@ def test_a_twin_is_learned_alike(name):
     # Under CTC the first loss has a deviation of 8 % from seed to seed. Of answers that are hardly ever right, one of
     # the hundreds of a step may be rewarded.
     assert first[1] == pytest.approx(first[0], rel=0.25, abs=5e-3)
-    assert late[1] == pytest.approx(late[0], rel=0.15, abs=5e-3)
+    # A loss that may be below zero says little by its size: there it is how far it fell.
+    fall = first[0] - late[0] if late[0] < 0 else 0.0
+    assert late[1] == pytest.approx(late[0], rel=0.15, abs=max(5e-3, 0.1 * fall))
 
 
 @pytest.mark.parametrize("name", NAMES)
