@@ -211,7 +211,8 @@ class _Skipped(nn.Module):
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return vectors + self.narrow(self.widen(vectors).relu())
+        added: Tensor = self.narrow(self.widen(vectors).relu())
+        return vectors + added
 
 
 def facts_known() -> FactsLm:
