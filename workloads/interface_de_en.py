@@ -8,7 +8,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from workloads.data.byte_pairs import BytePairs, learn_byte_pairs
 from workloads.data.sources import StoredFile, Wheel
 from workloads.losses.transduction import END, PackedPairs, Pair, Transduction, pack, written_by
 
-_MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/(en|de)\.json")
+Name = tuple[str, ...]
+"""Component and keys under which a text stands."""
+_MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([^/]+)\.json")
 # Hundredths of the pairs, by a hash of the English text with its digits masked.
 _PARTS: dict[SplitName, range] = {"train": range(90), "validation": range(90, 95), "test": range(95, 100)}
 # Decoded at each evaluation; more would cost more than the rest of it.
@@ -91,7 +93,7 @@ def read_pairs(split: SplitName, folder: Path, *, vocabulary: int) -> tuple[list
     return [(_tokens(source, byte_pairs), _tokens(target, byte_pairs)) for _, source, target in chosen], byte_pairs
 
 
-def read_names(split: SplitName, folder: Path, *, vocabulary: int) -> list[tuple[str, ...]]:
+def read_names(split: SplitName, folder: Path, *, vocabulary: int) -> list[Name]:
     """Component and keys under which each English text of `read_pairs` stands first, in that order.
 
     Raises DataError where the texts are missing or damaged.
@@ -100,31 +102,33 @@ def read_names(split: SplitName, folder: Path, *, vocabulary: int) -> list[tuple
     return [names[source] for _, source, _ in _part(texts, split)]
 
 
-def read_texts(wheel: Path) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def read_texts(wheel: Path) -> Iterator[tuple[Name, str, str]]:
     """Component and keys, English and German text, of every key that both languages have.
 
     Raises DataError for a damaged or another file.
     """
+    english, german = read_translations(wheel, ("en", "de"))
+    return ((name, text, german[name]) for name, text in english.items() if name in german)
+
+
+def read_translations(wheel: Path, languages: Sequence[str]) -> list[dict[Name, str]]:
+    """Of each language the texts by component and keys, in the order of the components' names and of their files.
+
+    Raises DataError for a damaged or another file.
+    """
+    found: dict[str, dict[Name, str]] = {language: {} for language in languages}
     try:
         with zipfile.ZipFile(wheel) as archive:
-            members: dict[str, dict[str, str]] = {}
-            for name in archive.namelist():
-                if match := _MEMBER.fullmatch(name):
-                    members.setdefault(match[1], {})[match[2]] = name
-            both = [(component, found) for component, found in sorted(members.items()) if len(found) == 2]
-            if not both:
-                raise KeyError("no translations")
-            trees = [
-                (component, *(json.loads(archive.read(found[language])) for language in ("en", "de")))
-                for component, found in both
-            ]
+            members = [(match[1], match[2]) for name in archive.namelist() if (match := _MEMBER.fullmatch(name))]
+            for component, language in sorted(members):
+                if language in found:
+                    tree = json.loads(archive.read(_member(component, language)))
+                    found[language].update(_texts(tree, (component,)))
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
         raise DataError(f"{wheel} cannot be read as the wheel of homeassistant ({error}). Run: make data") from error
-    for component, *languages in trees:
-        english, german = (dict(_leaves(language)) for language in languages)
-        for key, text in english.items():
-            if isinstance(text, str) and isinstance(german.get(key), str):
-                yield (component, *key), text, german[key]
+    if not all(found.values()):
+        raise DataError(f"{wheel} cannot be read as the wheel of homeassistant (no translations). Run: make data")
+    return list(found.values())
 
 
 def clean(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[int, str, str]]:
@@ -146,11 +150,11 @@ def clean(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[int, str, str]]:
 
 # The three splits come from one reading: texts and vocabulary take seconds.
 @functools.lru_cache(maxsize=1)
-def _read_once(wheel: Path, size: int) -> tuple[list[tuple[int, str, str]], BytePairs, dict[str, tuple[str, ...]]]:
+def _read_once(wheel: Path, size: int) -> tuple[list[tuple[int, str, str]], BytePairs, dict[str, Name]]:
     named = list(read_texts(wheel))
     texts = list(clean((english, german) for _, english, german in named))
     training = [text for number, *pair in texts if number % 100 in _PARTS["train"] for text in pair]
-    first: dict[str, tuple[str, ...]] = {}
+    first: dict[str, Name] = {}
     for name, english, _ in named:
         first.setdefault(" ".join(english.split()), name)
     return texts, learn_byte_pairs(training, size=size), {source: first[source] for _, source, _ in texts}
@@ -164,12 +168,17 @@ def _tokens(text: str, byte_pairs: BytePairs) -> list[int]:
     return [*(number + _FIRST for number in byte_pairs.encode(text)), END]
 
 
-def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _texts(tree: dict[str, Any], place: Name) -> Iterator[tuple[Name, str]]:
+    """All texts of a tree, and where they stand in it."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+            yield from _texts(value, (*place, key))
+        elif isinstance(value, str):
+            yield (*place, key), value
+
+
+def _member(component: str, language: str) -> str:
+    return f"homeassistant/components/{component}/translations/{language}.json"
 
 
 def translations_wheel() -> Wheel:

@@ -17,7 +17,7 @@ class NextSymbol(Workload):
 
     loss_kind: ClassVar[LossKind] = LossKind.SOFTMAX_CROSS_ENTROPY
 
-    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
         """Cross-entropy in nats. Shapes: outputs [batch, length, vocabulary], targets [batch, length] -> the same."""
         targets = batch["targets"]
         flat = F.cross_entropy(

@@ -139,9 +139,9 @@ class IclBandits(Bandits):
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores of the arms. Shape: [batch, 2, 10, 2]."""
-        scores: Tensor = model(batch["inputs"].flatten(0, 1))[0]
-        by_history: Tensor = scores.unflatten(0, (-1, HISTORIES))
-        return by_history
+        scores, _ = model(batch["inputs"].flatten(0, 1))
+        outputs: Tensor = scores.unflatten(0, (-1, HISTORIES))
+        return outputs
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:
         """Cross-entropy in nats. Shape: [batch, 2, 10]."""
@@ -163,8 +163,9 @@ class IclBanditsTokenExperts(SeveralTerms, Bandits):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scores of arms, and after them scores of experts, of both histories. Shape: [batch, 2, 20 + 76]."""
         answers, routes = model(batch["inputs"].flatten(0, 1))
-        both: Tensor = torch.cat([answers.flatten(1), routes.flatten(1)], dim=1).unflatten(0, (-1, HISTORIES))
-        return both
+        both = torch.cat([answers.flatten(1), routes.flatten(1)], dim=1)
+        outputs: Tensor = both.unflatten(0, (-1, HISTORIES))
+        return outputs
 
     def loss_terms(
         self, outputs: Tensor, batch: Batch, label_smoothing: float

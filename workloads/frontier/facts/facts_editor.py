@@ -211,8 +211,8 @@ class _Skipped(nn.Module):
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        moved: Tensor = vectors + self.narrow(self.widen(vectors).relu())
-        return moved
+        added: Tensor = self.narrow(self.widen(vectors).relu())
+        return vectors + added
 
 
 def facts_known() -> FactsLm:

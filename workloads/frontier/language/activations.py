@@ -50,8 +50,8 @@ class ActivationFile(MadeFile):
     def make(self, beside: Path) -> bytes:
         """Fetch the text and read it."""
         king_james().fetch(beside)
-        content: bytes = numpy.rint(positions(beside)).astype("<i2").tobytes()
-        return content
+        stored: numpy.ndarray = numpy.rint(positions(beside)).astype("<i2")
+        return stored.tobytes()
 
     def read(self, split: SplitName, folder: Path) -> numpy.ndarray:
         """One split. Shape: int16 [n, 257]. Raises DataError where the file is missing or cut short."""
