@@ -176,8 +176,8 @@ targets: .venv/installed ## set a workload's target as AlgoPerf does and write i
 	@$(PY) -m benchmarks.targets $(call override_if,WORKLOAD,workload) $(call override_if,POINTS,points) $(call override_if,SEEDS,seeds) \
 	    $(call override_if,JOBS,jobs) $(call override_if,RESULTS,results)
 
-base-weights: .venv/installed ## train anew what adapters are trained on, two minutes; it has another hash on every machine
-	@$(PY) -m benchmarks.base_weights $(ARGS)
+base-weights: .venv/installed ## train anew what some workloads begin with, two minutes: BASE=a,b; another hash on every machine
+	@$(PY) -m benchmarks.base_weights $(call override_if,BASE,base)
 
 golden: .venv/installed ## write down what workloads compute before anything is learned, by version: WORKLOAD=a,b
 	@$(PY) -m benchmarks.golden $(call override_if,WORKLOAD,workload)

@@ -14,6 +14,7 @@ from benchmarks.claims import (
     on_steps,
     on_streams,
     on_terms,
+    on_trained_weights,
     on_workers,
     on_workloads,
 )
@@ -31,6 +32,7 @@ CLAIMS: list[Claim] = sorted(
         *on_steps.CLAIMS,
         *on_streams.CLAIMS,
         *on_terms.CLAIMS,
+        *on_trained_weights.CLAIMS,
         *on_workers.CLAIMS,
         *on_workloads.CLAIMS,
     ],

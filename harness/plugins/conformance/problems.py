@@ -184,9 +184,13 @@ class _ScaledAndShifted(nn.Module):
 class AdaptedStripes(Stripes):
     """The same stripes, in two domains of which one is small, for frozen layers with adapters and an output layer."""
 
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """One example of seven is in the second group."""
+        return {**super().drawn(count, generator), "groups": (torch.arange(count) % 7 == 0).long()}
+
     def domains(self, examples: Examples) -> Tensor:
-        """One example of seven is of the second domain."""
-        return (torch.arange(len(examples)) % 7 == 0).long()
+        """The groups."""
+        return examples.tensors()["groups"]
 
     def build_model(self) -> nn.Module:
         """About 500 parameters."""

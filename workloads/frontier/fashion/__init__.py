@@ -1,1 +1,1 @@
-"""Small photographs of clothes as what is to be made, instead of what is to be told apart."""
+"""Small photographs of clothes: networks that make them of noise, and what trained ones are told or made to forget."""
