@@ -27,7 +27,7 @@ from harness.trial.order import stream_seed
 from harness.trial.trial import Trial
 from workloads import adapter_english
 from workloads.frontier.facts import facts_editor, facts_memory
-from workloads.frontier.fashion import fashion_unlearning
+from workloads.frontier.fashion import fashion_concept, fashion_unlearning
 from workloads.networks.stored_weights import take_weights, write_weights
 
 _REFERENCE = "nadamw"
@@ -52,6 +52,7 @@ BASES: Mapping[str, Base] = {
     each.path.stem: each
     for each in (
         Base(adapter_english.WEIGHTS, adapter_english.KingJamesBase, steps=1600, batch_size=16),
+        Base(fashion_concept.WEIGHTS, lambda: fashion_concept.BASE, steps=3000, batch_size=32),
         TO_FORGET,
         Base(facts_editor.WEIGHTS, facts_editor.facts_known, steps=200, batch_size=256),
         Base(facts_memory.WEIGHTS, facts_memory.facts_known, steps=200, batch_size=32),

@@ -662,6 +662,13 @@ class Workload(ABC):
         """
         return None
 
+    def sample_readouts(self, model: nn.Module, examples: Examples) -> dict[str, float]:  # noqa: ARG002
+        """What comes of images, or whatever else the model makes by itself, for `make diagnose`: distances, errors.
+
+        `examples`: those of training. The model is in eval mode, and makes no gradients. Default: none.
+        """
+        return {}
+
     def resized(self) -> dict[str, Any]:
         """Options of a network that is wider by a few percent in as many layers as can be. Default: none."""
         return {}

@@ -245,6 +245,14 @@ class PeakBytes(TorchDispatchMode):
         self._alive -= size
 
 
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most bytes at any moment in the tensors that a call makes."""
+    counted = PeakBytes()
+    with counted:
+        function()
+    return counted.peak
+
+
 def memory_of_a_step(_: int) -> Reading:
     """Peak of what a MeZO step makes over that of a forward pass, for the workload's own language model."""
     here = course("kjv_char_lm")
@@ -254,22 +262,16 @@ def memory_of_a_step(_: int) -> Reading:
     def loss() -> Tensor:
         return mean_loss(*here.workload.losses(here.workload.outputs(model, batch), batch, 0.0))
 
-    def peak(function: Callable[[], object]) -> int:
-        counted = PeakBytes()
-        with counted:
-            function()
-        return counted.peak
-
     with torch.no_grad():
-        forward = peak(loss)
-        mezo = peak(lambda: spsa_step(parameters, loss, seeds=[1], eps=1e-3, rate=0.0))
+        forward = peak_bytes(loss)
+        mezo = peak_bytes(lambda: spsa_step(parameters, loss, seeds=[1], eps=1e-3, rate=0.0))
     adam = torch.optim.AdamW(parameters, foreach=False)
 
     def trained() -> None:
         loss().backward()
         adam.step()
 
-    return Reading(mezo / forward, {"a step of AdamW": peak(trained) / forward})
+    return Reading(mezo / forward, {"a step of AdamW": peak_bytes(trained) / forward})
 
 
 def time_of_a_step(kinds: dict[str, tuple[str, dict[str, Any]]], seed: int) -> dict[str, float]:

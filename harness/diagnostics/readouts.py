@@ -249,6 +249,15 @@ def _bias(subject: Subject, _: Mapping[str, Any]) -> Numbers:
         return known
 
 
+def _samples(subject: Subject, _: Mapping[str, Any]) -> Numbers:
+    probe = subject.probe
+    with torch.no_grad():
+        found = probe.workload.sample_readouts(probe.model, probe.train_set)
+    if not found:
+        raise NotHere("the network makes nothing by itself that can be looked at")
+    return found
+
+
 def _diffroar(subject: Subject, _: Mapping[str, Any]) -> Numbers:
     return difference_retrained(subject.probe, subject.scorer, subject.new_model, batch_size=subject.batch_size)
 
@@ -278,6 +287,7 @@ DIAGNOSTICS = {
         "distance from gradient flow", lambda subject, _: course_readouts(subject.probe, subject.new_model())
     ),
     "sampling": Diagnostic("levels that a sampler needs", lambda subject, _: sampling(subject.probe)),
+    "samples": Diagnostic("what the network makes by itself", _samples),
     "attribution": Diagnostic(
         "attributions on the pixels that matter", lambda subject, _: panel(subject.scorer, subject.pictures)
     ),

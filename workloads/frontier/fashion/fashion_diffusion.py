@@ -30,6 +30,7 @@ from harness.api import (
 from workloads.data.fashion_mnist import halved, read_fashion
 from workloads.data.sources import FashionMnistFiles
 from workloads.frontier.fashion.level_u_net import LevelUNet
+from workloads.frontier.fashion.sampler import STEPS, Photographs, levels, sampled, starting_noise
 from workloads.frontier.made import as_float32, rounded
 
 SIDE = 14
@@ -61,12 +62,8 @@ class FashionDiffusion(Workload):
 
     def load(self, split: SplitName, folder: Path) -> Examples:
         """The first images of each split; see NoisyImages. Raises DataError where a file is missing or damaged."""
-        count = _SIZES[split]
-        images = halved(read_fashion(split, folder)[0][:count])
-        # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
-        stream = numpy.random.RandomState([_SEED_OF_DATA, SPLITS.index(split)])
-        log_levels, noise = (rounded(stream.standard_normal(shape)) for shape in (count, images.shape))
-        return NoisyImages({"images": images, "log_levels": as_float32(log_levels), "noise": as_float32(noise)})
+        images = halved(read_fashion(split, folder)[0][: _SIZES[split]])
+        return NoisyImages(with_noise(images, split, seed=_SEED_OF_DATA))
 
     def build_model(self) -> nn.Module:
         """A new network. Shapes: [batch, 1, 14, 14], [batch] -> [batch, 1, 14, 14]."""
@@ -78,8 +75,12 @@ class FashionDiffusion(Workload):
         if model.training:
             levels = level_of(torch.randn_like(levels))
             noisy = clean + as_factor(levels) * torch.randn_like(clean)
-        errors: Tensor = (model(noisy, levels) - clean) * as_factor(root_weight(levels))
-        return errors
+        return (self.denoised(model, noisy, levels, batch) - clean) * as_factor(root_weight(levels))
+
+    def denoised(self, model: nn.Module, noisy: Tensor, levels: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """What the network takes for the images. `batch`: what else it may be told. Shape: [batch, 1, 14, 14]."""
+        clean: Tensor = model(noisy, levels)
+        return clean
 
     def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, None]:  # noqa: ARG002
         """Squares of the errors. Shape: [batch, 1, 14, 14]."""
@@ -108,6 +109,12 @@ class FashionDiffusion(Workload):
             Signed(dict.fromkeys(fields)),
         ]
 
+    def sample_readouts(self, model: nn.Module, examples: Examples) -> dict[str, float]:
+        """`distance`: of images made of noise from the photographs; see Photographs."""
+        photographs = examples.gather(torch.arange(len(examples), device=examples.device))["targets"]
+        starts = starting_noise(photographs.shape[1:]).to(photographs)
+        return {"distance": Photographs.of(photographs).distance(sampled(model, starts, levels(STEPS)))}
+
     def resized(self) -> dict[str, Any]:
         """A group more of channels."""
         return {"width": self.width + 4}
@@ -124,6 +131,14 @@ class NoisyImages(TensorExamples):
         drawn = super().gather(index)
         clean, levels = drawn["images"] / 127.5 - 1, level_of(drawn["log_levels"])
         return {"targets": clean, "levels": levels, "inputs": clean + as_factor(levels) * drawn["noise"]}
+
+
+def with_noise(images: Tensor, split: SplitName, *, seed: int) -> dict[str, Tensor]:
+    """What NoisyImages holds, of these images: levels and noise are drawn for each split anew."""
+    # The stream of RandomState is frozen (NEP 19), that of a Generator may change with the version of numpy.
+    stream = numpy.random.RandomState([seed, SPLITS.index(split)])
+    log_levels, noise = (rounded(stream.standard_normal(shape)) for shape in (len(images), images.shape))
+    return {"images": images, "log_levels": as_float32(log_levels), "noise": as_float32(noise)}
 
 
 def level_of(standard: Tensor) -> Tensor:

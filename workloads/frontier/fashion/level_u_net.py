@@ -5,6 +5,7 @@ Source: Karras, Aittala, Aila, Laine, arXiv 2206.00364; the factor of the skip: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +17,8 @@ from workloads.networks.initial_weights import draw_lecun_normal
 
 _GROUPS = 4
 _FREQUENCIES = 8
-_LEVEL_WIDTH = 64
+LEVEL_WIDTH = 64
+BLOCKS = 4
 _SQUEEZED = 4
 
 
@@ -25,8 +27,8 @@ class LevelUNet(nn.Module):
 
     Of F: a block of `width`, mean pooling, two of twice that, and one on these, enlarged, beside what was before the
     pooling times `skip_scale`: a number, or `learned`, a factor between 0 and 1 that two linear layers make of each
-    image's mean channels.
-    Shapes: [batch, 1, height, width], [batch] -> [batch, 1, height, width].
+    image's mean channels. `conditions`: what each block is told beside the level, in the order of the passage.
+    Shapes: [batch, 1, height, width], [batch], [batch, 4, 64] -> [batch, 1, height, width].
     Raises ConfigError for a word that is not `learned`.
     """
 
@@ -38,9 +40,9 @@ class LevelUNet(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", 1.0 + torch.arange(_FREQUENCIES), persistent=False)
         self.level = nn.Sequential(
-            nn.Linear(2 * _FREQUENCIES, _LEVEL_WIDTH),
+            nn.Linear(2 * _FREQUENCIES, LEVEL_WIDTH),
             nn.SiLU(),
-            nn.Linear(_LEVEL_WIDTH, _LEVEL_WIDTH),
+            nn.Linear(LEVEL_WIDTH, LEVEL_WIDTH),
             nn.SiLU(),
         )
         self.read = nn.Conv2d(1, width, 3, padding=1)
@@ -59,7 +61,7 @@ class LevelUNet(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.write.weight)
 
-    def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, levels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The clean images."""
         total = levels.square() + self.deviation**2
         seen, skip, out = (
@@ -68,18 +70,20 @@ class LevelUNet(nn.Module):
         )
         angles = levels.log()[:, None] / 4 * self.frequencies
         level = self.level(torch.cat([angles.sin(), angles.cos()], dim=1))
+        told = [level] * BLOCKS if conditions is None else [level + each for each in conditions.unbind(dim=1)]
         # On CPU convolutions are faster so; the weights stay as they are.
-        return skip * noisy + out * self._made((seen * noisy).contiguous(memory_format=torch.channels_last), level)
+        return skip * noisy + out * self._made((seen * noisy).contiguous(memory_format=torch.channels_last), told)
 
-    def _made(self, images: Tensor, level: Tensor) -> Tensor:
-        beside = self.down(self.read(images), level)
+    def _made(self, images: Tensor, told: Sequence[Tensor]) -> Tensor:
+        first, *middle, last = told
+        beside = self.down(self.read(images), first)
         hidden = F.avg_pool2d(beside, 2)
-        for block in self.bottom:
-            hidden = block(hidden, level)
+        for block, each in zip(self.bottom, middle, strict=True):
+            hidden = block(hidden, each)
         scale = self.skip_scale
         if scale == "learned":
             scale = self.squeeze(beside.mean(dim=(2, 3)))[:, :, None, None]
-        hidden = self.up(torch.cat([F.interpolate(hidden, scale_factor=2.0), scale * beside], dim=1), level)
+        hidden = self.up(torch.cat([F.interpolate(hidden, scale_factor=2.0), scale * beside], dim=1), last)
         made: Tensor = self.write(F.silu(self.norm(hidden)))
         return made
 
@@ -91,7 +95,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first_norm = nn.GroupNorm(_GROUPS, width_in)
         self.first = nn.Conv2d(width_in, width, 3, padding=1)
-        self.level = nn.Linear(_LEVEL_WIDTH, width)
+        self.level = nn.Linear(LEVEL_WIDTH, width)
         self.second_norm = nn.GroupNorm(_GROUPS, width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
