@@ -51,8 +51,8 @@ class Boosted(nn.Module):
         self.hidden.weight[begin : begin + count] = stage.weight
         self.hidden.bias[begin : begin + count] = stage.bias
         self.read.weight[:, begin : begin + count] = share * stage.out
-        self.read.bias += share * stage.offset
-        self.grown += count
+        self.read.bias.add_(share * stage.offset)
+        self.grown.add_(count)
 
 
 class Stage:
@@ -98,7 +98,8 @@ class Stage:
             ]
             flat.grad = torch.cat([each.flatten() for each in slopes]) / count
             squares = errors.square().sum() + _DECAY * (weight.square().sum() + out.square().sum())
-            return squares / (2 * count)
+            half: Tensor = squares / (2 * count)
+            return half
 
         optimizer = torch.optim.LBFGS(
             [flat],
