@@ -52,7 +52,7 @@ class Boosted(nn.Module):
         self.hidden.bias[begin : begin + count] = stage.bias
         self.read.weight[:, begin : begin + count] = share * stage.out
         self.read.bias.add_(share * stage.offset)
-        self.grown += count
+        self.grown.add_(count)
 
 
 class Stage:
@@ -98,8 +98,8 @@ class Stage:
             ]
             flat.grad = torch.cat([each.flatten() for each in slopes]) / count
             squares = errors.square().sum() + _DECAY * (weight.square().sum() + out.square().sum())
-            loss: Tensor = squares / (2 * count)
-            return loss
+            half: Tensor = squares / (2 * count)
+            return half
 
         optimizer = torch.optim.LBFGS(
             [flat],
