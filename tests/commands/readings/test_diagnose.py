@@ -128,7 +128,7 @@ def test_a_trial_that_was_run_without_its_weights_is_named_with_what_to_do(tmp_p
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("only=sharpnes", r"there is no diagnostic 'sharpnes'. Did you mean 'sharpness'\?"),
+        ("only=sharpnes", r"there is no diagnostic 'sharpnes'. Did you mean 'sharpness'"),
         ("keep_weights=none", "leaves nothing to look at"),
     ],
 )
