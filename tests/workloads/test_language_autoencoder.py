@@ -100,6 +100,15 @@ def test_activations_have_mean_0_and_slopes_are_those_of_the_loss():
     assert risen == pytest.approx(2e-2 * batch["slopes"].norm().item(), rel=0.02)
 
 
+def test_the_frozen_base_can_be_differentiated_through_whoever_has_asked_for_it_first():
+    frozen_base.cache_clear()
+    with torch.inference_mode():
+        frozen_base(torch.device("cpu"))
+    hidden = torch.zeros(1, 2, WIDTH, requires_grad=True)
+    second_half(frozen_base(torch.device("cpu")), hidden).sum().backward()
+    assert hidden.grad is not None
+
+
 # --- the network ---
 
 

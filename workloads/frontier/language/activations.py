@@ -102,8 +102,9 @@ def second_half(base: DecoderTransformer, hidden: Tensor) -> Tensor:
 @functools.cache
 def frozen_base(device: torch.device) -> DecoderTransformer:
     """The base on a device, once for all evaluations. Raises DataError where its weights cannot be read."""
-    # A new network draws weights, and an evaluation must not move the stream of whoever trains in its process.
-    with torch.random.fork_rng(devices=[]):
+    # A new network draws weights, and an evaluation must not move the stream of whoever trains in its process. Who asks
+    # first may be in inference mode, and others after it want to differentiate.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         return trained_base().requires_grad_(False).to(device)
 
 
