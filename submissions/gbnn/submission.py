@@ -21,8 +21,8 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     kind = _KINDS.get(trial.loss_kind)
     if kind is None or len(outputs) > 1 or (kind == "binary" and outputs.numel() != 1):
         raise ConfigError(
-            "gradient boosting here is for classes, for one yes or no, or for numbers, of each example, and not for this "
-            f"loss on outputs of shape {list(outputs)}."
+            "gradient boosting here is for classes, for one yes or no, or for numbers, of each example, and not for "
+            f"this loss on outputs of shape {list(outputs)}."
         )
     settings = {
         "inputs": list(inputs),
