@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,17 +78,22 @@ def _fault_of_space(submission: Submission) -> str | None:
 
 def _workload_named(submission: Submission) -> str | None:
     """Where a file names a workload, or the class behind it; comments and docstrings may."""
-    names = names_in("workload")
-    classes = {str(values_of("workload", name)["entry"]).rpartition(".")[2] for name in names}
-    # Also as other spellings have it: digits-mlp, DIGITS_MLP.
-    patterns = [name.replace("_", "[_ -]?") for name in names] + sorted(classes)
-    named = re.compile(rf"(?<![a-z0-9])({'|'.join(patterns)})(?![a-z0-9])", re.IGNORECASE)
+    named = _pattern_of(tuple(names_in("workload")))
     for where, text in _said_by(submission):
         if found := named.search(text):
             return (
                 f"{where}: names the workload {found[1]!r}. A submission is the same for all: take what trial offers."
             )
     return None
+
+
+@functools.cache
+def _pattern_of(workloads: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds one of these workloads or its class. To read all of their files takes a second or two."""
+    classes = {str(values_of("workload", name)["entry"]).rpartition(".")[2] for name in workloads}
+    # Also as other spellings have it: digits-mlp, DIGITS_MLP.
+    patterns = [name.replace("_", "[_ -]?") for name in workloads] + sorted(classes)
+    return re.compile(rf"(?<![a-z0-9])({'|'.join(patterns)})(?![a-z0-9])", re.IGNORECASE)
 
 
 def _said_by(submission: Submission) -> Iterator[tuple[str, str]]:
