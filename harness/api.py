@@ -31,7 +31,8 @@ PREPARED: Literal["prepared"] = "prepared"
 """In the place of a split's hash: the split is whatever `make data` prepared here, known by its own manifest."""
 
 Division = Literal["closed", "open", "replay"]
-"""`closed`: the workload's own network is trained. `open`: a submission brings its own; the two are ranked apart."""
+"""`closed`: the workload's own network is trained. `open`: a submission brings its own. `replay`: as `closed`, but
+examples of earlier stages of a stream are kept. They are ranked apart."""
 
 
 Precision = Literal["float32", "tf32", "bf16"]

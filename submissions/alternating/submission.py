@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from harness import DomainSampler, Hyperparameters, Trial, warmup_cosine
+import torch
+from torch import Tensor
+
+from harness import DomainSampler, Hyperparameters, Trial, train_loop, warmup_cosine
 
 _BY_THE_ROOT = 2.0
 """Of sizes to the power of one over it."""
+
+
+def of_one_domain(trial: Trial) -> Callable[[], dict[str, Tensor]] | None:
+    """What draws a batch of one domain; None where the workload has none."""
+    if trial.domains is None:
+        return None
+    sampler = DomainSampler(trial.domains)
+    return lambda: trial.take(sampler.draw_alike(trial.batch_size_hint, _BY_THE_ROOT, trial.generator))
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
@@ -20,15 +31,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         fused=True,
     )
     schedule = warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction)
-    trial.resumable(optimizer=optimizer, schedule=schedule)
-    sampler = None if trial.domains is None else DomainSampler(trial.domains)
-    while True:
-        if sampler is None:
-            batch = trial.next_batch()
-        else:
-            batch = trial.take(sampler.draw_alike(trial.batch_size_hint, _BY_THE_ROOT, trial.generator))
-        optimizer.zero_grad(set_to_none=True)
-        trial.loss(batch, label_smoothing=hp.label_smoothing).backward()
-        optimizer.step()
-        schedule.step()
-        trial.end_step()
+    train_loop(trial, optimizer, schedule, label_smoothing=hp.label_smoothing, next_batch=of_one_domain(trial))

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from harness import DomainSampler, Hyperparameters, Trial, warmup_cosine
+import torch
+from torch import Tensor
+
+from harness import DomainSampler, Hyperparameters, Trial, train_loop, warmup_cosine
+
+
+def at_its_temperature(trial: Trial, hp: Hyperparameters) -> Callable[[], dict[str, Tensor]] | None:
+    """What draws a batch at the temperature of its step; None where the workload has no domains."""
+    if trial.domains is None:
+        return None
+    sampler = DomainSampler(trial.domains)
+
+    def draw() -> dict[str, Tensor]:
+        temperature = hp.temperature if trial.step < hp.hot_fraction * trial.step_hint else 1.0
+        return trial.take(sampler.draw(trial.batch_size_hint, temperature, trial.generator))
+
+    return draw
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
@@ -17,16 +33,4 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         fused=True,
     )
     schedule = warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction)
-    trial.resumable(optimizer=optimizer, schedule=schedule)
-    sampler = None if trial.domains is None else DomainSampler(trial.domains)
-    while True:
-        if sampler is None:
-            batch = trial.next_batch()
-        else:
-            temperature = hp.temperature if trial.step < hp.hot_fraction * trial.step_hint else 1.0
-            batch = trial.take(sampler.draw(trial.batch_size_hint, temperature, trial.generator))
-        optimizer.zero_grad(set_to_none=True)
-        trial.loss(batch, label_smoothing=hp.label_smoothing).backward()
-        optimizer.step()
-        schedule.step()
-        trial.end_step()
+    train_loop(trial, optimizer, schedule, label_smoothing=hp.label_smoothing, next_batch=at_its_temperature(trial, hp))

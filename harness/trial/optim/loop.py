@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -35,9 +35,11 @@ def train_loop(
     loss_of: Callable[[Batch], Tensor] | None = None,
     largest_norm: float | None = None,
     after_step: Callable[[], object] | None = None,
+    next_batch: Callable[[], Batch] | None = None,
 ) -> None:
     """Train until the clock stops: draw a batch, backward, step every optimizer, then every schedule.
 
+    `next_batch`: draws a batch by a sampler of your own (`trial.take`); None: the next of the shuffled ones.
     `loss_of`: a loss of your own, a scalar; None: the workload's. `largest_norm`: longer gradients, of all parameters
     together, are shortened to it.
 
@@ -51,7 +53,7 @@ def train_loop(
     trial.resumable(**{f"schedule{number}": schedule for number, schedule in enumerate(schedules)})
     gives_closure = step in ("closure", "again")
     counts = Counts(trial) if gives_closure else None
-    for batch in trial.batches():
+    for batch in trial.batches() if next_batch is None else _drawn(trial, next_batch):
 
         def gradients() -> Tensor:
             if counts is not None:
@@ -79,6 +81,12 @@ def train_loop(
             trial.model.zero_grad(set_to_none=True)
         if after_step is not None:
             after_step()
+
+
+def _drawn(trial: Trial, next_batch: Callable[[], Batch]) -> Iterator[Batch]:
+    while True:
+        yield next_batch()
+        trial.end_step()
 
 
 def train_matrices_and_rest(
