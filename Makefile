@@ -198,6 +198,9 @@ papers: .venv/installed ## write docs/papers.md: what each paper is here, the co
 sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
+board-page: .venv/installed ## take the committed board over into docs/board.md and the README
+	@$(PY) -m benchmarks.board_page $(ARGS)
+
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)
 

@@ -22,7 +22,7 @@ def markdown_leaderboard(board: Board, placing: Sequence[str] = ()) -> str:
     """The whole page as text. `placing`: what there is to say of its submissions on a reference board, a line each."""
     parts = [
         "# Leaderboard",
-        _as_text(headline(board)) + ".",
+        as_text(headline(board)) + ".",
         "## Score",
         _table(_as_texts(score_table(board))),
         *_head_of_times(board.scoring),
@@ -47,7 +47,7 @@ def _head_of_times(scoring: Scoring) -> list[str]:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_as_text(line)}" for line in lines)
+    return "\n".join(f"- {as_text(line)}" for line in lines)
 
 
 def _time_rows(scoring: Scoring) -> list[list[str]]:
@@ -58,17 +58,17 @@ def _time_rows(scoring: Scoring) -> list[list[str]]:
         for submission in submissions:
             text = cell_text(scoring, workload, submission, between=", ")
             cells.append(f"**{text}**" if is_fastest(scoring, workload, submission) else text)
-        rows.append([_as_text(str(workload)), *cells])
+        rows.append([as_text(str(workload)), *cells])
     return rows
 
 
-def _as_text(name: str) -> str:
+def as_text(name: str) -> str:
     """A name that may be anybody's, such that Markdown and the HTML in it show it as it is."""
     return re.sub(r"[\\`*\[\]|<&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], name)
 
 
 def _as_texts(rows: list[list[str]]) -> list[list[str]]:
-    return [[_as_text(cell) for cell in row] for row in rows]
+    return [[as_text(cell) for cell in row] for row in rows]
 
 
 def _table(rows: list[list[str]]) -> str:
