@@ -206,6 +206,11 @@ def firmness_rows(board: DashboardBoard) -> list[Row]:
     return rows
 
 
+def trials_cut_off(board: DashboardBoard) -> int:
+    """Trials that ended at their target before a harder one: when they would have reached that, nobody knows."""
+    return int(board.target_band.groupby("ease")["cut_off"].sum().max())
+
+
 def trial_counts(statuses: pd.Series) -> list[tuple[str, int]]:
     """Statuses and how many trials ended so, the most frequent first."""
     return [(status_text(str(status)), int(count)) for status, count in statuses.value_counts().items()]

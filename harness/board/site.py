@@ -121,6 +121,7 @@ class _BoardWriter:
             difference_alpha=DIFFERENCE_ALPHA,
             head_to_head=facts.head_to_head_rows(pairs, board.submissions[: facts.PAIRS]),
             firmness=facts.firmness_rows(board),
+            cut_off=facts.trials_cut_off(board),
             readings=self.readings.to_dict("records"),
             counts=facts.trial_counts(board.scoring.times["status"]),
         )

@@ -258,6 +258,17 @@ def test_an_entry_whose_absence_moves_ranks_is_named(tmp_path):
     assert {row["submission"]: row["moved_by"] for row in facts.firmness_rows(board)} == {"a": "b", "b": "", "c": "b"}
 
 
+def test_a_board_says_how_many_trials_ended_before_a_harder_target(tmp_path):
+    rows = [trial_rows("u", name, seconds) for name, seconds in (("a", 40.0), ("b", 50.0))]
+    for trial, evaluations in rows:
+        evaluations[-1]["validation"] = trial["target_validation"]
+    write(tmp_path / "runs", rows)
+    board = build_boards(Choice(results=str(tmp_path)))[0]
+    assert facts.trials_cut_off(board) == 2
+    page = write_site([board], tmp_path / "board").read_text(encoding="utf-8")
+    assert "2 trials ended on reaching the target before a harder one" in page
+
+
 def test_profile_data_hold_null_where_a_workload_is_missed(results):
     profile = data_of(results / "board", "profile")
     assert profile["ratios"]["sgd"][profile["workloads"].index("fashion")] is None
