@@ -60,7 +60,7 @@ def _runs(finding: Finding) -> bool:
 
 def _why(finding: Finding) -> str:
     instead = f" This works: {in_one_line(finding.mend)}" if finding.mend else ""
-    return f"{finding.fault}{instead}"
+    return f"{(finding.fault or '').removesuffix('.')}.{instead}"
 
 
 def _write(root: Path, name: str, library: str, mend: dict[str, Any]) -> Path:
