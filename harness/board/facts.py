@@ -228,7 +228,10 @@ def _interval(low: float, high: float, unit: str, *, is_pooled: bool) -> str:
     if not math.isfinite(low):
         return ""
     mark = f" {POOLED}" if is_pooled else ""
-    return f"{time_text(low, unit)} to {time_text(high, unit) if math.isfinite(high) else 'a miss'}{mark}"
+    if not math.isfinite(high):
+        return f"{time_text(low, unit)} to a miss{mark}"
+    # The unit once, as it is the same.
+    return f"{time_text(low, unit).partition(' ')[0]} to {time_text(high, unit)}{mark}"
 
 
 def _memory(times: pd.DataFrame) -> dict[tuple[str, str], str]:
