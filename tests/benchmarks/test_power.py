@@ -112,3 +112,9 @@ def test_the_table_has_a_row_for_what_was_measured_and_names_the_rest(capsys):
 def test_a_workload_that_is_not_there_is_answered():
     with pytest.raises(ConfigError, match="Did you mean 'digits_mlp'"):
         power.main(["workload=digits_mpl"])
+
+
+def test_suite_frontier_has_nothing_that_cannot_tell_a_tenth_of_speed_apart():
+    found = {name: power.measured(str(name)) for name in config.values_of("suite", "frontier")["workloads"]}
+    assert found
+    assert [name for name, each in found.items() if each is None or not each.separates] == []
