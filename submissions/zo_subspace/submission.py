@@ -69,7 +69,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     kept = ResumableTensors(course=empty, removed=empty.clone())
     optimizer = torch.optim.Adam(parameters, lr=hp.learning_rate, eps=_ADAMS_EPSILON)
     trial.resumable(optimizer=optimizer, kept=kept)
-    counts = Counts(trial)
+    counts, share = Counts(trial), hp.noise_share
     for batch in trial.batches():
 
         @torch.no_grad()
@@ -90,5 +90,5 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         place = trial.step % hp.period
         kept.course[place] = torch.cat([parameter.detach().flatten() for parameter in parameters])
         if place == hp.period - 1:
-            kept.removed.copy_(hardly_moved(kept.course, share=hp.noise_share))
+            kept.removed.copy_(hardly_moved(kept.course, share=share))
         counts.add(forward_passes=1 + hp.directions)

@@ -11,10 +11,12 @@ import pytest
 
 from harness.plugins.conformance.check import Check, Outcome
 from harness.plugins.conformance.files import check_files
+from harness.plugins.conformance.problems import StripeStream
 from harness.plugins.conformance.process import check_training_of
 from harness.plugins.conformance.training import Candidate, check_training, resumes, trains
 from harness.plugins.conformance.watched import Watched, names_read
 from harness.plugins.submission import load_submission
+from harness.race.evaluation import evaluate
 
 WRONG = Path(__file__).resolve().parent.parent / "wrong_submissions"
 
@@ -244,3 +246,12 @@ def test_a_submission_that_ends_its_process_ends_no_other(tmp_path: Path):
 def test_a_submission_that_never_steps_is_ended(tmp_path: Path):
     code = "def train(trial, hp):\n    while True:\n        pass\n"
     assert "not done after 15 seconds. Let its loop draw" in left_with(tmp_path, code, seconds=15.0)
+
+
+def test_the_problem_in_stages_says_how_wrong_each_is_as_the_referee_asks_of_streams(tmp_path):
+    problem = StripeStream()
+    metrics = evaluate(problem, problem.build_model(), problem.load("validation", tmp_path), 64)
+    stages = [metrics[name] for name in problem.stage_metrics()]
+    assert len(stages) == problem.stages
+    # Two outputs of a network that has learned nothing.
+    assert all(0.2 < wrong < 0.8 for wrong in stages)

@@ -20,7 +20,7 @@ from harness.config import (
     load,
 )
 from harness.plugins.conformance.check import Check, judged
-from harness.plugins.conformance.problems import Stripes
+from harness.plugins.conformance.problems import Stripes, StripeStream
 from harness.plugins.submission import Submission
 from harness.records.tables import Records, Row
 from harness.study.identity import describe, trial_key
@@ -59,14 +59,16 @@ def run_under(ruleset: str, submission: Submission) -> Refereed:
 
 
 def _studies(name: str, submission: Submission, results: Path) -> list[StudyConfig]:
-    workload = Stripes()
+    # Methods that keep examples run on streams alone.
+    problem = StripeStream if submission.division == "replay" else Stripes
+    workload = problem()
     hardware = load("hardware", "local", HardwareConfig)
     ruleset = load("ruleset", name, RulesetConfig)
     first = StudyConfig(
         workload=WorkloadConfig(
             name=_NAME,
             version=1,
-            entry=f"{Stripes.__module__}.{Stripes.__name__}",
+            entry=f"{problem.__module__}.{problem.__name__}",
             options={},
             parameters=sum(parameter.numel() for parameter in workload.build_model().parameters()),
             batch_size=32,

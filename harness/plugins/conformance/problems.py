@@ -239,6 +239,17 @@ class StripeStream(Stripes):
         outputs: Tensor = model(batch["inputs"])
         return outputs.view(-1, self.stages, 2)[torch.arange(len(outputs)), batch["stages"]]
 
+    def statistics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Also whether each example is wrong, and of which stage it is."""
+        wrong = (outputs.argmax(dim=1) != batch["targets"]).float()
+        return {**super().statistics(outputs, batch), "wrong": wrong, "stages": batch["stages"]}
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Also the shares of wrong examples, by stage."""
+        wrong, stages = statistics["wrong"], statistics["stages"]
+        shares = {name: float(wrong[stages == stage].mean()) for stage, name in enumerate(self.stage_metrics())}
+        return {**super().metrics(statistics), **shares}
+
 
 class RewardedSuccessors(Successors, Policy):
     """The same symbols as an answer to each sequence: each is drawn by itself, and each right one is as good."""
