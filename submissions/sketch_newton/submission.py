@@ -267,7 +267,8 @@ def _products(function: Tensor, inputs: list[Tensor], rows: Tensor) -> tuple[Ten
 
 
 def _flat_rows(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+    # Of a parameter that is a single number, too, each row has one column.
+    return torch.cat([part.unsqueeze(1).flatten(1) for part in parts], dim=1)
 
 
 def objective_and_constraints(terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -154,7 +154,7 @@ class _TiedAttention(nn.Module):
 
 
 class Vectors(TinyClassification):
-    """Three classes from twelve numbers, each scaled and shifted: a model of one-dimensional parameters alone."""
+    """Three classes from twelve numbers, each scaled and shifted: a model of vectors and a single number alone."""
 
     has_open_division = True
 
@@ -165,7 +165,7 @@ class Vectors(TinyClassification):
         return {"inputs": inputs + 1.5 * (torch.arange(12) // 4 == targets[:, None]), "targets": targets}
 
     def build_model(self) -> nn.Module:
-        """48 parameters."""
+        """49 parameters."""
         return _ScaledAndShifted()
 
 
@@ -175,10 +175,12 @@ class _ScaledAndShifted(nn.Module):
         self.norm = nn.LayerNorm(12)
         self.scale = nn.Parameter(0.1 * torch.randn(12))
         self.shift = nn.Parameter(torch.zeros(12))
+        # Of no dimension, as learned temperatures are: how much likelier the first class is.
+        self.prior = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = (self.norm(inputs) * self.scale + self.shift).view(-1, 3, 4).sum(2)
-        return outputs
+        return outputs + F.pad(self.prior.view(1), (0, 2))
 
 
 class AdaptedStripes(Stripes):
