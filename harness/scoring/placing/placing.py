@@ -67,7 +67,8 @@ def place_all(
     """
     rules = rules.with_reading(unit=UNIT)
     board, board_seen = _in_steps(Selection(fit.board, rows.combination), board_evaluations)
-    on_it = set(fit.board["trial_id"])
+    # The same trial has the same id on all machines of a kind; the same row was run at the same time, too.
+    on_it = set(zip(fit.board["trial_id"], fit.board["started_at"], strict=True))
     taken = rows.trials[rows.trials["workload"].isin(fit.workloads)]
     newcomers = replace(rows, trials=of_one_machine(taken.reset_index(drop=True)), notes=[])
     placed: list[Placed | NotPlaced] = []
@@ -75,7 +76,7 @@ def place_all(
     own_of_board: list[str] = []
     for submission, own in newcomers.trials.groupby("submission", observed=True, sort=True):
         name = str(submission)
-        if own["trial_id"].isin(on_it).any():
+        if not on_it.isdisjoint(zip(own["trial_id"], own["started_at"], strict=True)):
             own_of_board.append(name)
             continue
         if reason := _without_clock(own):
@@ -125,6 +126,8 @@ def _place(
 ) -> Placed:
     is_taken = submission in set(board["submission"])
     name = f"{submission}{HERE}" if is_taken else submission
+    # Ids of their own, as the board may have the same trial, run at another time.
+    trials, seen = (table.assign(trial_id=HERE + table["trial_id"].astype(str)) for table in (trials, seen))
     rows = pd.concat([board, trials.assign(submission=name)], ignore_index=True)
     scoring = score_tables(rows, pd.concat([board_seen, seen], ignore_index=True), rules)
     asked = [name, submission] if is_taken else [name]

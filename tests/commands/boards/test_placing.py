@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import math
 import re
@@ -119,6 +120,16 @@ def test_a_newcomer_has_the_name_of_an_entry_beside_it_and_no_row_of_the_other(t
 def test_rows_that_are_the_boards_own_are_no_newcomers(tmp_path, board):
     write(tmp_path / "runs", three_studies("sgd", 2000.0, BOARD_MACHINE))
     assert printed(tmp_path, against=board)[-1].strip() == "not placed, as their rows are the board's own: sgd"
+
+
+def test_a_trial_that_is_run_again_on_a_machine_like_the_boards_is_a_newcomers(tmp_path, board):
+    rows = three_studies("sgd", 1500.0, BOARD_MACHINE)
+    for trial, _ in rows:
+        trial["started_at"] += datetime.timedelta(days=1)
+    write(tmp_path / "runs", rows)
+    last = printed(tmp_path, against=board)[-1]
+    assert last.startswith("sgd (here): place 5 of 6, tier ")
+    assert last.strip().endswith("the board's own sgd: place 6")
 
 
 def test_each_of_several_newcomers_is_placed_as_if_it_were_alone(tmp_path, board):
