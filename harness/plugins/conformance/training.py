@@ -25,10 +25,9 @@ from harness.trial.checkpoint import CannotContinue
 from harness.trial.optim.loop import train_loop
 from harness.trial.trial import Trial
 
-# On the first problem a method must do better than on the others, which are there for what they are made of: under
-# methods without gradients, or without those of inner layers, the loss falls there by 4 to 6 % in so few steps.
+# On the first problem a method must do better than on the others, which are there for what they are made of.
 _LEARNS = {"batch_norm": 0.5}
-_LEARNS_ELSE = 0.97
+_LEARNS_ELSE = 0.9
 _TIMED_ON = "masked_and_tied"
 _TIMED_ROUNDS = 5
 
