@@ -15,16 +15,18 @@ LOCAL_LOSSES = ("squared", "absolute")
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def local_loss(outputs: Tensor, targets: Tensor, kind: str) -> Tensor:
+def local_loss(outputs: Tensor, targets: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
     """Half the squared, or the absolute, distance of a layer's outputs from their targets; mean over all of them.
 
     Its gradient is the rule, over the number of outputs: one rate then suits layers of all widths.
-    Shapes: [batch, ...] each -> []. Source: Lomnitz et al., arXiv 2208.08503.
+    Shapes: [*units, ...] each, weights of the units (None: all 1) [*units] -> []. Source: Lomnitz et al., arXiv
+    2208.08503.
     """
     if kind not in LOCAL_LOSSES:
         raise ConfigError(f"local_loss is {kind!r}. Use one of {', '.join(LOCAL_LOSSES)}.")
     distance = outputs - targets
-    return (distance.square() / 2 if kind == "squared" else distance.abs()).mean()
+    losses = distance.square() / 2 if kind == "squared" else distance.abs()
+    return losses.mean() if weights is None else (losses.reshape(*weights.shape, -1).mean(-1) * weights).mean()
 
 
 class Projections:
@@ -64,6 +66,23 @@ def labelled_units(kind: LossKind, targets: Tensor) -> torch.Size | None:
     return targets.shape[:1] if kind is LossKind.SIGMOID_CROSS_ENTROPY else None
 
 
+def codes_of(trial: Trial, batch: dict[str, Tensor], outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What stands for the label of each unit, and how much the unit counts, 1 in the mean; None: no labels; all alike.
+
+    Padding does not count, and of several labels of one example those that are unknown are in no code. Shapes: [*units,
+    codes], [*units].
+    """
+    labels = trial.label_codes(batch, outputs=outputs)
+    if labels is None:
+        return None, None
+    _, weights = trial.unit_losses(batch, outputs=outputs.detach())
+    has_several = trial.loss_kind is LossKind.SIGMOID_CROSS_ENTROPY and labels.ndim > 1
+    if has_several:
+        return labels if weights is None else labels * weights, None
+    codes = torch.stack([1 - labels, labels], dim=-1) if labels.ndim == 1 else labels
+    return codes, None if weights is None else weights / trial.all_reduce_mean(weights.mean())
+
+
 @contextlib.contextmanager
 def separated(model: nn.Module, units: torch.Size | None) -> Iterator[list[tuple[str, Tensor]]]:
     """Inside, no gradient passes from a layer to those before it. Collects what layers get, with its graph, by name.
@@ -98,7 +117,10 @@ def separated(model: nn.Module, units: torch.Size | None) -> Iterator[list[tuple
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
-    """SGD: hidden layers on local losses, the output layer on the workload's; all on that where there are no labels."""
+    """SGD: hidden layers on local losses, the output layer on the workload's; all on that where there are no labels.
+
+    No gradient crosses, so that the factor before a local loss is a rate, and nothing is traded against it.
+    """
     optimizer = torch.optim.SGD(trial.model.parameters(), lr=hp.learning_rate)
     schedule = warmup_constant(optimizer, trial.step_hint, 0.0, hp.decay_fraction)
     projections = Projections(trial)
@@ -108,11 +130,11 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         with separated(trial.model, labelled_units(trial.loss_kind, batch["targets"])) as seen:
             outputs = trial.outputs(batch)
         loss = trial.loss(batch, outputs=outputs)
-        labels = trial.label_codes(batch, outputs=outputs)
-        if labels is not None:
-            codes = torch.stack([1 - labels, labels], dim=-1) if labels.ndim == 1 else labels
+        codes, weights = codes_of(trial, batch, outputs)
+        if codes is not None:
             for name, hidden in seen:
-                loss = loss + local_loss(hidden, projections.targets(name, hidden, codes), hp.local_loss)
+                distance = local_loss(hidden, projections.targets(name, hidden, codes), hp.local_loss, weights)
+                loss = loss + hp.local_rate * distance
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.api import ConfigError, Hyperparameters, LossKind
+from harness.api import Batch, ConfigError, Hyperparameters, LossKind
+from harness.plugins.conformance.problems import Successors, Vectors
 from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.conversation import TrialOver
 from harness.trial.domains import DomainSampler, tempered
@@ -29,7 +30,7 @@ from submissions.reste.submission import slope as slope_of_sign
 from submissions.reste.submission import train as train_binary
 from submissions.target_surrogate.submission import ArmijoDescent, searched, surrogate
 from submissions.target_surrogate.submission import train as train_by_surrogates
-from submissions.tp_sgd.submission import Projections, local_loss, separated
+from submissions.tp_sgd.submission import Projections, codes_of, local_loss, separated
 from submissions.tract.submission import trained_activations
 from tests.trial.test_trial import make_trial
 
@@ -311,6 +312,51 @@ def test_a_local_step_is_that_of_the_sheet(kind, expected):
     local_loss(outputs, tensor([1.0, 0.0]), kind).backward()
     assert weight.grad is not None
     torch.testing.assert_close(-0.2 * weight.grad, tensor(*expected), atol=1e-6, rtol=0)
+
+
+class SeveralLabels(Vectors):
+    """Three labels of each example, of which every second one is unknown."""
+
+    loss_kind = LossKind.SIGMOID_CROSS_ENTROPY
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        examples = super().drawn(count, generator)
+        targets = F.one_hot(examples["targets"], 3).float()
+        return {**examples, "targets": targets, "weights": (torch.arange(3 * count).view(count, 3) % 2).float()}
+
+    def losses(self, outputs: Tensor, batch: Batch, label_smoothing: float) -> tuple[Tensor, Tensor | None]:
+        assert label_smoothing == 0.0
+        return F.binary_cross_entropy_with_logits(outputs, batch["targets"], reduction="none"), batch["weights"]
+
+
+def test_layers_learn_nothing_from_padding():
+    """Successors has padding whose targets are wrong."""
+    trial = Rehearsal(Successors()).trial
+    batch = trial.next_batch()
+    outputs = trial.outputs(batch)
+    codes, weights = codes_of(trial, batch, outputs)
+    assert codes is not None
+    assert weights is not None
+    is_padding = batch["weights"] == 0
+    assert is_padding.any()
+    assert weights.mean().item() == pytest.approx(1.0)
+    hidden = torch.randn(*weights.shape, 5, requires_grad=True)
+    local_loss(hidden, torch.ones_like(hidden), "squared", weights).backward()
+    assert hidden.grad is not None
+    assert not hidden.grad[is_padding].any()
+    # What is left learns as it would alone.
+    [alone] = torch.autograd.grad(local_loss(hidden[~is_padding], torch.ones(5), "squared"), hidden)
+    torch.testing.assert_close(hidden.grad, alone)
+
+
+def test_of_several_labels_those_that_are_unknown_are_in_no_code():
+    trial = Rehearsal(SeveralLabels()).trial
+    batch = trial.next_batch()
+    codes, weights = codes_of(trial, batch, trial.outputs(batch))
+    assert weights is None
+    assert codes is not None
+    assert not codes[batch["weights"] == 0].any()
+    assert torch.equal(codes, batch["targets"] * batch["weights"])
 
 
 def test_another_local_loss_is_refused():
