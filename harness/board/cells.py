@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -78,13 +80,22 @@ def status_text(status: str) -> str:
 
 def cell_text(scoring: Scoring, workload: str, submission: str, *, between: str) -> str:
     """Time and steps to target, or the word for the miss."""
+    return time_or_miss(scoring, workload, submission, lambda row: _time_text(scoring, row, between))
+
+
+def time_or_miss(
+    scoring: Scoring, workload: str, submission: str, write: Callable[[Mapping[Hashable, Any]], str]
+) -> str:
+    """What `write` makes of the cell's row where its target is reached, or the word for the miss."""
     cells = scoring.cells
     found = cells[(cells["workload"] == workload) & (cells["submission"] == submission)].to_dict("records")
     if not found:
         return NOT_RUN
-    row = found[0]
-    if not math.isfinite(row["time_to_target"]):
-        return status_text(str(row["status"]))
+    [row] = found
+    return write(row) if math.isfinite(row["time_to_target"]) else status_text(str(row["status"]))
+
+
+def _time_text(scoring: Scoring, row: Mapping[Hashable, Any], between: str) -> str:
     if ranks_by_value(scoring):
         test = row["test_error"]
         return f"{row['time_to_target']:.4g}" + ("" if math.isnan(test) else f"{between}test {test:.4g}")

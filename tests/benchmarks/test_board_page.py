@@ -19,8 +19,8 @@ def shown() -> board_page.Shown:
 def test_the_page_and_the_readme_show_the_committed_board(shown: board_page.Shown):
     # Where they do not: make board-page
     page, readme = board_page.PAGE.read_text(encoding="utf-8"), board_page.README.read_text(encoding="utf-8")
-    assert board_page.with_part(page, board_page.page_table(shown)) == page
-    assert board_page.with_part(readme, board_page.readme_table(shown)) == readme
+    assert board_page.with_table(page, board_page.page_table(shown)) == page
+    assert board_page.with_table(readme, board_page.readme_table(shown)) == readme
 
 
 def test_only_workloads_on_which_everybody_has_all_studies_are_shown():
