@@ -34,18 +34,20 @@ from harness.scoring.score import Scoring
 from harness.study.verification.changes import CHANGE_COLUMNS
 
 _OPTIONS = [each.name for each in fields(Choice) if each.name != "results"]
-_BASELINE = "nadamw"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is compared. `names`: what submissions of A are called on B. `ladder`: workloads, the smallest first."""
+    """What is compared. `names`: what submissions of A are called on B. `ladder`: workloads, the smallest first.
+
+    `over`: the submission that speeds on a ladder are said over; None: the baseline of the scoring rules.
+    """
 
     one: Choice
     other: Choice
     names: dict[str, str]
     ladder: list[str]
-    over: str
+    over: str | None
     results: Path
 
 
@@ -72,7 +74,7 @@ def parse(arguments: Sequence[str]) -> Request:
             "A and B are the same rows. Give another board, such as B=folder, or another reading, such as "
             "RULESET_A=self RULESET_B=external, UNIT_B=reference_steps or WORKLOAD_B=x,y."
         )
-    return Request(one, other, _pairs(values.get("names", "")), ladder, values.get("over", _BASELINE), path_of(results))
+    return Request(one, other, _pairs(values.get("names", "")), ladder, values.get("over"), path_of(results))
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -130,7 +132,10 @@ def answer(request: Request, sameness: Sameness) -> Answer:
     one = renamed(boards[0].scoring, {name: name for name, _ in names})
     other = renamed(boards[1].scoring, {there: name for name, there in names})
     if request.ladder:
-        faster = speedups(one, request.ladder, over=request.over)
+        over = request.over or one.rules.baseline
+        if not over:
+            raise ConfigError(f"the scoring rules {one.rules.name} name no baseline. Set OVER=submission.")
+        faster = speedups(one, request.ladder, over=over)
         faster.insert(2, "parameters", faster["workload"].map(_parameters))
         steps = zip(request.ladder, request.ladder[1:], strict=False)
         pairs = [(f"{small} to {large}", _of(one, [small]), _of(other, [large])) for small, large in steps]

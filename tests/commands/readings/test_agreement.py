@@ -126,6 +126,14 @@ def test_one_size_is_compared_with_the_next_and_speed_ups_are_given_by_size(tmp_
     assert "345,218 parameters" in printed(found, tmp_path / "board")
 
 
+def test_a_ladder_under_rules_without_a_baseline_asks_for_one(tmp_path):
+    write(tmp_path / "runs", rows(TIMES, workloads=["kjv_char_lm"]) + rows(TIMES, workloads=["kjv_char_lm_deep"]))
+    ladder = [f"a={tmp_path}", "ladder=kjv_char_lm,kjv_char_lm_deep", "scoring=timetrial_v2"]
+    with pytest.raises(ConfigError, match="timetrial_v2 name no baseline"):
+        asked(*ladder)
+    assert "nadamw" in asked(*ladder, "over=muon").speedups["submission"].tolist()
+
+
 def test_the_same_rows_twice_are_refused_with_what_to_give(cheap):
     with pytest.raises(ConfigError, match="A and B are the same rows"):
         parse([f"a={cheap}"])
