@@ -278,14 +278,12 @@ def _reap(control: socket.socket, trainers: dict[int, _Running]) -> None:
         if pid not in trainers:
             continue
         enclosure = trainers.pop(pid).enclosure
-        seconds = usage.ru_utime + usage.ru_stime
         if enclosure is not None:
-            seconds += enclosure.end()
+            enclosure.end()
         notice = {
             "exited": pid,
             "status": os.waitstatus_to_exitcode(status),
             "peak_host_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-            "cpu_seconds": seconds,
         }
         _reply(control, notice)
 

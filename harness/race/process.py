@@ -62,7 +62,6 @@ class Untrusted:
         self._keeper = keeper
         self._helpers = (builder, keeper)
         self._peak_of_one: int | None = None
-        self._cpu_in_all: float | None = None
         self._peak_of_all = 0
         self._has_ranks = has_ranks
         self._server = server
@@ -161,11 +160,6 @@ class Untrusted:
         return sum(map(_cpu_seconds, self._processes())) + sum(map(_cpu_seconds_of_children, kept))
 
     @property
-    def cpu_seconds_in_all(self) -> float | None:
-        """What all its processes used from their start to their end; None where it was not told."""
-        return self._cpu_in_all
-
-    @property
     def peak_host_bytes(self) -> int | None:
         """Most memory that it held at once; with ranks, all processes together, as often as was looked."""
         if self._peak_of_one is None or not self._has_ranks:
@@ -223,7 +217,6 @@ class Untrusted:
             if message.get("exited") == self.pid:
                 self._exit = message["status"]
                 self._peak_of_one = message["peak_host_bytes"]
-                self._cpu_in_all = message["cpu_seconds"]
 
     def _gone(self) -> ProcessGone:
         if self._exit is None:

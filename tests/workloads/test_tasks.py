@@ -19,7 +19,7 @@ from workloads.frontier.tasks.scenes import KINDS, SIDE, inside, scenes
 from workloads.frontier.tasks.shapes_tasks import ALPHABET, PLACES, TASKS, ShapesTasks, by_task, constant_error, signs
 from workloads.frontier.tasks.token_encoder import Experts
 
-COUNT, SIGNS, DIGITS, NEXT = range(len(TASKS))
+COUNT, _, DIGITS, NEXT = range(len(TASKS))
 
 
 def workload_with(*, experts: int = 1) -> ShapesTasks:
