@@ -44,9 +44,11 @@ def binary_answers(trial: Trial, batch: dict[str, Tensor], outputs: Tensor) -> t
 
     One column under a softmax over two classes, whose second is yes; one for each task under a sigmoid.
     """
-    labels = trial.label_codes(batch, outputs=outputs)
     is_softmax = trial.loss_kind is LossKind.SOFTMAX_CROSS_ENTROPY
-    if labels is None or (is_softmax and outputs.shape[-1] != 2):
+    if is_softmax and outputs.shape[-1] != 2:  # before codes are made, which a vocabulary has many of
+        return None
+    labels = trial.label_codes(batch, outputs=outputs)
+    if labels is None:
         return None
     _, weights = trial.unit_losses(batch, outputs=outputs.detach())
     probabilities = outputs.sigmoid()
@@ -73,8 +75,9 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
 
     def loss(batch: dict[str, Tensor]) -> Tensor:
         outputs = trial.outputs(batch)
-        answers = binary_answers(trial, batch, outputs)
-        if answers is None or trial.step < hp.own_loss_fraction * trial.step_hint:
+        is_own = trial.step < hp.own_loss_fraction * trial.step_hint
+        answers = None if is_own else binary_answers(trial, batch, outputs)
+        if answers is None:
             return trial.loss(batch, outputs=outputs)
         counts = confusion(*answers, amplification=hp.amplification)
         # A metric of all ranks' examples: each adds what its own change of the counts would do to all.

@@ -8,7 +8,7 @@ from harness import AveragedWeights, Hyperparameters, Trial, train_loop
 
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
-    """The mean is over the weights after each step of the last `tail_fraction` of the budget."""
+    """The mean is over the weights after each step of the last `tail_fraction` of the step hint, and after it."""
     optimizer = torch.optim.SGD(trial.model.parameters(), lr=hp.learning_rate, weight_decay=hp.weight_decay, fused=True)
     average = AveragedWeights(trial)
     trial.resumable(average=average)

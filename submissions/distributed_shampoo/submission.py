@@ -17,7 +17,8 @@ class Shampoo(GraftedOptimizer):
 
 def train(trial: Trial, hp: Hyperparameters) -> None:
     """Shampoo under linear warm-up and cosine decay, as AlgoPerf's winner runs it."""
-    trial.set_dropout(hp.dropout)
+    if hp.dropout is not None:
+        trial.set_dropout(hp.dropout)
     optimizer = Shampoo(
         trial.model.parameters(),
         lr=hp.learning_rate,

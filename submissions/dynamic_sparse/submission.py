@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from math import cos, pi, prod
+from math import ceil, cos, pi, prod
 from typing import Any
 
 import torch
@@ -165,7 +165,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
     trial.resumable(optimizer=optimizer, masks=masks)
     trial.on_stage_end(lambda: freeze_all_but(trial.model, [*weights.values(), *heads]))
     length = hp.step_hint_factor * trial.step_hint / trial.stages
-    period = max(1, int(length / (hp.moves + 1)))
+    period = max(1, ceil(length / (hp.moves + 1)))
     for batch in trial.batches():
         if masks.stage != trial.stage:
             masks.begin_task()

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from harness import Counts, Hyperparameters, ParameterKind, Trial, freeze_all_but, warmup_cosine
 
+# Losses that a line search looks at at most, as torch has it. By default all iterations share little more than their
+# number, which the first search of a fresh history uses up.
+_MOST_OF_A_SEARCH = 25
 _NO_MATRICES = frozenset({ParameterKind.BIAS, ParameterKind.NORM_SCALE, ParameterKind.NORM_BIAS})
 
 
@@ -54,7 +57,11 @@ def refine(parameters: Sequence[nn.Parameter], gradients: Callable[[], Tensor], 
     What it has learned of the curvature ends with the call: differences of gradients of two batches are no curvature.
     """
     optimizer = torch.optim.LBFGS(
-        parameters, max_iter=iterations, history_size=iterations, line_search_fn="strong_wolfe"
+        parameters,
+        max_iter=iterations,
+        max_eval=_MOST_OF_A_SEARCH * iterations,
+        history_size=iterations,
+        line_search_fn="strong_wolfe",
     )
     optimizer.step(torch.enable_grad()(gradients))
 

@@ -31,7 +31,9 @@ class Memory:
         if not self._kept:
             return batch
         count, there = (len(next(iter(each.values()))) for each in (batch, self._kept))
-        index = torch.randint(there, (count,), generator=self._trial.generator)
+        # All ranks draw the same numbers; each replays examples of its own.
+        drawn = torch.randint(there, (self._trial.world_size, count), generator=self._trial.generator)
+        index = drawn[self._trial.rank]
         return {name: torch.cat([values, self._kept[name][index]]) for name, values in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:

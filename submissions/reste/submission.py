@@ -25,7 +25,7 @@ def slope(values: Tensor, power: float) -> Tensor:
 
 
 def power_at(share: float, last: float) -> float:
-    """The power when `share` of the training has passed: from 1, a straight line, to `last`."""
+    """The power when `share` of the training has passed: from 1, slowly at first, along a cosine, to `last`."""
     return 1 + (1 - cos(pi / 2 * min(1.0, share))) * (last - 1)
 
 

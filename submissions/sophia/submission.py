@@ -75,7 +75,8 @@ def gradient_of_sampled_labels(trial: Trial, batch: dict[str, Tensor]) -> float:
     shares = torch.ones_like(losses) if weights is None else weights.to(losses.dtype).expand_as(losses)
     labels = shares.sum().clamp_min(1e-12)
     shares = shares / labels
-    noise = torch.rand(logits.shape, generator=trial.generator).to(logits)
+    # All ranks draw the same numbers; labels of different examples need different ones.
+    noise = torch.rand(trial.world_size, *logits.shape, generator=trial.generator)[trial.rank].to(logits)
     if trial.loss_kind == LossKind.SOFTMAX_CROSS_ENTROPY and logits.shape[:-1] == losses.shape:
         # The largest of logits with Gumbel noise is a draw from their softmax.
         drawn = (logits - (-noise.log()).log()).argmax(dim=-1, keepdim=True)

@@ -93,8 +93,10 @@ class Pool:
     def _renew(self) -> None:
         order = torch.randperm(len(self._trial.train_set), generator=self._trial.generator)
         self._chosen = order[: self._size]
+        self._trial.model.eval()
         with torch.no_grad(), self._trial.captured(self._layers) as inputs:
             self._trial.outputs(self._trial.train_set.gather(self._chosen.to(self._trial.device)))
+        self._trial.model.train()
         seen = [calls[0] for calls in inputs.values() if calls and len(calls[0]) == self._size]
         if len(seen) == 1:
             rows = seen[0].reshape(self._size, -1, seen[0].shape[-1]).mean(dim=1)
@@ -119,8 +121,13 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         optimizer.zero_grad(set_to_none=True)
         losses, counts = trial.unit_losses(batch, label_smoothing=hp.label_smoothing)
         if drawn is not None:
-            losses = losses * drawn[1].to(losses).view(-1, *[1] * (losses.ndim - 1))
-        loss = losses.mean() if counts is None else (losses * counts).sum() / counts.sum().clamp_min(1)
+            # Of what all ranks drew alike, this one has taken its part.
+            weights = drawn[1].chunk(trial.world_size)[trial.rank].to(losses)
+            losses = losses * weights.view(-1, *[1] * (losses.ndim - 1))
+        if counts is None:
+            loss = losses.mean()
+        else:
+            loss = (losses * counts).sum() / trial.all_reduce_mean(counts.sum()).clamp_min(1)
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import ConfigError, newton_schulz
+from harness import ConfigError, Hyperparameters, newton_schulz
+from harness.plugins.conformance.problems import Stripes
 from harness.plugins.conformance.rehearsal import Rehearsal
+from harness.plugins.submission import load_submission
 from submissions.amos.submission import Amos
 from submissions.caspr.submission import Caspr
 from submissions.distributed_shampoo.submission import Shampoo
+from submissions.distributed_shampoo.submission import train as train_shampoo
 from submissions.muon_h.submission import MuonH
 from submissions.prodigy.submission import Prodigy
 from submissions.psgd_kron.submission import PSGDKron
@@ -303,6 +306,35 @@ def test_sampled_labels_give_no_gradient_on_average_and_the_gauss_newton_diagona
     wanted = (chances * (1 - chances)).mean(dim=0)
     torch.testing.assert_close(32 * gradients.square().mean(dim=0), wanted, rtol=0.3, atol=0)
     assert (gradients.mean(dim=0).abs() < 4 * gradients.std(dim=0) / sqrt(100)).all()
+
+
+class WithDropout(Stripes):
+    """The same network with dropout before its last layer."""
+
+    def build_model(self) -> nn.Module:
+        *layers, last = super().build_model().children()
+        return nn.Sequential(*layers, nn.Dropout(0.3), last)
+
+
+@pytest.mark.parametrize(("asked", "found"), [({}, 0.3), ({"dropout": 0.1}, 0.1)])
+def test_shampoo_leaves_dropout_to_the_workload_where_its_point_says_nothing(asked: dict[str, float], found: float):
+    rehearsal = Rehearsal(WithDropout())
+    point = Hyperparameters({**load_submission("distributed_shampoo").hyperparameters, **asked})
+    rehearsal.run(train_shampoo, point)
+    assert rehearsal.model[-2].p == found  # type: ignore[index]
+
+
+def test_sampled_labels_of_one_rank_are_not_those_of_another():
+    trial = Rehearsal().trial
+    batch = trial.next_batch(32)
+    start = trial.generator.get_state()
+    found = []
+    for rank in range(2):
+        trial.world_size, trial.rank = 2, rank
+        trial.generator.set_state(start)
+        gradient_of_sampled_labels(trial, batch)
+        found.append(trial.model[6].bias.grad.clone())  # type: ignore[index]
+    assert not torch.equal(*found)
 
 
 # --- PSGD ---

@@ -517,6 +517,14 @@ def test_yes_and_no_are_found_under_a_softmax_over_two_and_under_a_sigmoid_alone
     assert binary_answers(trial, batch, outputs) is None
 
 
+def test_on_a_vocabulary_no_codes_of_labels_are_made(monkeypatch: pytest.MonkeyPatch):
+    """They have the size of the outputs times the vocabulary, and the metric is not for them."""
+    trial = Rehearsal(Successors()).trial
+    monkeypatch.setattr(trial, "label_codes", lambda *_, **__: pytest.fail("codes were made"))
+    batch = trial.next_batch()
+    assert binary_answers(trial, batch, trial.outputs(batch)) is None
+
+
 def test_a_metric_that_does_not_exist_is_refused():
     from submissions.any_loss.submission import train
 

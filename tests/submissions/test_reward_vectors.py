@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.api import ConfigError, Hyperparameters
-from harness.plugins.conformance.problems import RewardedSuccessors
+from harness.plugins.conformance.problems import RewardedSuccessors, Vectors
 from harness.plugins.conformance.rehearsal import Rehearsal
+from harness.trial.optim.loop import train_on_rewards
 from submissions.gvm_raft.submission import accepted_loss, lengths_of_gradients, rows_at, shared_out, tries_of, worth
 from submissions.gvm_raft.submission import train as train_rationed
 from submissions.hpt.submission import advantages, hybrid_loss, is_shown
@@ -246,3 +247,24 @@ def test_they_learn_from_rewards_and_say_what_they_drew(train: Any, own: dict[st
     if train is not train_on_metric:
         assert rehearsal.reported[-1]["answers"] > rehearsal.reported[-2]["answers"] > 0
         assert rehearsal.reported[-1]["demonstrations"] > 0
+
+
+# --- without rewards ---
+
+
+def test_where_nothing_is_rewarded_gradients_have_no_limit_as_adamw_has_none():
+    weights = []
+    for limit in (None, 1e-9):
+        rehearsal = Rehearsal(Vectors())
+        hp = Hyperparameters(
+            {
+                "learning_rate": 0.01,
+                "one_minus_beta1": 0.1,
+                "beta2": 0.99,
+                "weight_decay": 0.0,
+                "warmup_fraction": 0.0,
+            }
+        )
+        rehearsal.run(lambda trial, hp, limit=limit: train_on_rewards(trial, hp, trial.loss, largest_norm=limit), hp)
+        weights.append(rehearsal.weights[-1])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -24,7 +24,7 @@ from submissions.cuber.submission import (
     without,
 )
 from submissions.cuber.submission import train as train_cuber
-from submissions.dynamic_sparse.submission import best, densities, moved, share_dropped
+from submissions.dynamic_sparse.submission import Masks, best, densities, moved, share_dropped
 from submissions.dynamic_sparse.submission import train as train_dynamic_sparse
 from submissions.replay_adamw.submission import Memory
 
@@ -202,6 +202,16 @@ def test_a_task_trains_its_own_weights_alone_and_leaves_those_of_earlier_tasks_a
     assert not torch.equal(weight.detach(), first)
 
 
+@pytest.mark.parametrize("moves", [2, 3, 5])
+def test_connections_move_as_often_in_each_task_as_asked_for(moves: int, monkeypatch: pytest.MonkeyPatch):
+    """A task of 60 steps: with five moves they are 10 steps apart, and the sixth would fall on its end."""
+    made: list[float] = []
+    monkeypatch.setattr(Masks, "move", lambda _, share: made.append(share))
+    Rehearsal(StripeStream()).run(train_dynamic_sparse, defaults("dynamic_sparse", moves=moves, step_hint_factor=0.99))
+    assert len(made) == 2 * moves
+    assert max(made) < 0.9
+
+
 def test_biases_and_norms_are_trained_in_the_first_task_alone():
     for name, train in (("cuber", train_cuber), ("dynamic_sparse", train_dynamic_sparse)):
         rehearsal = Rehearsal(StripeStream())
@@ -230,3 +240,17 @@ def test_a_few_examples_of_each_stage_are_kept_and_join_each_batch_afterwards():
     assert [len(values) for values in found.values()] == [8] * len(batch)
     assert all(torch.equal(found[name][:4], batch[name]) for name in batch)
     assert {row.numpy().tobytes() for row in found["inputs"][4:]} <= {row.numpy().tobytes() for row in kept}
+
+
+def test_each_rank_replays_examples_of_its_own():
+    trial = Rehearsal(StripeStream()).trial
+    memory = Memory(trial, 50)
+    memory.keep()
+    batch = trial.train_set.gather(torch.arange(16))
+    start = trial.generator.get_state()
+    found = []
+    for rank in range(2):
+        trial.world_size, trial.rank = 2, rank
+        trial.generator.set_state(start)
+        found.append(memory.joined(batch)["inputs"][16:])
+    assert not torch.equal(*found)

@@ -124,6 +124,24 @@ def test_lbfgs_finds_the_least_squares_of_a_layer():
     torch.testing.assert_close(weight.detach(), torch.linalg.lstsq(features, targets).solution, atol=1e-5, rtol=0)
 
 
+def test_a_line_search_that_looks_often_leaves_the_iterations_as_many_as_were_asked_for():
+    """The first search starts from a step that is far too short: alone it looks at more losses than six."""
+    features = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = nn.Parameter(torch.full((6,), 100.0, dtype=torch.float64))
+    losses: list[float] = []
+
+    def gradients() -> Tensor:
+        weight.grad = None
+        loss = 1e-3 * (features @ weight).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    refine([weight], gradients, iterations=5)
+    assert len(losses) > 7
+    assert losses[-1] < 0.01 * losses[0]
+
+
 LAYERS = [["first.weight", "first.bias"], ["one.weight"], ["one.out"], ["two.weight"], ["two.out"]]
 KINDS = {
     name: ParameterKind.OUTPUT if name.endswith("out") else ParameterKind.WEIGHT for names in LAYERS for name in names
@@ -194,7 +212,8 @@ def moved_in_the_second_half(race: Rehearsal) -> set[str]:
 
 @pytest.mark.parametrize(("before", "moved"), [(0, {"6"}), (1, {"4", "6"})])
 def test_in_the_second_part_the_last_layers_alone_move(before: int, moved: set[str]):
-    race = Rehearsal().run(train_in_two_parts, hyperparameters(layers_before=before))
+    # A first part that is slow, so that the second has something to do: at the least loss one gradient ends a step.
+    race = Rehearsal().run(train_in_two_parts, hyperparameters(layers_before=before, learning_rate=1e-3))
     assert moved_in_the_second_half(race) == {f"{layer}.{name}" for layer in moved for name in ("weight", "bias")}
     assert race.losses[-1] < 0.5 * race.losses[0]
     # A gradient for each of AdamW's steps, more for those of L-BFGS.

@@ -103,8 +103,12 @@ def bitsandbytes_optimizer(
         return None
     library: Any = importlib.import_module("bitsandbytes.optim")
     full = [parameter for group in groups if group["bits"] == 32 for parameter in group["params"]]
-    library.GlobalOptimManager.get_instance().override_config(full, "optim_bits", 32)
-    optimizer: torch.optim.Optimizer = getattr(library, name)([{"params": g["params"]} for g in groups], **arguments)
+    own = [{"params": group["params"]} for group in groups]
+    manager = library.GlobalOptimManager.get_instance()
+    manager.override_config(full, "optim_bits", 32)
+    # What was overridden is known by its tensor; optimizers ask by group and place, which this notes down.
+    manager.register_parameters(own)
+    optimizer: torch.optim.Optimizer = getattr(library, name)(own, **arguments)
     return optimizer
 
 

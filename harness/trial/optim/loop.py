@@ -120,8 +120,8 @@ def train_on_rewards(
 ) -> None:
     """Train with AdamW, under warm-up and cosine, on a loss of your own that asks for answers and their rewards.
 
-    Where the workload has none, on the workload's loss, which the trial's log then says. Reads of `hp`: learning_rate,
-    one_minus_beta1, beta2, weight_decay, warmup_fraction.
+    Where the workload has none, on the workload's loss without a limit to gradients, which the trial's log then says.
+    Reads of `hp`: learning_rate, one_minus_beta1, beta2, weight_decay, warmup_fraction.
     """
     if not trial.has_rewards:
         print("nothing to reward: this model writes no answers, so it is trained by AdamW", flush=True)
@@ -137,5 +137,5 @@ def train_on_rewards(
         optimizer,
         warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction),
         loss_of=loss_of if trial.has_rewards else None,
-        largest_norm=largest_norm,
+        largest_norm=largest_norm if trial.has_rewards else None,
     )

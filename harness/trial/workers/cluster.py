@@ -32,18 +32,25 @@ class SimulatedCluster:
         """The number of the server among the clocks of the ledger."""
         self.ledger = Ledger(workers + 1)
         """What the workers send and compute."""
-        self.shards = shards(trial.train_set, workers, concentration=concentration, seed=trial.seed)
-        """Indices of each worker's examples."""
         self._trial = trial
+        self._concentration = concentration
+        self._deal()
         self._parameters: list[Tensor] = list(trial.model.parameters())
         self._sizes = [p.numel() for p in self._parameters]
+        self._mask_seed = 0
+        trial.resumable(ledger=self.ledger)
+        trial.before_evaluation(lambda: trial.log(**self.ledger.totals()))
+
+    def _deal(self) -> None:
+        """Give each worker its examples, of the stage that there is: a stream shows others in each."""
+        trial = self._trial
+        self.shards = shards(trial.train_set, self.workers, concentration=self._concentration, seed=trial.seed)
+        """Indices of each worker's examples."""
         held = [*self.shards, torch.arange(len(trial.train_set), device=self.shards[0].device)]
         self._batches = [
             ShardBatches(each, stream_seed(trial.seed, f"shard {worker}")) for worker, each in enumerate(held)
         ]
-        self._mask_seed = 0
-        trial.resumable(ledger=self.ledger)
-        trial.before_evaluation(lambda: trial.log(**self.ledger.totals()))
+        self._stage = trial.stage
 
     @property
     def size(self) -> int:
@@ -103,6 +110,8 @@ class SimulatedCluster:
 
     def batch(self, worker: int, size: int, *, number: int | None = None) -> Batch:
         """Batch `number` (None: the trial's step) of this worker's endless order; the server holds all examples."""
+        if self._stage != self._trial.stage:
+            self._deal()
         number = self._trial.step if number is None else number
         return self._trial.train_set.gather(self._batches[worker].index(number, size))
 

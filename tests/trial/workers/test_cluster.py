@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness import ConfigError, ResumableTensors, SimulatedCluster, Trial
 from harness.api import Batch, Hyperparameters
+from harness.plugins.conformance.problems import StripeStream
 from harness.plugins.conformance.rehearsal import STEPS, Rehearsal
 from harness.trial.conversation import Go
 from tests.conftest import ROOT
@@ -48,6 +49,24 @@ def test_a_gradient_is_that_of_the_mean_loss_at_the_weights_asked_for():
     torch.nn.utils.vector_to_parameters(other, trial.model.parameters())
     torch.testing.assert_close(elsewhere, gradient_by_hand(trial, batch))
     assert not torch.equal(at_start, elsewhere)
+
+
+class ShorterStages(StripeStream):
+    """Its second stage has half as many examples as the first."""
+
+    def drawn(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {**super().drawn(count, generator), "stages": (torch.arange(count) % 3 == 0).long()}
+
+
+def test_at_each_stage_of_a_stream_all_its_examples_are_dealt_anew():
+    trial = Rehearsal(ShorterStages()).trial
+    cluster = SimulatedCluster(trial, 3, concentration=0.1)
+    assert sum(map(len, cluster.shards)) == 341
+    trial.next_stage()
+    trial.end_step()
+    assert cluster.batch(cluster.server, 171)["stages"].tolist() == [1] * 171
+    assert sorted(torch.cat(cluster.shards).tolist()) == list(range(171))
+    assert [len(each) for each in cluster.shards] == [57, 57, 57]
 
 
 def test_a_parameter_that_the_loss_does_not_reach_has_gradient_zero():
