@@ -24,6 +24,7 @@ from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import wide_console
 from harness.commands.boards.against import NO_BOARD, boards_against, placing_lines
+from harness.commands.boards.growing import held_by, notes_on
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.board_files import board_named
@@ -95,12 +96,22 @@ class Choice:
 
     @property
     def workloads(self) -> list[str] | None:
-        """The named workloads, or those of the named suite. Raises ConfigError for an unknown suite."""
+        """The named workloads, or those of the named suite; of a board that still grows, those that it holds.
+
+        Raises ConfigError for an unknown suite.
+        """
         if self.workload is not None:
             return command_line.names(self.workload)
         if self.suite is None:
-            return None
+            return None if self.board is None else held_by(self.board)
         return [str(name) for name in values_of("suite", self.suite)["workloads"]]
+
+    @property
+    def not_ranked(self) -> list[str]:
+        """A line for each workload of the board that is left out, as it still grows there."""
+        if self.board is None or self.workload is not None or self.suite is not None:
+            return []
+        return notes_on(self.board)
 
     @property
     def submissions(self) -> list[str] | None:
@@ -189,6 +200,7 @@ class _Chosen:
 def _read(choice: Choice, trial_ids: Collection[str] | None, notes: list[str]) -> _Chosen:
     columns = [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS, *FIT_COLUMNS]
     trials = read_trials(choice.runs, columns, left_out=notes.append)
+    notes += choice.not_ranked
     return _chosen(
         choice,
         trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],

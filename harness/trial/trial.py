@@ -39,7 +39,7 @@ _ANSWERS = "answers of trial.log_probabilities"
 class Trial:
     """One training run, as its submission sees it.
 
-    Write an ordinary loop over `batches()`; it ends by itself when the referee stops the clock. See DESIGN, section 4.
+    Write an ordinary loop over `batches()`; it ends by itself when the referee stops the clock. See docs/submitting.md.
     """
 
     def __init__(

@@ -70,9 +70,7 @@ def fit_to(name: str, board: pd.DataFrame, rows: Selection, rules: ScoringRules)
     entries = comparable(of_one_machine(board[is_alike])).trials
     if rates(entries, UNIT).isna().all():
         return NoFit(f"{name} has no times in {UNITS[UNIT]}", is_alike=True)
-    run = entries.groupby("workload", observed=True)["submission"].nunique()
-    # What a few of a board's entries have run yet is no part of it: the others would drop out.
-    held = [str(workload) for workload in run.index[2 * run >= entries["submission"].nunique()]]
+    held = held_workloads(entries)
     own = {str(workload): of_it for workload, of_it in rows.trials.groupby("workload", observed=True)}
     other = {
         workload: difference
@@ -104,6 +102,15 @@ def fit_to(name: str, board: pd.DataFrame, rows: Selection, rules: ScoringRules)
     if rows.combination["sandboxed"] != "True" and board.loc[is_alike, "sandboxed"].any():
         notes.append("these rows were made without a sandbox, the board's in one")
     return Fit(name, kept, common, len(held), devices, notes)
+
+
+def held_workloads(trials: pd.DataFrame) -> list[str]:
+    """Workloads of a board that half of its entries or more have run, by name.
+
+    What a few have run yet is no part of it: the others would drop out, or count as having missed.
+    """
+    run = trials.groupby("workload", observed=True)["submission"].nunique()
+    return sorted(str(workload) for workload in run.index[2 * run >= trials["submission"].nunique()])
 
 
 def rules_text(rows: Selection) -> str:

@@ -73,10 +73,10 @@ def commit(results, name, trials, evaluations):
     return str(boards_folder(results) / name)
 
 
-def committed(tmp_path, rows):
+def committed(tmp_path, rows, *, name="plus_self"):
     """The same from rows that are made up."""
     seen = [row | {name: trial[name] for name in ("workload", "submission")} for trial, curve in rows for row in curve]
-    return commit(tmp_path / "elsewhere", "plus_self", [trial for trial, _ in rows], seen)
+    return commit(tmp_path / "elsewhere", name, [trial for trial, _ in rows], seen)
 
 
 def read_selection(results):
@@ -321,6 +321,24 @@ def test_a_committed_board_is_shown_as_the_rows_that_it_was_made_of_are(tmp_path
     assert shown[-3].split() == ["trials", f"{board}.trials.parquet"]
     page = tmp_path / "boards" / "plus_self" / "leaderboard.md"
     assert "| nadamw" in page.read_text(encoding="utf-8")
+
+
+def test_of_a_board_that_still_grows_what_few_have_run_yet_is_said_and_not_ranked(tmp_path):
+    begun = three_studies("muon", 700.0, BOARD_MACHINE, workloads=("photos",))
+    growing = committed(tmp_path, [*board_rows(), *begun], name="mini_plus_self")
+    lines = printed(tmp_path, board=growing)
+    assert any(
+        "photos is not ranked, as 1 of 5 entries have run there yet: WORKLOAD=photos shows it" in x for x in lines
+    )
+    assert not any("was not run on photos" in line for line in lines)
+    assert any("4 of 4" in line for line in lines)
+    [site] = dashboard.build_boards(Choice(board=growing, results=str(tmp_path)))
+    assert "photos" not in site.scoring.ratios.columns
+    assert [note for note in site.notes if "photos is not ranked" in note]
+    # Whoever asks for it sees it, and a board that make reference does not fill is shown as it is.
+    assert any("1 of 1" in line for line in printed(tmp_path, board=growing, workload="photos"))
+    other = committed(tmp_path, [*board_rows(), *begun], name="another")
+    assert any("was not run on photos: counted as missed" in line for line in printed(tmp_path, board=other))
 
 
 def test_pages_of_a_committed_board_lie_beside_those_of_the_rows_here_and_nothing_beside_the_board(tmp_path, board):
