@@ -60,7 +60,7 @@ def build_boards(
     notes: list[str] = []
     without_unit: list[tuple[Selection, str]] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
-    notes += choice.not_ranked
+    choice = choice.of_growing(trials, notes)
     profiles = read_profiles(choice.runs)
     readouts = all_readouts(choice.folder)
     with bad_tables_named(choice.runs):

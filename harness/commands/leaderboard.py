@@ -24,7 +24,7 @@ from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import wide_console
 from harness.commands.boards.against import NO_BOARD, boards_against, placing_lines
-from harness.commands.boards.growing import held_by, notes_on
+from harness.commands.boards.growing import held_by
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.board_files import board_named
@@ -96,22 +96,22 @@ class Choice:
 
     @property
     def workloads(self) -> list[str] | None:
-        """The named workloads, or those of the named suite; of a board that still grows, those that it holds.
-
-        Raises ConfigError for an unknown suite.
-        """
+        """The named workloads, or those of the named suite. Raises ConfigError for an unknown suite."""
         if self.workload is not None:
             return command_line.names(self.workload)
         if self.suite is None:
-            return None if self.board is None else held_by(self.board)
+            return None
         return [str(name) for name in values_of("suite", self.suite)["workloads"]]
 
-    @property
-    def not_ranked(self) -> list[str]:
-        """A line for each workload of the board that is left out, as it still grows there."""
+    def of_growing(self, trials: pd.DataFrame, notes: list[str]) -> Choice:
+        """The same; where a board that still grows is chosen as a whole, of the workloads that it holds.
+
+        `trials`: those of the board. `notes`: gets a line for each workload that is left out.
+        """
         if self.board is None or self.workload is not None or self.suite is not None:
-            return []
-        return notes_on(self.board)
+            return self
+        held = held_by(self.runs.name, trials, notes)
+        return self if held is None else replace(self, workload=",".join(held))
 
     @property
     def submissions(self) -> list[str] | None:
@@ -136,7 +136,7 @@ def show(choice: Choice, console: Console | None = None, *, trial_ids: Collectio
     console = console or wide_console()
     boards_against(choice.against)
     notes: list[str] = []
-    chosen = _read(choice, trial_ids, notes)
+    choice, chosen = _read(choice, trial_ids, notes)
     board = _board_of(chosen, choice, notes)
     print_leaderboard(board, console)
     against = choice.against if choice.board is None or choice.against is not None else NO_BOARD
@@ -171,7 +171,8 @@ def _write_whole(page: Path, text: str) -> None:
 def make_board(choice: Choice, *, trial_ids: Collection[str] | None = None) -> Board:
     """What a board shows of the chosen rows: scored, with intervals where studies allow them. Raises as `show`."""
     notes: list[str] = []
-    return _board_of(_read(choice, trial_ids, notes), choice, notes)
+    choice, chosen = _read(choice, trial_ids, notes)
+    return _board_of(chosen, choice, notes)
 
 
 def scored_board(
@@ -197,11 +198,12 @@ class _Chosen:
     evaluations: pd.DataFrame
 
 
-def _read(choice: Choice, trial_ids: Collection[str] | None, notes: list[str]) -> _Chosen:
+def _read(choice: Choice, trial_ids: Collection[str] | None, notes: list[str]) -> tuple[Choice, _Chosen]:
+    """The rows, and the choice with the workloads that are ranked."""
     columns = [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS, *FIT_COLUMNS]
     trials = read_trials(choice.runs, columns, left_out=notes.append)
-    notes += choice.not_ranked
-    return _chosen(
+    choice = choice.of_growing(trials, notes)
+    return choice, _chosen(
         choice,
         trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],
         lambda kept: read_evaluations(choice.runs, kept, left_out=notes.append),
