@@ -1,6 +1,7 @@
 """Contract of every directory in submissions/, and of the loop around a bare optimizer class: each learns a task."""
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -363,3 +364,19 @@ def test_averaged_weights_come_with_normalisation_statistics_of_their_own(
     means = convolution(inputs).mean(dim=(0, 2, 3)).detach()
     deviation = norm.running_var.sqrt()
     assert ((race.weights[-1]["1.running_mean"] - means).abs() < 0.1 * deviation).all()
+
+
+@pytest.mark.parametrize("baseline", ["adamw", "nadamw"])
+def test_momenta_of_a_space_that_calls_itself_a_baselines_reach_as_far_as_the_baselines(baseline: str):
+    """A narrower range around a good point is a start in external tuning that the baseline did not get."""
+    named = re.compile(rf"(?<!\w){baseline}'s (archived )?space", re.IGNORECASE)
+    files = {name: SUBMISSIONS / name / "submission.yaml" for name in NAMES}
+    momenta = {
+        name: load_submission(name).space.dimensions.get("one_minus_beta1")
+        for name, file in files.items()
+        if named.search(file.read_text(encoding="utf-8"))
+    }
+    wanted = load_submission(baseline).space.dimensions["one_minus_beta1"]
+
+    assert len(momenta) > 1
+    assert {name for name, range_of in momenta.items() if range_of not in (None, wanted)} == set()
