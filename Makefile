@@ -201,6 +201,9 @@ sanity: .venv/installed ## the workloads against plain models at equal seconds o
 board-page: .venv/installed ## take the committed board over into docs/board.md and the README
 	@$(PY) -m benchmarks.board_page $(ARGS)
 
+machines: .venv/installed ## take rows of other processors over into docs/machines.md: what a step of each method costs there
+	@$(PY) -m benchmarks.machines $(ARGS)
+
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)
 

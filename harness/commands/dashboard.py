@@ -60,7 +60,7 @@ def build_boards(
     notes: list[str] = []
     without_unit: list[tuple[Selection, str]] = []
     trials = read_trials(choice.runs, TRIALS.names, left_out=notes.append)
-    choice = choice.of_growing(trials, notes)
+    choice, trials = choice.of_growing(trials, notes).on_one_scale(trials, notes)
     profiles = read_profiles(choice.runs)
     readouts = all_readouts(choice.folder)
     with bad_tables_named(choice.runs):

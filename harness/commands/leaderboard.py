@@ -24,7 +24,7 @@ from harness.board.markdown import markdown_leaderboard
 from harness.board.terminal import print_leaderboard
 from harness.command_line import wide_console
 from harness.commands.boards.against import NO_BOARD, boards_against, placing_lines
-from harness.commands.boards.growing import held_by
+from harness.commands.boards.growing import held_by, on_one_scale
 from harness.config import RulesetConfig, load, names_in, values_of
 from harness.plugins.submission import listed, name_of
 from harness.records.board_files import board_named
@@ -113,6 +113,18 @@ class Choice:
         held = held_by(self.runs.name, trials, notes)
         return self if held is None else replace(self, workload=",".join(held))
 
+    def on_one_scale(
+        self, trials: pd.DataFrame, notes: list[str], *, runs: Path | None = None
+    ) -> tuple[Choice, pd.DataFrame]:
+        """The same and the rows to choose from; of a reference board of several machines all, in reference steps.
+
+        `runs`: where the rows lie, if not in the choice's own folder. `notes`: gets a line where machines are several.
+        """
+        if self.hardware is not None:
+            return self, trials
+        trials, unit = on_one_scale(runs or self.runs, trials, self.unit, notes)
+        return replace(self, unit=unit), trials
+
     @property
     def submissions(self) -> list[str] | None:
         """The named submissions; of a path, its last part.
@@ -187,6 +199,7 @@ def scored_board(
 
     `evaluations_of`: those of the trials that are ranked. `notes`: what was said when the rows were read.
     """
+    choice, trials = choice.on_one_scale(trials, notes, runs=runs)
     return _scored(_chosen(choice, trials, evaluations_of, runs=runs), choice, runs=runs, notes=notes)
 
 
@@ -202,7 +215,7 @@ def _read(choice: Choice, trial_ids: Collection[str] | None, notes: list[str]) -
     """The rows, and the choice with the workloads that are ranked."""
     columns = [*CHANGE_COLUMNS, *PREDICTOR_COLUMNS, *FIT_COLUMNS]
     trials = read_trials(choice.runs, columns, left_out=notes.append)
-    choice = choice.of_growing(trials, notes)
+    choice, trials = choice.of_growing(trials, notes).on_one_scale(trials, notes)
     return choice, _chosen(
         choice,
         trials if trial_ids is None else trials[trials["trial_id"].isin(list(trial_ids))],

@@ -46,9 +46,10 @@ class Selection:
 
     @property
     def hardware(self) -> str:
-        """Name and fingerprint of the hardware in words, and whether rows are unofficial there."""
-        unofficial = ", unofficial" if self.combination["unofficial"] == "True" else ""
-        return f"{self.combination['hardware']} ({self.combination['hardware_fingerprint'][:8]}{unofficial})"
+        """Name and fingerprint of the hardware in words, if it is one, and whether rows are unofficial there."""
+        unofficial = "unofficial" if self.combination["unofficial"] == "True" else ""
+        more = ", ".join(filter(None, [self.combination["hardware_fingerprint"][:8], unofficial]))
+        return f"{self.combination['hardware']} ({more})" if more else self.combination["hardware"]
 
 
 def comparable(

@@ -1,10 +1,14 @@
-"""Reference boards that `make reference` has not filled yet: what of them is ranked, and what is said of the rest."""
+"""What is ranked of a reference board that `make reference` has not filled yet, or has filled on several machines."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import pandas as pd
 
 from harness.config import names_in
+from harness.scoring.clock.machines import RELATIVE, are_of_several, put_together
 from harness.scoring.placing.fit import held_workloads
 
 
@@ -25,3 +29,24 @@ def held_by(board: str, trials: pd.DataFrame, notes: list[str]) -> list[str] | N
         if workload not in held
     ]
     return held
+
+
+def on_one_scale(
+    runs: Path, trials: pd.DataFrame, unit: str | None, notes: list[str]
+) -> tuple[pd.DataFrame, str | None]:
+    """The rows and the unit to read them in: of a reference board of several machines all, in reference steps.
+
+    `runs`: where the rows lie. `unit`: what was asked for; in another one only rows of one machine can be compared, and
+    both are returned as they are. Adds to `notes` a line that says how many rows are of which machine.
+    """
+    # Rows of a results folder are never put together: its machines are not known to have been quiet.
+    is_board = runs.name in names_in("reference") and not os.path.isdir(runs)  # noqa: PTH112
+    if not is_board or unit not in (None, RELATIVE) or not are_of_several(trials):
+        return trials, unit
+    counts = trials["hardware_fingerprint"].value_counts()
+    parts = ", ".join(f"{count} of {str(fingerprint)[:8]}" for fingerprint, count in counts.items())
+    notes.append(
+        f"trials of {len(counts)} machines ({parts}), compared in reference steps: what a step of one method costs in "
+        "steps of another differs between processors (docs/machines.md)"
+    )
+    return put_together(trials), RELATIVE

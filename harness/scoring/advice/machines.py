@@ -6,11 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from harness.scoring.clock.machines import RELATIVE, are_of_several, put_together
 from harness.scoring.selection import Selection, comparable
-
-MACHINE = ["hardware", "hardware_fingerprint", "unofficial"]
-SEVERAL = "several machines"
-RELATIVE = "reference_steps"
 
 
 def selections(trials: pd.DataFrame, *, unit: str | None) -> Iterator[tuple[Selection, str]]:
@@ -30,8 +27,5 @@ def selections(trials: pd.DataFrame, *, unit: str | None) -> Iterator[tuple[Sele
             rows = rows[rows["division"] == "closed"]
         counts = rows["sandboxed"].value_counts()
         rows = rows[rows["sandboxed"] == (counts.get(True, 0) >= counts.get(False, 0))]
-        rows = rows.assign(machine=rows["hardware_fingerprint"])
-        is_mixed = len(rows[MACHINE].drop_duplicates()) > 1 and unit in (None, RELATIVE)
-        if is_mixed:
-            rows = rows.assign(hardware=SEVERAL, hardware_fingerprint="", unofficial=False)
-        yield comparable(rows), unit or (RELATIVE if is_mixed else "seconds")
+        is_mixed = are_of_several(rows) and unit in (None, RELATIVE)
+        yield comparable(put_together(rows) if is_mixed else rows), unit or (RELATIVE if is_mixed else "seconds")

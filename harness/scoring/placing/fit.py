@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness.scoring.clock.machines import RELATIVE, put_together
 from harness.scoring.clock.units import UNIT_COLUMNS, UNITS, rates
 from harness.scoring.rules import ScoringRules
 from harness.scoring.selection import Selection, comparable
@@ -19,9 +20,6 @@ FIT_COLUMNS = [
     *("eval_period", "reference", "device", *UNIT_COLUMNS),
 ]
 """What is read of the trials table here, beside what scoring and selection read."""
-
-UNIT = "reference_steps"
-"""What rows of different machines are compared in."""
 
 _RULES = ("ruleset", "ruleset_version", "division")
 _NAMED_AT_MOST = 3
@@ -68,8 +66,8 @@ def fit_to(name: str, board: pd.DataFrame, rows: Selection, rules: ScoringRules)
         return NoFit(f"{name} has no rows of {rules_text(rows)}", is_alike=False)
     devices = sorted(board.loc[is_alike, "device"].unique())
     entries = comparable(of_one_machine(board[is_alike])).trials
-    if rates(entries, UNIT).isna().all():
-        return NoFit(f"{name} has no times in {UNITS[UNIT]}", is_alike=True)
+    if rates(entries, RELATIVE).isna().all():
+        return NoFit(f"{name} has no times in {UNITS[RELATIVE]}", is_alike=True)
     held = held_workloads(entries)
     own = {str(workload): of_it for workload, of_it in rows.trials.groupby("workload", observed=True)}
     other = {
@@ -125,8 +123,8 @@ def best_fit(fits: list[Fit]) -> Fit:
 
 
 def of_one_machine(trials: pd.DataFrame) -> pd.DataFrame:
-    """The rows as if all were of one machine: for what is read in reference steps alone."""
-    return trials.assign(hardware="any", hardware_fingerprint="any", unofficial=False, sandboxed=True)
+    """The rows as if all were of one machine and in a sandbox, as whoever is placed may come from anywhere."""
+    return put_together(trials).assign(sandboxed=True)
 
 
 def _difference(own: pd.DataFrame, theirs: pd.DataFrame) -> str:

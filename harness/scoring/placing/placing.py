@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from harness.scoring.clock.machines import RELATIVE
 from harness.scoring.clock.units import in_unit
 from harness.scoring.comparison import compare_by_workload
-from harness.scoring.placing.fit import UNIT, Fit, of_one_machine, some
+from harness.scoring.placing.fit import Fit, of_one_machine, some
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, score_tables
 from harness.scoring.selection import Selection, with_evaluations
@@ -65,7 +66,7 @@ def place_all(
 
     `rows`, `evaluations`: in seconds, as recorded. Raises DataError where the board itself cannot be scored.
     """
-    rules = rules.with_reading(unit=UNIT)
+    rules = rules.with_reading(unit=RELATIVE)
     board, board_seen = _in_steps(Selection(fit.board, rows.combination), board_evaluations)
     # The same trial has the same id on all machines of a kind; the same row was run at the same time, too.
     on_it = set(zip(fit.board["trial_id"], fit.board["started_at"], strict=True))
@@ -113,7 +114,7 @@ def _without_clock(trials: pd.DataFrame) -> str:
 
 def _in_steps(rows: Selection, evaluations: pd.DataFrame) -> tuple[Selection, pd.DataFrame]:
     seen = evaluations[evaluations["trial_id"].isin(rows.trials["trial_id"])]
-    return in_unit(with_evaluations(rows, seen), seen, UNIT)
+    return in_unit(with_evaluations(rows, seen), seen, RELATIVE)
 
 
 def _place(

@@ -13,7 +13,7 @@ import pytest
 from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench, dashboard
-from harness.commands.leaderboard import Choice, read_trials, show
+from harness.commands.leaderboard import Choice, make_board, read_trials, show
 from harness.records.committed import BoardFile, boards_folder
 from harness.records.committed import board_rows as board_file_rows
 from harness.records.tables import read_rows
@@ -339,6 +339,25 @@ def test_of_a_board_that_still_grows_what_few_have_run_yet_is_said_and_not_ranke
     assert any("1 of 1" in line for line in printed(tmp_path, board=growing, workload="photos"))
     other = committed(tmp_path, [*board_rows(), *begun], name="another")
     assert any("was not run on photos: counted as missed" in line for line in printed(tmp_path, board=other))
+
+
+def test_a_board_that_was_filled_on_several_machines_is_ranked_whole_in_reference_steps(tmp_path):
+    rest = [name for name in SKILL if name != "muon"]
+    away = three_studies("muon", 700.0, LAPTOP)
+    filled = committed(tmp_path, [*board_rows(rest), *away], name="mini_plus_self")
+    lines = printed(tmp_path, board=filled)
+    assert "several machines" in lines[0]
+    assert "reference steps" in lines[0]
+    assert any(
+        f"trials of 2 machines ({len(board_rows(rest))} of b0a4d, {len(away)} of 1a909), compared in" in line
+        for line in lines
+    )
+    assert make_board(Choice(board=filled)).scoring.scores.index[0] == "muon"
+    [site] = dashboard.build_boards(Choice(board=filled, results=str(tmp_path)))
+    assert set(site.scoring.scores.index) == set(SKILL)
+    # Seconds of two machines are never ranked together.
+    assert set(make_board(Choice(board=filled, unit="seconds")).scoring.scores.index) in ({"muon"}, set(rest))
+    assert set(make_board(Choice(board=filled, hardware="b0a4d")).scoring.scores.index) == set(rest)
 
 
 def test_pages_of_a_committed_board_lie_beside_those_of_the_rows_here_and_nothing_beside_the_board(tmp_path, board):
