@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from harness.board.cells import trial_of_study
 from harness.scoring.clock.parts import time_parts
 from harness.scoring.clock.units import UNITS
 from harness.scoring.comparison import losses
@@ -76,6 +77,11 @@ class DashboardBoard:
     def is_open(self) -> bool:
         """Whether it ranks submissions that bring their own network."""
         return self.selection.combination["division"] == "open"
+
+    @property
+    def trial_of_study(self) -> str:
+        """Which trial of a study stands for it, in words."""
+        return trial_of_study(self.scoring)
 
     @cached_property
     def near_misses(self) -> pd.DataFrame:

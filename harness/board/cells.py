@@ -48,7 +48,14 @@ def caption(scoring: Scoring) -> str:
     """What the table of times shows, without a full stop."""
     if ranks_by_value(scoring):
         return "Error at the best validation value, median over studies; on test there"
-    return "Time to target: median over studies of the fastest trial; below it, steps"
+    return f"Time to target: median over studies of the {trial_of_study(scoring)}; below it, steps"
+
+
+def trial_of_study(scoring: Scoring) -> str:
+    """Which trial of a study stands for it, in words that follow `the`."""
+    if scoring.rules.study_trial == "first_evaluation":
+        return "trial that reached the target at the fewest evaluations"
+    return "fastest trial"
 
 
 def seconds_text(seconds: float) -> str:

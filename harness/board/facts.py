@@ -10,6 +10,7 @@ import pandas as pd
 
 from harness.board.boards import DashboardBoard
 from harness.board.cells import NOT_RUN, POOLED, count_text, predictor_sizes, status_text, steps_text, time_text
+from harness.scoring.advice.costs import settings_tried
 from harness.scoring.comparison import compare_all
 
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ def headline_sentence(board: DashboardBoard) -> str:
     rows = leaderboard_rows(board)
     first = rows[0]
     if first["score"] == 0:
-        return "No submission has reached a target."
+        return "No submission has a score yet: none has reached a target that counts."
     if len(rows) == 1:
         return f"{first['submission']} is the only submission so far."
     score = f"{first['submission']} leads with a score of {first['score']:.3f}"
@@ -250,10 +251,8 @@ def _memory(times: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 def _settings_reached(times: pd.DataFrame) -> dict[tuple[str, str], str]:
     """How many of the hyperparameter points that were tried have reached the target, in any study."""
-    reached = np.isfinite(times["time_to_target"])
-    points = times.assign(reached=reached).groupby(["workload", "submission", "hyperparameters"], observed=True)
-    shares = points["reached"].max().groupby(["workload", "submission"], observed=True).agg(["sum", "size"])
-    return {key: f"{int(row['sum'])} of {int(row['size'])}" for key, row in shares.iterrows()}  # type: ignore[misc]
+    tried = settings_tried(times)
+    return {(row.workload, row.submission): f"{row.reached} of {row.settings}" for row in tried.itertuples()}  # type: ignore[misc]
 
 
 def _known(value: Any) -> Any:

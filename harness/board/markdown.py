@@ -14,6 +14,7 @@ from harness.board.cells import (
     ranks_by_value,
     score_table,
     status_table,
+    trial_of_study,
 )
 from harness.scoring.score import Scoring
 
@@ -42,7 +43,7 @@ def _head_of_times(scoring: Scoring) -> list[str]:
         return ["## Best values", f"{caption(scoring)}. The smallest of each workload is bold."]
     return [
         "## Time and steps to target",
-        "Median over studies of the fastest trial. The fastest of each workload is bold.",
+        f"Median over studies of the {trial_of_study(scoring)}. The fastest of each workload is bold.",
     ]
 
 

@@ -35,6 +35,8 @@ def placed_line(placed: Placed | NotPlaced, baseline: str) -> str:
     lost = [*placed.loses, *(f"{workload} (missed)" for workload in placed.misses)]
     if lost:
         parts.append(f"loses on {', '.join(lost)}")
+    if placed.not_run:
+        parts.append(f"not run on {', '.join(placed.not_run)}: counted as missed")
     if placed.twin is not None:
         parts.append(f"the board's own {placed.submission}: place {_range(*placed.twin)}")
     if not placed.is_known:

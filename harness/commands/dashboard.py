@@ -24,6 +24,7 @@ from harness.command_line import PlainConsole
 from harness.commands.leaderboard import (
     Choice,
     bad_tables_named,
+    chosen_rules,
     more_notes,
     read_evaluations,
     read_trials,
@@ -35,8 +36,8 @@ from harness.plugins.submission import load_submission
 from harness.records.step_profiles import read_profiles
 from harness.records.tables import TRIALS, disk_errors
 from harness.scoring.clock.units import in_unit, lacking_note, lacks_unit, rates
-from harness.scoring.rules import load_rules, readings_of, rules_of
-from harness.scoring.selection import Selection, comparable, with_evaluations
+from harness.scoring.rules import readings_of, rules_of
+from harness.scoring.selection import Selection, check_reference, comparable, with_evaluations
 from harness.scoring.settings.edges import Range
 from harness.study.folders import known_place
 from harness.study.settings.searched import searched
@@ -67,6 +68,7 @@ def build_boards(
         named = {"workloads": choice.workloads, "submissions": choice.submissions}
         # Once over everything, so that a name that no row has is an error as on the terminal.
         comparable(trials, ruleset=choice.ruleset, division=choice.division, hardware=choice.hardware, **named)
+        check_reference(reference, trials)
         boards: list[DashboardBoard] = []
         by_value: dict[str, None] = {}
         for rows in combinations(_chosen(trials, choice)):
@@ -76,11 +78,10 @@ def build_boards(
             selection = with_evaluations(selection, evaluations)
             name = choice.scoring or rules_of(selection.combination["ruleset"], runs=choice.runs)
             for reading in [choice.reading] if choice.reading else readings_of(name, runs=choice.runs):
-                rules = load_rules(name, reading=reading, runs=choice.runs)
+                rules = chosen_rules(selection, replace(choice, reading=reading))
                 if rules.measure != "time_to_target":
                     by_value[selection.combination["ruleset"]] = None
                     continue
-                rules = rules if choice.unit is None else rules.with_reading(unit=choice.unit)
                 if lacks_unit(selection.trials, rules.unit):
                     without_unit.append((selection, rules.unit))
                     break

@@ -15,9 +15,11 @@ _NAMED_AT_MOST = 3
 
 
 def budget_notes(trials: pd.DataFrame) -> list[str]:
-    """One line for each workload whose budgets differ, or do not fit the speed that its reference's own trials had."""
+    """One line for each workload on one machine whose budgets differ, or do not fit its reference's own trials."""
     notes = []
-    for workload, rows in trials.groupby("workload", observed=True):
+    # Budgets are seconds of the machine that a row was made on, where rows of several are put together.
+    place = ["workload", *(["machine"] if "machine" in trials else [])]
+    for (workload, *_), rows in trials.groupby(place, observed=True):
         if rows["max_runtime"].max() > _EQUAL * rows["max_runtime"].min():
             notes.append(f"budgets on {workload} are not equal, and the longer one is an advantage: {_by_whom(rows)}")
         notes += _notes_on_pace(str(workload), rows)

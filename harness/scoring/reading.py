@@ -8,7 +8,7 @@ import pandas as pd
 from harness.scoring.profiles import ratios
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import Scoring, area, gated_ratios, score_times
-from harness.scoring.times import CELL, STUDY, started, time_matrix, trial_times, workload_times
+from harness.scoring.times import CELL, STUDY, counts, started, time_matrix, trial_times, workload_times
 
 _ROUNDING = 1e-9
 
@@ -34,8 +34,9 @@ def near_misses(times: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
     )
     values["evaluation"] = evaluations["evaluation"].to_numpy()
     within = evaluations["charged_seconds"].to_numpy(dtype=float) <= trials["max_runtime"].to_numpy(dtype=float)[owner]
+    values["counts"] = counts(evaluations)
     values = values[within & np.isfinite(values["value"])]
-    best = values.groupby("owner")["value"].min().reindex(trials.index)
+    best = values[values["counts"]].groupby("owner")["value"].min().reindex(trials.index)
     start = values.sort_values("evaluation", kind="stable").groupby("owner")["value"].first().reindex(trials.index)
     target = sign * trials["target_validation"]
     reached = np.isfinite(trials["time_to_target"])

@@ -184,6 +184,9 @@ def leave_one_out(matrix: pd.DataFrame, rules: ScoringRules) -> pd.DataFrame:
 def cell_status(times: pd.DataFrame, cells: pd.DataFrame) -> pd.Series:
     """What to call each cell: `reached`, or how most of its trials that missed have ended (ties by name)."""
     missed = times[~np.isfinite(times["time_to_target"])]
+    # Imported trials may have reached their target after the budget had ended.
+    late = missed["status"] == "reached"
+    missed = missed.assign(status=missed["status"].astype(str).mask(late, "out_of_budget"))
     # A pruned trial says only that another one was faster; the word of a miss is what the others died of.
     ended = missed.assign(is_pruned=missed["status"] == "pruned")
     counts = ended.groupby(["workload", "submission", "is_pruned", "status"], observed=True).size().rename("n")

@@ -90,6 +90,13 @@ def comparable(
     return Selection(rows.reset_index(drop=True), combination, notes)
 
 
+def check_reference(reference: str | None, trials: pd.DataFrame) -> None:
+    """Raise ConfigError where a submission to say speeds over was named and no row is of it."""
+    known = sorted(str(name) for name in trials["submission"].unique())
+    if reference is not None and reference not in known:
+        raise ConfigError(f"reference {reference!r}: no row has it. {near_matches(reference, known)}")
+
+
 def with_evaluations(selection: Selection, evaluations: pd.DataFrame) -> Selection:
     """The selection without trials whose evaluations are lost: a hit that nobody can see would count as a miss."""
     trials, notes = selection.trials, list(selection.notes)

@@ -19,7 +19,7 @@ from harness.scoring.misses import median_misses
 from harness.scoring.placing.places import place_intervals
 from harness.scoring.profiles import exact_area
 from harness.scoring.resampling import Cells, cells_of, draw_medians
-from harness.scoring.score import Scoring, area_array, gated_ratio_array
+from harness.scoring.score import Scoring, area_array, frozen_score, gated_ratio_array
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -368,10 +368,7 @@ def _frozen_table(
 ) -> pd.DataFrame:
     if frozen is None or drawn.frozen_scores is None:
         return pd.DataFrame(columns=["frozen_score", "low", "high"], dtype=float)
-    seconds = scoring.seconds.fillna(np.inf)
-    value = _frozen(
-        seconds.to_numpy(dtype=float), [str(name) for name in seconds.columns], frozen, scoring.rules.tau_max
-    )
+    value = frozen_score(scoring.seconds, frozen, tau_max=scoring.rules.tau_max).to_numpy()
     names = pd.Index(cells.submissions, name="submission")
     table = _table(_statistic(drawn, drawn.frozen_scores, value), names, "frozen_score", level, is_known)
     table[["low", "high"]] = table[["low", "high"]].clip(0.0, 1.0)

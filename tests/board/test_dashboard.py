@@ -97,6 +97,34 @@ def test_rules_with_two_readings_give_two_boards_that_name_them(tmp_path):
     assert "As written score" in page
 
 
+def test_chosen_workloads_alone_are_scored_where_the_rules_name_more(tmp_path):
+    rows = [trial_rows(name, "a", 10.0, ruleset="algoperf_v0_5", trial=n) for name in ("ogbg", "wmt") for n in (0, 1)]
+    write(tmp_path / "runs", rows)
+    boards = build_boards(Choice(results=str(tmp_path), workload="ogbg"))
+    assert [list(board.scoring.ratios.columns) for board in boards] == [["ogbg"], ["ogbg"]]
+    assert not [note for board in boards for note in board.notes if "counted as missed" in note]
+    assert write_site(boards, tmp_path / "board").exists()
+    # Of a family without a row nobody has a search; the page of advice is written all the same.
+    assert write_site(build_boards(Choice(results=str(tmp_path))), tmp_path / "all").exists()
+
+
+def test_pages_say_which_trial_stands_for_a_study(tmp_path):
+    write(tmp_path / "runs", [trial_rows("ogbg", "a", 10.0, ruleset="algoperf_v0_5")])
+    published, written = build_boards(Choice(results=str(tmp_path)))
+    assert published.trial_of_study == "trial that reached the target at the fewest evaluations"
+    assert written.trial_of_study == "fastest trial"
+    page = write_site([published], tmp_path / "board").read_text(encoding="utf-8")
+    assert f"the median over studies of the {published.trial_of_study}." in page
+    assert "fastest trial" not in page
+
+
+def test_a_smoke_test_that_was_reached_is_no_score_and_not_called_a_miss(tmp_path):
+    missed = trial_rows("fashion_mnist_cnn", "a", math.inf, ruleset="self")
+    write(tmp_path / "runs", [trial_rows("digits_mlp", "a", 5.0, ruleset="self"), missed])
+    (board,) = build_boards(Choice(results=str(tmp_path)))
+    assert facts.headline_sentence(board) == "No submission has a score yet: none has reached a target that counts."
+
+
 def test_the_page_shows_frozen_scores_which_stay_when_another_entry_comes(tmp_path):
     rows = [trial_rows("digits", "adamw", 60.0), trial_rows("digits", "muon", 80.0)]
     found = []
@@ -363,6 +391,7 @@ def test_the_command_writes_the_site_and_says_where(tmp_path, capsys):
     ("argument", "message"),
     [
         ("submission=adam", "Did you mean"),
+        ("reference=adamv", "reference 'adamv': no row has it"),
         ("port=x", "port='x'"),
         ("tracking=offlin", "offline"),
         ("colour=1", "colour"),

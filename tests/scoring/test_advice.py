@@ -8,6 +8,7 @@ import pytest
 
 from harness.board.advice import answers_in_words
 from harness.scoring.advice.advice import Rows, advise
+from harness.scoring.advice.costs import settings_tried
 from harness.scoring.advice.machines import selections
 from harness.scoring.advice.searches import searches, within
 from harness.scoring.clock.units import in_unit
@@ -233,6 +234,13 @@ def test_good_settings_are_those_within_half_again_of_the_best():
     found = answer(rows, effort="1 trial")
     assert (found["settings"], found["reached"], found["good"]) == (4, 3, 2)
     assert "2 of 4, 3 reach" in in_words(rows, "1 trial").texts
+
+
+def test_a_setting_that_was_never_run_was_not_tried():
+    row, _ = trial_rows("w", "adamw", MISS, study=9, status="pruned", charged_seconds=0.0, hyperparameters='{"x": 99}')
+    rows = rows_of([*tuned("w", "adamw", [10.0, 14.0, 16.0, MISS]), (row, [])], is_tuned=True)
+    (found,) = settings_tried(rows.scoring.times).to_dict("records")
+    assert (found["settings"], found["reached"]) == (4, 3)
 
 
 def test_who_has_not_run_on_every_workload_of_a_group_is_left_out_of_it():

@@ -48,3 +48,9 @@ def test_a_board_says_that_its_rows_raced_within_other_budgets(tmp_path):
     write(tmp_path / "runs", [of("adamw", 2.6), of("muon", 0.6)])
     show(Choice(results=str(tmp_path)))
     assert "budgets on digits are not equal" in (tmp_path / "board" / "leaderboard.md").read_text()
+
+
+def test_budgets_of_rows_of_several_machines_are_compared_machine_by_machine():
+    quick, slow = table(of("adamw", 0.6), of("sgd", 0.6)), table(of("muon", 2.4))
+    assert len(budget_notes(pd.concat([quick, slow]))) == 1
+    assert budget_notes(pd.concat([quick.assign(machine="one"), slow.assign(machine="two")])) == []

@@ -33,6 +33,20 @@ def test_a_miss_by_a_hair_is_nearly_all_of_the_way_and_counts_as_the_budget():
     assert cell["restricted_mean_seconds"] == MAX_RUNTIME
 
 
+def test_a_value_in_an_earlier_stage_of_a_stream_covers_no_way():
+    row, seen = trial_with([(1.0, 1.1), (50.0, 0.05), (99.0, 0.6)])
+    seen[1]["stages_left"], seen[2]["stages_left"] = 1, 0
+    trials, evaluations = tables([(row, seen)])
+    cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]
+    assert cell["way_to_target"] == pytest.approx(0.5)
+
+
+def test_a_trial_that_hit_after_its_budget_has_run_out_of_it():
+    rows = [trial_rows("w", "s", 20.0, max_runtime=10.0), trial_rows("w", "other", 5.0, max_runtime=10.0)]
+    cells = score_tables(*tables(rows), RULES).cells.set_index("submission")
+    assert cells["status"].to_dict() == {"s": "out_of_budget", "other": "reached"}
+
+
 def test_a_target_that_was_reached_is_all_of_the_way_and_lacks_nothing():
     trials, evaluations = tables([trial_rows("w", "s", 20.0)])
     cell = near_misses(trial_times(trials, evaluations), evaluations).iloc[0]

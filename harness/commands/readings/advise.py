@@ -23,10 +23,10 @@ from harness.records.recorded import evaluations_of, every_trial
 from harness.scoring.advice.advice import Rows, advise
 from harness.scoring.advice.machines import selections
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
-from harness.scoring.clock.units import UNIT_COLUMNS, UNITS, in_unit
+from harness.scoring.clock.units import UNIT_COLUMNS, UNITS, in_unit, lacking_note, lacks_unit
 from harness.scoring.rules import load_rules, rules_of
 from harness.scoring.score import score_tables
-from harness.scoring.selection import SELECTION_COLUMNS, with_evaluations
+from harness.scoring.selection import SELECTION_COLUMNS, check_reference, with_evaluations
 
 _OPTIONS = ("suite", "workload", "ruleset", "budget", "unit", "reference", "results")
 _COLUMNS = list(
@@ -65,12 +65,16 @@ def rows_of(question: Question) -> tuple[list[Rows], list[str]]:
     notes: list[str] = []
     results = question.results
     trials = _named(every_trial(results, _COLUMNS, left_out=notes.append), question, notes)
+    check_reference(question.reference, trials)
     found = []
     for selection, unit in selections(trials, unit=question.unit):
         ruleset, runs = selection.combination["ruleset"], results / "runs"
         rules = load_rules(rules_of(ruleset, runs=runs), runs=runs)
         if rules.measure != "time_to_target":
             notes.append(f"{ruleset}: ranks by {rules.measure.replace('_', ' ')} and says nothing of time")
+            continue
+        if lacks_unit(selection.trials, unit):
+            notes.append(f"{ruleset}: {lacking_note(selection.trials, unit)}")
             continue
         rules = rules.with_reading(unit=unit)
         seen = evaluations_of(results, selection.trials, EVALUATION_COLUMNS, left_out=notes.append)

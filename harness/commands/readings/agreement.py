@@ -61,6 +61,8 @@ def parse(arguments: Sequence[str]) -> Request:
     ladder = command_line.names(values.get("ladder", ""))
     if ladder and "workload" not in values:
         values["workload"] = ",".join(ladder)
+    if len(ladder) == 1:
+        raise ConfigError(f"LADDER has one step, {ladder[0]}. Name two workloads or more, the smallest first.")
     results = values.get("results", Choice.results)
     first = values.get("a", results)
     sides = {

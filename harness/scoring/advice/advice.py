@@ -168,9 +168,10 @@ class _Field:
         return bool(np.isfinite(budgets).all())
 
     def most(self, what: str, workloads: Sequence[str]) -> int:
-        """The most `trials` or `settings` that a submission has on one of these workloads."""
+        """The most `trials` or `settings` that a submission has on one of these workloads; 0 where none ran there."""
         table = next(each for each in self._by_cell if what in each)
-        return int(table.loc[table["workload"].isin(workloads), what].max())
+        counts = table.loc[table["workload"].isin(workloads), what]
+        return int(counts.max()) if len(counts) else 0
 
     def names(self, workloads: Sequence[str]) -> list[str]:
         """Those who have a whole search on each of these workloads, the fastest first."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.scoring.times import CELL
+from harness.scoring.times import CELL, started
 from harness.scoring.tuning import tuning_curves
 
 Floats = NDArray[np.float64]
@@ -48,11 +48,12 @@ def cell_costs(times: pd.DataFrame, studies: pd.DataFrame, trials: int, budget: 
 
 
 def settings_tried(times: pd.DataFrame) -> pd.DataFrame:
-    """By cell: `settings` that were tried, of which `reached` the target and were `good`, in the best of their trials.
+    """By cell: `settings` that ran, of which `reached` the target and were `good`, in the best of their trials.
 
     Of a pruned trial only that it was not the fastest is known, so that with `pruned` ones there may be more of both.
     """
-    best = times.groupby([*CELL, "hyperparameters"], observed=True)["time_to_target"].min().reset_index()
+    tried = times[started(times)]
+    best = tried.groupby([*CELL, "hyperparameters"], observed=True)["time_to_target"].min().reset_index()
     fastest = best.groupby(CELL, observed=True)["time_to_target"].transform("min")
     hit = np.isfinite(best["time_to_target"])
     marked = best.assign(reached=hit, good=hit & (best["time_to_target"] <= GOOD_FACTOR * fastest))

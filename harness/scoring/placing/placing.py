@@ -32,9 +32,10 @@ class Placed:
     """Where a newcomer stands among `of` submissions, itself included: from place `low` to `high`.
 
     `speed`, `speed_low`, `speed_high`: times the baseline's; NaN without one. `loses`: workloads on which it is slower
-    than the baseline beyond chance; `misses`: whose target its median study does not reach. `twin`: first and last
-    place of the board's own entry of this name, where there is one. Where single studies show no interval, `is_known`
-    is False, both places are that of the score, and there is no tier.
+    than the baseline beyond chance; `misses`: whose target its median study does not reach; `not_run`: on which it has
+    no rows, though others who are placed have. `twin`: first and last place of the board's own entry of this name,
+    where there is one. Where single studies show no interval, `is_known` is False, both places are that of the score,
+    and there is no tier.
     """
 
     submission: str
@@ -47,6 +48,7 @@ class Placed:
     speed_high: float
     loses: list[str]
     misses: list[str]
+    not_run: list[str]
     twin: tuple[int, int] | None
     is_known: bool
 
@@ -142,7 +144,8 @@ def _place(
     speeds = found.speedups
     speed = [float(speeds[end][name]) if baseline is not None else math.nan for end in ("speedup", "low", "high")]
     seconds = scoring.seconds.T[name]
-    misses = [str(workload) for workload in scoring.ratios.columns if not np.isfinite(seconds[workload])]
+    misses = [str(workload) for workload in scoring.ratios.columns if np.isinf(seconds[workload])]
+    not_run = [str(workload) for workload in scoring.ratios.columns if np.isnan(seconds[workload])]
     low, high = place_of(name)
     return Placed(
         submission,
@@ -153,8 +156,9 @@ def _place(
         speed=speed[0],
         speed_low=speed[1],
         speed_high=speed[2],
-        loses=[workload for workload in _lost(scoring, name, baseline) if workload not in misses],
+        loses=[workload for workload in _lost(scoring, name, baseline) if workload not in (*misses, *not_run)],
         misses=misses,
+        not_run=not_run,
         twin=place_of(submission) if is_taken else None,
         is_known=found.is_known,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.scoring.settings.points import numeric_points
+from harness.scoring.settings.points import numeric_points, point_of
 from harness.scoring.times import STUDY, started
 
 EDGE = 0.05
@@ -29,6 +30,8 @@ class Range:
         """How far on the way from `low` to `high` a value lies, by its logarithm where that is what was searched."""
         if self.high == self.low:
             return 0.5
+        if self.is_log and value <= 0.0:
+            return -math.inf
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -81,12 +84,14 @@ def edge_counts(times: pd.DataFrame, tuned: pd.DataFrame, ranges: Ranges) -> pd.
 
 
 def _placed(trials: pd.DataFrame, ranges: Ranges) -> pd.DataFrame:
-    """A row for each of these trials and each hyperparameter whose range is known."""
+    """A row for each of these trials and each hyperparameter whose range is known and that was not given with hp."""
     parts = []
-    for submission, group in trials.groupby("submission", observed=True):
+    for (submission, overrides), group in trials.groupby(["submission", "overrides"], observed=True):
         points = numeric_points(group)
+        # Imported rows say nothing of overrides.
+        given = point_of(json.loads(str(overrides) or "{}"))
         for name, searched in ranges[str(submission)].items():
-            if name in points:
+            if name in points and name not in given:
                 part = group[["workload", "submission", "study", "trial_id"]].assign(
                     hyperparameter=name, value=points[name], low=searched.low, high=searched.high
                 )

@@ -141,6 +141,15 @@ def test_each_of_several_newcomers_is_placed_as_if_it_were_alone(tmp_path, board
     assert both[-1].startswith("two: place 1 of 6, tier 1; 2.50 times nadamw")
 
 
+def test_what_a_newcomer_has_not_run_is_no_miss_of_its_own(tmp_path, board):
+    both = [*three_studies("one", 900.0, LAPTOP), *three_studies("two", 900.0, LAPTOP, workloads=WORKLOADS[:-1])]
+    write(tmp_path / "runs", both)
+    last = printed(tmp_path, against=board)[-1].strip()
+    assert last.startswith("two: place ")
+    assert f"not run on {WORKLOADS[-1]}: counted as missed" in last
+    assert "(missed)" not in last
+
+
 def test_a_missed_workload_is_named_among_those_that_it_loses_on(tmp_path, board):
     steps = dict.fromkeys(WORKLOADS, 1000.0) | {"text": math.inf}
     write(tmp_path / "runs", three_studies("my_rule", steps, LAPTOP))

@@ -112,6 +112,15 @@ def test_rows_of_a_committed_board_answer_with_those_of_this_machine(tmp_path):
     assert "hardware several machines" in text
 
 
+def test_rows_without_the_unit_are_named_and_cost_the_others_nothing(tmp_path):
+    around = {"reference_step_seconds_before": 0.01, "reference_step_seconds_after": 0.01}
+    write_board(tmp_path, "published", [trial_rows("ogbg", "adamw", 9.0, ruleset="algoperf_v0_5")])
+    write(tmp_path / "runs", study("kjv_char_lm", "adamw", 10.0, 11.0, 12.0, **around))
+    text = flat(tmp_path, "unit=reference_steps")
+    assert "only adamw has rows here" in text
+    assert "algoperf_v0_5: no row says what it took in reference steps (adamw)" in text
+
+
 def test_a_board_alone_answers_and_a_trial_on_two_boards_counts_once(tmp_path):
     rows = study("kjv_char_lm", "adamw", 10.0, 11.0)
     write_board(tmp_path, "one", rows)
@@ -137,6 +146,7 @@ def test_development_runs_answer_only_where_there_is_nothing_else(results):
         ("workload=kjv_char", "Did you mean 'kjv_char_lm'"),
         ("suite=minni", "there is no suite 'minni'"),
         ("ruleset=external", "ruleset 'external': no row has it"),
+        ("reference=adamv", "reference 'adamv': no row has it. Did you mean 'adamw'"),
         ("colour=red", "there is no option 'colour'"),
     ],
 )

@@ -134,6 +134,11 @@ def test_a_ladder_under_rules_without_a_baseline_asks_for_one(tmp_path):
     assert "nadamw" in asked(*ladder, "over=muon").speedups["submission"].tolist()
 
 
+def test_a_ladder_of_one_step_is_refused(cheap):
+    with pytest.raises(ConfigError, match="LADDER has one step, kjv_char_lm"):
+        parse([f"a={cheap}", "ladder=kjv_char_lm"])
+
+
 def test_the_same_rows_twice_are_refused_with_what_to_give(cheap):
     with pytest.raises(ConfigError, match="A and B are the same rows"):
         parse([f"a={cheap}"])

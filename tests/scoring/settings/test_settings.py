@@ -119,3 +119,13 @@ def test_of_a_submission_whose_ranges_are_not_known_there_is_no_row():
     board = scored(tried([(0.01, 10.0), (1.0, 20.0)]))
     assert tuned_points(board.times, board.studies, {}).empty
     assert edge_counts(board.times, tuned_points(board.times, board.studies, {}), {}).empty
+
+
+def test_what_was_given_with_hp_was_not_tuned_whatever_its_value():
+    ranges = {"s": {"lr": Range(0.01, 1.0, is_log=True)}}
+    for fixed in (0.0, 0.01):
+        board = scored(tried([(fixed, 10.0), (fixed, 20.0)], overrides=f'{{"lr": {fixed}}}'))
+        found = tuned_points(board.times, board.studies, ranges)
+        assert found.empty
+        assert edge_counts(board.times, found, ranges).empty
+    assert Range(0.01, 1.0, is_log=True).edge_of(0.0) == "low"
