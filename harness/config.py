@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import hashlib
+import io
 import json
+import os
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -303,6 +308,14 @@ def names_in(group: str, folder: Path = CONF) -> list[str]:
     return [path.stem for path in visible(folder / group, "*.yaml")]
 
 
+def _is_in(group: str, name: str, folder: Path) -> bool:
+    """Whether `names_in` has the name, without making paths of all of them: workloads are hundreds."""
+    try:
+        return not name.startswith(".") and f"{name}.yaml" in os.listdir(folder / group)  # noqa: PTH208
+    except OSError:
+        return False
+
+
 def pinned_workloads() -> list[str]:
     """Names of the workloads, variants too, whose file has the hashes of the data: anybody can have these here.
 
@@ -339,10 +352,16 @@ def read_yaml(path: Path, where: str, *, is_whole: bool = False) -> object:
 
     `is_whole`: no value may be missing (`???`). Raises ConfigError that begins with `where`.
     """
+    with _readable(where):
+        return copy.deepcopy(_parsed(path.read_text(encoding="utf-8"), is_whole=is_whole))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str, *, is_whole: bool) -> object:
+    """What a text of YAML holds. Kept by the text, as workloads' files are asked for one by one again and again."""
     from omegaconf import OmegaConf
 
-    with _readable(where):
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=is_whole)
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True, throw_on_missing=is_whole)
 
 
 @contextlib.contextmanager
@@ -358,15 +377,23 @@ def _readable(where: str) -> Iterator[None]:
         raise ConfigError(f"{where} {what}: {said}. Correct it.") from None
 
 
+@functools.lru_cache(maxsize=1024)
+def _laid_over(below: bytes, above: bytes) -> dict[str, Any]:
+    """Values laid over others, both pickled, by which they are kept as `_parsed` keeps texts."""
+    from omegaconf import OmegaConf
+
+    merged = OmegaConf.to_container(OmegaConf.merge(pickle.loads(below), pickle.loads(above)))
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
+
+
 def values_of(group: str, name: str, folder: Path = CONF) -> dict[str, Any]:
     """What one file says, laid over what the file that its defaults list names says, as Hydra does. Raises ConfigError.
 
     Such a list is a file of the same folder and `_self_`, in this order.
     """
-    if name not in names_in(group, folder):
+    if not _is_in(group, name, folder):
         raise ConfigError(f"there is no {group} {name!r}. {near_matches(name, names_in(group, folder))}")
-    from omegaconf import OmegaConf
-
     where = f"conf/{group}/{name}.yaml"
     read = read_yaml(folder / group / f"{name}.yaml", where)
     if not isinstance(read, dict):
@@ -378,8 +405,6 @@ def values_of(group: str, name: str, folder: Path = CONF) -> dict[str, Any]:
         case [str(base), "_self_"] if base != name:
             below = values_of(group, base, folder)
             with _readable(where):
-                merged = OmegaConf.to_container(OmegaConf.merge(below, values))
-            assert isinstance(merged, dict)
-            return {str(key): value for key, value in merged.items()}
+                return copy.deepcopy(_laid_over(pickle.dumps(below), pickle.dumps(values)))
         case other:
             raise ConfigError(f"{where}: defaults is {other!r}. Write one other file of the folder: [NAME, _self_].")

@@ -27,21 +27,23 @@ MAY_IMPORT = {
 }
 FLOORS_AT_MOST = 7
 FILES_AT_MOST = 15
+WORKLOADS = [path.stem for path in (ROOT / "conf" / "workload").glob("*.yaml")]
 
 
 def modules(folder: str = "harness") -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Dotted names that a file imports, inside functions too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def rooms_imported(path: Path) -> set[str]:
@@ -120,9 +122,8 @@ def test_no_folder_outgrows_one_glance(folder):
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_harness_names_no_workload_and_no_submission(path):
     assert not {name for name in imported(path) if name.split(".")[0] in ("workloads", "submissions")}
-    names = {each.stem for each in (ROOT / "conf" / "workload").glob("*.yaml")}
-    code = ast.unparse(_without_docstrings(ast.parse(path.read_text())))
-    assert not [name for name in names if name in code]
+    code = ast.unparse(_without_docstrings(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not [name for name in WORKLOADS if name in code]
 
 
 @pytest.mark.parametrize("path", modules("workloads"), ids=lambda path: str(path.relative_to(ROOT)))
