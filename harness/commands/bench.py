@@ -115,6 +115,8 @@ def parse(arguments: list[str]) -> Request:
     named = listed(chosen.get("submission", "")) or suite.submissions
     # A job may start in another folder: `given_as` finds a submission from there, too.
     submissions = list(dict.fromkeys(load_submission(each).given_as for each in named))
+    if any(override.startswith("study=") for override in overrides):
+        raise ConfigError("study is set by make bench, which runs every study of the ruleset. Leave it out.")
     _check_keys(overrides, workloads[0])
     fallbacks = suite.fallbacks if "workload" not in chosen else {}
     results = path_of(chosen["results"]) if chosen.get("results") else None

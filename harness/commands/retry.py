@@ -17,7 +17,7 @@ from harness.records.tables import Records, Row
 from harness.scoring.clock.disturbance import DISTURBED, is_disturbed
 from harness.scoring.rules import load_rules, rules_of
 from harness.study.identity import Study, describe
-from harness.study.pruning import no_longer_lost
+from harness.study.pruning import no_longer_beaten, no_longer_lost
 from harness.study.standing import standing_of
 
 _AGAIN = (*FAILED, DISTURBED)
@@ -51,16 +51,21 @@ def main(arguments: Sequence[str]) -> int:
             if row["status"] in statuses or (DISTURBED in statuses and _is_disturbed(study, row)):
                 records.retry(key)
                 failed += 1
-    freed = 0
+    freed, unstopped = 0, 0
     for study, records in studies:  # once all that failed are marked, in whichever study
         for key in no_longer_lost(study, records):
             records.retry(key)
             freed += 1
+        for key in no_longer_beaten(study, records):
+            records.retry(key)
+            unstopped += 1
     for line in unreadable:
         console.print(line, soft_wrap=True)
     console.print(f"{failed} trials with status {' or '.join(statuses)} are run again; their old rows stay")
     if freed:
         console.print(f"{freed} trials that were not run because studies had missed are run: these had failed")
+    if unstopped:
+        console.print(f"{unstopped} trials that were stopped at the time of one of these are run again")
     return bench.bench(rest, console)
 
 

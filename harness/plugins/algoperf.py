@@ -31,6 +31,7 @@ from harness.plugins.algoperf_names import (
     TrainingCompleteError,
     install,
 )
+from harness.plugins.values import is_number
 from harness.trial.order import stream_seed
 from harness.trial.trial import Trial
 
@@ -112,11 +113,16 @@ def read_search_space(path: Path) -> list[dict[str, Any]] | dict[str, Any]:
 
 
 def _dimension(name: str, value: Any, path: Path) -> dict[str, Any]:
-    if isinstance(value, dict) and "feasible_points" in value:
+    if isinstance(value, dict) and isinstance(value.get("feasible_points"), list) and value["feasible_points"]:
         return {"values": list(value["feasible_points"])}
-    if isinstance(value, dict) and {"min", "max"} <= value.keys():
-        return {"min": value["min"], "max": value["max"], "scaling": value.get("scaling", "linear")}
-    raise ConfigError(f"{path}: {name} is {value!r}. Use min, max and scaling, or feasible_points.")
+    if isinstance(value, dict) and is_number(value.get("min")) and is_number(value.get("max")):
+        scaling = value.get("scaling", "linear")
+        if scaling != "log" or min(value["min"], value["max"]) > 0:
+            return {"min": value["min"], "max": value["max"], "scaling": scaling}
+    raise ConfigError(
+        f"{path}: {name} is {value!r}. Use numbers min and max with a scaling, above 0 where that is log, or a list of "
+        "feasible_points."
+    )
 
 
 class _Run:

@@ -71,8 +71,13 @@ class SearchSpace:
             self,
             defaults=resolve_overrides(self.defaults, overrides),
             points=tuple(resolve_overrides(point, overrides) for point in self.points),
-            settled=tuple(overrides),
+            settled=tuple(flat(overrides)),
         )
+
+    def _is_settled(self, name: str) -> bool:
+        """Whether it was overridden: by its own name, or as an element of a list, or a list, that was."""
+        whole = name.rpartition(".")[0]
+        return any(given in (name, whole) or given.startswith(f"{name}.") for given in self.settled)
 
     def point_at(self, shares: Sequence[float]) -> Hyperparameters:
         """The point at `shares` of the way along each dimension, each in [0, 1)."""
@@ -80,8 +85,8 @@ class SearchSpace:
         for (name, dimension), share in zip(self.dimensions.items(), shares, strict=True):
             wanted = self.conditions.get(name, {})
             # Conditions speak of hyperparameters whose values are settled: those before, and those that are not tuned.
-            is_open = name not in self.settled
-            if is_open and all(value_at(point, other, name) in values for other, values in wanted.items()):
+            counts = all(value_at(point, other, name) in values for other, values in wanted.items())
+            if counts and not self._is_settled(name):
                 drawn = fitted(dimension.value_at(float(share)), value_at(point, name, name), name)
                 point = with_value(point, name, drawn)
         return Hyperparameters(point)

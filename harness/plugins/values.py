@@ -5,12 +5,13 @@ The type of a default decides how every other value is read; a point has one spe
 
 from __future__ import annotations
 
+import keyword
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from harness.api import ConfigError, near_matches
+from harness.api import ConfigError, Hyperparameters, near_matches
 
 Scalar = bool | int | float | str | None
 Value = Scalar | tuple[Scalar, ...]
@@ -28,8 +29,12 @@ def check_hyperparameters(written: object, where: str, groups: Sequence[str] = (
         )
     found: dict[str, Value] = {}
     for name, value in written.items():
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ConfigError(f"{where} has the name {name!r}. Use a Python name, so that hp.<name> reads it.")
+        is_name = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+        if not is_name or hasattr(Hyperparameters, str(name)):
+            raise ConfigError(
+                f"{where} has the name {name!r}. Use a Python name that is no word of the language and no method of a "
+                "mapping, so that hp.<name> reads it."
+            )
         if name in groups and isinstance(value, dict):
             inside = check_hyperparameters(value, f"{where}.{name}")
             found.update({f"{name}.{inner}": default for inner, default in inside.items()})

@@ -105,8 +105,8 @@ class _Prepared:
         self.is_warm = warm
         self.split: TrainingSplit | None = None
         self.for_trainer: Any = None
-        self.is_ready = False
         """A trainer.Prepared, or the split, from which the trainer makes it or says why it cannot."""
+        self.is_ready = False
 
     def prepare(self, request: dict[str, Any]) -> None:
         """Read the split before the first trainer is started: a server is for one workload.

@@ -250,8 +250,8 @@ class Untrusted:
         if files > _FILES_AT_MOST:
             raise ProcessGone(f"the {self._role} wrote more than {_FILES_AT_MOST} files")
         if total > self._disk_bytes:
-            allowed = f"{self._disk_bytes / 2**30:.1f} are allowed"
-            raise ProcessGone(f"the {self._role} wrote {total / 2**30:.1f} GiB; {allowed}")
+            allowed = f"{self._disk_bytes / 2**30:.3g} are allowed"
+            raise ProcessGone(f"the {self._role} wrote {total / 2**30:.3g} GiB; {allowed}")
 
     def _resident_bytes(self, processes: list[psutil.Process]) -> int:
         """Resident sizes, which count shared pages once per process: cheap, and never too low."""

@@ -59,7 +59,9 @@ def exit_text(code: int) -> str:
     """How a process ended before it should have, from its exit code, or minus the signal's number."""
     if code < 0:
         memory = " (the system may have been out of memory)" if code == -signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(-code).name}{memory}"
+        # Real-time signals have numbers alone.
+        name = signal.Signals(-code).name if -code in {each.value for each in signal.Signals} else f"signal {-code}"
+        return f"was killed by {name}{memory}"
     return f"exited with code {code} before it was finished"
 
 

@@ -237,7 +237,8 @@ class Sandbox:
             builder=self._builder,
             keeper=answer["keeper"],
             scratch=scratch,
-            disk_bytes=self.disk_bytes,
+            # What is left must do for the rows.
+            disk_bytes=min(self.disk_bytes, shutil.disk_usage(scratch).free // 2),
             role=role,
         )
 

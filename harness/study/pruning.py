@@ -22,6 +22,8 @@ from harness.scoring.stopping.pruning import (
 from harness.study.identity import Study, sibling, workload_hash
 from harness.study.standing import standing_of
 
+_BEATEN = "an earlier trial of the study had reached the target by then"
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -53,7 +55,7 @@ def trial_limit(study: Study, records: Records, board: Limit) -> Limit:
         return Limit()
     best = best_of_study(row["time_to_target"] for row in standing_of(study, records).rows.values())
     if best <= board.seconds:
-        return Limit(best, "an earlier trial of the study had reached the target by then")
+        return Limit(best, _BEATEN)
     return board
 
 
@@ -109,12 +111,26 @@ def board_limit_of(study: Study, records: Records) -> Limit:
 def no_longer_lost(study: Study, records: Records) -> list[TrialKey]:
     """Trials of a study that were not run because its median was lost, where by what is recorded now it is not.
 
-    What stopped a trial that ran is a hit, and hits stay. A lost median is made of misses, and rows of an earlier
+    A lost median is made of misses, and rows of an earlier
     version count failures among them, which may be run again.
     """
     if median_is_lost(_other_studies(study, records), study.config.ruleset.studies):
         return []
     return [key for key, row in standing_of(study, records).rows.items() if _was_not_run(row)]
+
+
+def no_longer_beaten(study: Study, records: Records) -> list[TrialKey]:
+    """Trials of a study that were stopped at a hit of it, where by what is recorded now nothing was reached by then.
+
+    A hit goes where its trial is run again, as a disturbed one may be.
+    """
+    rows = standing_of(study, records).rows
+    best = best_of_study(row["time_to_target"] for row in rows.values())
+    return [
+        key
+        for key, row in rows.items()
+        if row["status"] == TrialStatus.PRUNED and row["pruned_by"] == _BEATEN and row["charged_seconds"] < best
+    ]
 
 
 def _other_studies(study: Study, records: Records) -> list[float]:

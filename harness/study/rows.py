@@ -11,6 +11,7 @@ from typing import Any
 from harness.api import Target
 from harness.config import ROOT
 from harness.plugins.search import resolve_overrides
+from harness.plugins.values import flat
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
@@ -160,7 +161,9 @@ def summary(seen: list[Observation], target: Target) -> Row:
 def _overrides(study: Study) -> dict[str, Any]:
     """What `hp.` set, as the submission reads it: however it was spelt, it is the same run."""
     over_defaults = resolve_overrides(study.submission.hyperparameters, study.config.hp)
-    return {name: over_defaults[name] for name in study.config.hp}
+    # Of a list whose elements were set, the list.
+    names = [name if name in over_defaults else name.rpartition(".")[0] for name in flat(study.config.hp)]
+    return {name: over_defaults[name] for name in names}
 
 
 def _best(seen: list[Observation], target: Target) -> Observation | None:

@@ -146,6 +146,7 @@ BAD_SPACE = YAML + "search_space: {learning_rate: {min: 1.0, max: 0.1, scaling: 
         (["workload=digits_mlp", "hardware.threads=many"], ["threads", "many"]),
         (["workload=digits_mlp", "submission=adamw", "hp.learnin_rate=1"], ["learnin_rate", "learning_rate"]),
         (["digits_mlp"], ["key=value"]),
+        (["workload=digits_mlp", "submission=adamw", "study=2"], ["study", "Leave it out"]),
         (["workload=digits_mlp", "submission=adamw", "hardware.device=tpu"], ["tpu", "cuda"]),
         (["workload=digits_mlp", "submission={no_train}"], ["train"]),
         (["workload=digits_mlp", "submission={bad_space}"], ["min", "max", "learning_rate"]),
@@ -179,14 +180,20 @@ def test_killing_the_referee_at_any_moment_and_running_again_gives_the_same_rows
         f"results={tmp_path}", "tracking=offline", *FAST[1:],
     ]  # fmt: skip
     chance = random.Random(kills)
+    journals, killed = tmp_path / "runs" / "journal", 0
     for moment in (chance.uniform(2.0, 8.0) for _ in range(kills)):
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
         time.sleep(moment)
+        # On a slow machine nothing may have begun by then.
+        while process.poll() is None and not visible(journals, "*.jsonl"):
+            time.sleep(0.01)
+        killed += process.poll() is None
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         process.wait()
         _, alive = psutil.wait_procs(below, timeout=15.0)
         assert alive == []
+    assert killed
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     trials = pd.read_parquet(tmp_path / "runs" / "trials")

@@ -120,7 +120,11 @@ def test_ranges_and_points_of_a_search_space_are_read(tmp_path):
     assert found["beta2"] == {"values": [0.99]}
 
 
-@pytest.mark.parametrize("text", ["{", "3", "[]", '{"a": 4}'])
+@pytest.mark.parametrize("text", [
+        "{", "3", "[]", '{"a": 4}', '{"a": {"feasible_points": []}}', '{"a": {"feasible_points": 5}}',
+        '{"a": {"min": null, "max": 1}}', '{"a": {"min": -1, "max": 1, "scaling": "log"}}',
+    ],
+)  # fmt: skip
 def test_another_search_space_is_refused_with_its_file(tmp_path, text):
     path = tmp_path / "tuning_search_space.json"
     path.write_text(text, encoding="utf-8")

@@ -201,7 +201,7 @@ def test_a_state_that_cannot_be_written_is_a_fault_of_resuming_and_not_of_traini
     fault = resumes(candidate, "one_dimensional")
     assert fault is not None
     assert "what it names as resumable cannot be written: " in fault
-    assert "pickle" in fault
+    assert "local object" in fault
 
 
 FINISHES = """
@@ -240,6 +240,11 @@ def left_with(tmp_path: Path, code: str, *, seconds: float) -> str:
 def test_a_submission_that_ends_its_process_ends_no_other(tmp_path: Path):
     code = "import os\n\ndef train(trial, hp):\n    print('bye')\n    os._exit(3)\n"
     assert "exit code 3. Its last words" in left_with(tmp_path, code, seconds=120.0)
+
+
+def test_a_submission_that_leaves_without_a_word_has_not_passed(tmp_path: Path):
+    code = "import os\n\ndef train(trial, hp):\n    os._exit(0)\n"
+    assert "ended its process before all was looked at" in left_with(tmp_path, code, seconds=120.0)
 
 
 @pytest.mark.slow

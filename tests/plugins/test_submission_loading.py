@@ -181,6 +181,12 @@ def test_a_path_needs_a_directory(tmp_path: Path):
     assert "there is no directory" in complaint_about(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("name", ["keys", "items", "lambda", "two words"])
+def test_a_hyperparameter_must_be_a_name_that_code_can_read(tmp_path: Path, name: str):
+    yaml = f"title: Mine\nauthors: me\nhyperparameters: {{{name}: 1.0}}\n"
+    assert f"has the name '{name}'. Use a Python name" in complaint_about(write(tmp_path / "mine", yaml=yaml))
+
+
 def test_a_name_must_fit_into_the_paths_of_the_records(tmp_path: Path):
     assert "use letters, digits" in complaint_about(write(tmp_path / "my=optimizer"))
 

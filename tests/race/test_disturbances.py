@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.api import DataError, visible
+from harness.api import DataError, TrialStatus, visible
 from harness.race.outcome import DisturbedError, Outcome, StallError
+from harness.race.processes import exit_text
 from harness.race.referee import undisturbed
 from harness.race.sandbox import Sandbox
 from tests.blobs import Blobs
@@ -56,6 +58,27 @@ def test_the_end_of_the_server_of_trainers_is_no_crash_of_the_submission(tmp_pat
 
         with pytest.raises(DisturbedError, match="the server of trainers was killed"):
             race_on(sandbox, tmp_path, SGD, on_evaluation=kill)
+
+
+def test_a_trainer_may_write_half_of_what_the_disk_has_left_so_that_its_row_fits(tmp_path, monkeypatch):
+    left = shutil.disk_usage(tmp_path)._replace(free=16 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: left)
+    writes = """
+    def train(trial, hp):
+        with open("filling", "wb", 0) as file:
+            file.write(bytes(12 << 20))
+        for batch in trial.batches():
+            pass
+    """
+    with Sandbox(torch.device("cpu"), threads=1) as sandbox:
+        outcome = race_on(sandbox, tmp_path, writes, max_runtime=20.0, eval_period=10.0)
+    assert outcome.status == TrialStatus.CRASHED
+    assert "the trainer wrote 0.0117 GiB; 0.00781 are allowed" in outcome.reason
+
+
+@pytest.mark.parametrize(("code", "words"), [(-9, "killed by SIGKILL"), (-40, "killed by signal 40"), (3, "code 3")])
+def test_how_a_process_ended_is_said_of_every_signal(code, words):
+    assert words in exit_text(code)
 
 
 class Hungry(Blobs):

@@ -724,7 +724,7 @@ ATTACKS = [
     ),
     Attack(
         "helping children",
-        "lets children compute for it",
+        "lets children compute for it that live on",
         PROCESSOR,
         """
     def train(trial, hp):

@@ -19,10 +19,11 @@ from harness.records.tables import Records, TrialKey
 from harness.study.budget import trial_spec
 from harness.study.identity import describe, trial_key, trial_seed
 from harness.study.machine.calibration import NOT_MEASURED, Sandwich
-from harness.study.pruning import no_longer_lost
+from harness.study.pruning import no_longer_beaten, no_longer_lost
 from harness.study.rows import trial_row
 from tests.commands.test_bench import FAST
 from tests.conftest import SGD
+from tests.plugins.test_submission_loading import GROUPS
 from tests.study.test_study import run, study_config, write_submission
 
 THREE, FOUR = (RulesetConfig("self", 1, studies, 1, "defaults", 1.0, "adamw") for studies in (3, 4))
@@ -100,21 +101,24 @@ def test_studies_stop_when_the_median_can_no_longer_be_finite(tmp_path):
     assert rows["sandboxed"].nunique() == 1, "a trial that was not run is ranked with those that say so"
 
 
-def give_row(config, *, status: TrialStatus, pruned_by: str | None = None, around: Sandwich = NOT_MEASURED) -> TrialKey:
-    """The row of the only trial of a study that ended without an evaluation."""
+def give_row(
+    config, *, status: TrialStatus, pruned_by: str | None = None, around: Sandwich = NOT_MEASURED, trial=0, **changes
+) -> TrialKey:
+    """The row of a trial of a study that ended without an evaluation."""
     study, records = describe(config), Records(config.results / "runs")
-    key = trial_key(study, 0, records)
+    key = trial_key(study, trial, records)
     spec = trial_spec(
         config,
         study.submission,
-        study.points[0],
+        study.points[trial],
         seed=1,
         target=config.workload.target,
         max_runtime=1.0,
         eval_period=0.1,
     )
     outcome = Outcome(status, "a test", pruned_by=pruned_by)
-    records.finish(key, trial_row(study, 0, key, spec, outcome, datetime.datetime.now(datetime.UTC), around), [])
+    row = trial_row(study, trial, key, spec, outcome, datetime.datetime.now(datetime.UTC), around)
+    records.finish(key, row | changes, [])
     return key
 
 
@@ -139,6 +143,41 @@ def test_studies_that_were_not_run_since_others_had_failed_are_freed_once_these_
     for key in failed:
         records.retry(key)
     assert [no_longer_lost(describe(config), records) for config in studies] == [[], [], [pruned[0]], [pruned[1]]]
+
+
+def test_trials_that_were_stopped_at_a_hit_are_freed_once_its_trial_runs_again(tmp_path):
+    submission = write_submission(tmp_path / "tuned", SGD, SPACE)
+    ruleset = dataclasses.replace(TUNED, trials=4)
+    config = study_config(tmp_path, submission, ruleset=ruleset)
+    first = give_row(config, status=TrialStatus.REACHED, time_to_target=10.0, charged_seconds=10.0)
+    stopped = {
+        "status": TrialStatus.PRUNED,
+        "pruned_by": "an earlier trial of the study had reached the target by then",
+    }
+    beaten = give_row(config, trial=1, charged_seconds=10.0, **stopped)
+    give_row(config, trial=2, status=TrialStatus.REACHED, time_to_target=8.0, charged_seconds=8.0)
+    give_row(config, trial=3, charged_seconds=8.0, **stopped)
+    study, records = describe(config), Records(tmp_path / "runs")
+    records.retry(first)
+    assert no_longer_beaten(study, records) == []
+    records.retry(trial_key(study, 2, records))
+    give_row(config, status=TrialStatus.REACHED, time_to_target=9.0, charged_seconds=9.0)
+    # The one that was stopped at 8 s might have hit by 9 s.
+    assert no_longer_beaten(study, records) == [trial_key(study, 3, records)]
+    assert beaten not in no_longer_beaten(study, records)
+
+
+def test_an_element_or_a_member_of_a_group_that_is_given_is_not_drawn_over_and_is_in_the_row(tmp_path):
+    folder = tmp_path / "grouped"
+    folder.mkdir()
+    (folder / "submission.yaml").write_text(GROUPS, encoding="utf-8")
+    given = ["hp.matrices.learning_rate=0.05", "hp.rest.betas.1=0.97", f"results={tmp_path}", *FAST]
+    configs = bench.studies_of(bench.parse(["workload=digits_mlp", f"submission={folder}", "ruleset=external", *given]))
+    points = [point for config in configs for point in describe(config).points]
+    assert {(point["matrices.learning_rate"], point["rest.betas"][1]) for point in points} == {(0.05, 0.97)}
+    give_row(configs[0], status=TrialStatus.CRASHED)
+    overrides = json.loads(trials_of(tmp_path).iloc[0]["overrides"])
+    assert overrides == {"matrices.learning_rate": 0.05, "rest.betas": [0.9, 0.97]}
 
 
 def test_studies_that_were_not_run_since_others_had_missed_stay(tmp_path):

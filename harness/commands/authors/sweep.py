@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import command_line
-from harness.api import ConfigError, DataError
+from harness.api import ConfigError, DataError, path_of
 from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.plugins.optimizer_check import check, classes_of, in_one_line
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     running = {name: finding.mend or {} for name, finding in findings.items() if _runs(finding)}
     code, lost = 2, None
     if running:
-        folder = Path(given.get("results", "results")).resolve() / "sweep" / library
+        folder = path_of(given.get("results") or "results").resolve() / "sweep" / library
         submissions = [str(_write(folder, name, library, mend)) for name, mend in running.items()]
         rest = [argument for argument in arguments if not argument.startswith("library=")]
         asked = [*rest, f"submission={','.join(submissions)}"]

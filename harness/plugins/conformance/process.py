@@ -22,10 +22,11 @@ _SECONDS = 300.0
 
 @dataclass
 class Found:
-    """What the process has said."""
+    """What the process has said. `is_whole`: to its last line, and not ended by what it looked at."""
 
     checks: list[Check] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
+    is_whole: bool = False
 
 
 def check_training_of(submission: Submission, *, seconds: float = _SECONDS) -> Found:
@@ -52,6 +53,8 @@ def check_training_of(submission: Submission, *, seconds: float = _SECONDS) -> F
             process.wait()
         said.seek(0)
         found = _read(said.read().decode("utf-8", errors="replace"))
+    if fault is None and not found.is_whole:
+        fault = "it ended its process before all was looked at. Let its training return."
     if fault is not None:
         found.checks.append(Check("trains", Outcome.FAILED, fault))
     return found
@@ -62,7 +65,9 @@ def _read(lines: str) -> Found:
     for line in lines.splitlines():
         with contextlib.suppress(ValueError):  # half a line of a process that was ended
             answer = json.loads(line)
-            if "measured" in answer:
+            if "done" in answer:
+                found.is_whole = True
+            elif "measured" in answer:
                 found.measured = answer["measured"]
             else:
                 found.checks.append(Check(**{**answer, "outcome": Outcome(answer["outcome"])}))
@@ -70,7 +75,7 @@ def _read(lines: str) -> Found:
 
 
 def main() -> None:
-    """In the new process: a line of JSON for each check, and one for what was measured."""
+    """In the new process: a line of JSON for each check, one for what was measured, and one at the end."""
     import torch
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -85,7 +90,8 @@ def main() -> None:
             answers.flush()
         if runs:
             answers.write(json.dumps({"measured": measured(candidate)}) + "\n")
-            answers.flush()
+        answers.write(json.dumps({"done": True}) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
