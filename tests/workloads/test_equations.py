@@ -228,6 +228,15 @@ def test_the_shares_of_experts_sum_to_one_everywhere_and_have_the_derivatives_th
         torch.testing.assert_close(shares.laplacian[:, k : k + 1], exact.laplacian)
 
 
+@pytest.mark.parametrize("experts", [1, 2, 3])
+def test_shares_sum_to_one_with_all_derivatives_on_the_lines_through_centres_too(experts: int):
+    axis = torch.linspace(-1, 1, 13, dtype=torch.float64)  # holds the centres of one, two and three experts
+    shares = partition(torch.cartesian_prod(axis, axis), experts)
+    torch.testing.assert_close(shares.value.sum(dim=1), torch.ones(169, dtype=torch.float64))
+    for derivative in (*shares.gradient, shares.laplacian):
+        torch.testing.assert_close(derivative.sum(dim=1), torch.zeros(169, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_one_expert_is_the_ridge_regression_of_the_equation_on_the_functions_of_the_network():
     torch.manual_seed(0)
     model = Experts(8, experts=1, peak=25.0).double()

@@ -68,10 +68,14 @@ def partition(points: Tensor, experts: int) -> Jet:
     """
     centres = (2 * torch.arange(experts, dtype=points.dtype, device=points.device) + 1) / experts - 1
     held = points.clamp(centres[0], centres[-1])
-    phase = math.pi / 4 * experts * (held[:, :, None] - centres)
-    # Beyond its neighbours' centres an expert has no share; beyond the outermost centres shares do not change.
-    reaches = phase.abs() < math.pi / 2
-    moves = (reaches & (held == points)[:, :, None]).to(points.dtype)
+    reach = experts * (held[:, :, None] - centres)
+    phase = math.pi / 4 * reach
+    # Beyond its neighbours' centres an expert has no share; at a centre second derivatives jump, and one of the two
+    # neighbours counts, so that they sum to 0 there, too.
+    reaches = (reach >= -2.0) & (reach < 2.0)
+    # Shares do not change beyond the outermost centres.
+    is_between = (centres[0] < points) & (points < centres[-1])
+    moves = (reaches & is_between[:, :, None]).to(points.dtype)
     speed = math.pi / 4 * experts
     value = phase.cos().square() * reaches
     slope = -speed * (2 * phase).sin() * moves

@@ -23,7 +23,8 @@ from workloads.models.decoder_lm import DecoderOnSymbols
 LANGUAGES: Mapping[str, int] = {"de": 12_000, "fr": 1_200, "es": 360, "et": 120}
 """How many texts of each are trained on."""
 _HELD_OUT = 250
-# Hundredths of the keys, by a hash: what a key says is held out in all languages or in none.
+# Hundredths of the keys, by a hash: what a key says is held out in all languages or in none, but for a text that a
+# language has under several keys: there the smallest hash decides, in that language alone.
 _PARTS: dict[SplitName, range] = {"train": range(80), "validation": range(80, 90), "test": range(90, 100)}
 _LENGTH = 64
 _FEWEST = 16

@@ -77,11 +77,13 @@ class InterfaceUniformity(TextPairs):
         queries, documents = statistics["directions"].unbind(dim=1)
         blocks = zip(*(statistics[name].split(_BLOCK) for name in ("directions", "names")), strict=True)
         losses = torch.cat([self.losses(made, {"names": names}, 0.0)[0] for made, names in blocks])
-        crowding = torch.stack([spread_of(part) for part in documents.split(_BLOCK)])
+        parts = documents.split(_BLOCK)
+        # A last block that is smaller counts as what it is.
+        crowding = torch.stack([len(part) * spread_of(part).double() for part in parts]).sum() / len(documents)
         return {
             "mrr_error": mrr_error(queries @ documents.T),
             "distance": (queries - documents).double().square().sum(dim=1).mean().item(),
-            "crowding": crowding.double().mean().item(),
+            "crowding": crowding.item(),
             "loss": losses.double().mean().item(),
         }
 
