@@ -26,7 +26,7 @@ from benchmarks.optimizer_peers import OUR_ARGUMENTS, Make, missing_libraries, p
 from harness import command_line
 from harness.api import ConfigError, one_line, visible
 from harness.command_line import PlainConsole
-from harness.plugins.submission import SUBMISSIONS
+from harness.plugins.submission import SUBMISSIONS, load_submission
 from harness.plugins.submission_files import PREDICTOR
 
 ROUNDS = 9
@@ -164,6 +164,8 @@ def classes_of(submissions: Sequence[str]) -> list[tuple[str, type[Optimizer]]]:
         if submissions and name not in submissions:
             continue
         if (path.parent / f"{PREDICTOR}.py").is_file():  # the open division steps networks of its own alone
+            continue
+        if load_submission(str(path.parent)).api == "algoperf":  # its code imports names that its adapter alone gives
             continue
         module = importlib.import_module(f"submissions.{name}.submission")
         found += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import optimizers
 from benchmarks.optimizers import (
     classes_of,
     compared,
@@ -15,6 +16,8 @@ from benchmarks.optimizers import (
     tiny_shapes,
 )
 from harness.api import ConfigError
+from harness.commands.authors.import_submission import import_submission
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 SHAPES = [(8, 4), (8,), (4, 8)]
@@ -92,6 +95,12 @@ def test_a_method_of_another_name_has_its_peer_too():
     assert {"torch.optim.NAdam", "torch.optim.NAdam, foreach"} <= {each.name for each in row.public}
     assert all("schedule" in each.differs for each in row.public)
     assert row.state_bytes == 8.0
+
+
+def test_a_submission_in_algoperfs_api_is_left_alone(tmp_path, monkeypatch):
+    import_submission(ROOT / "tests" / "algoperf" / "adamw_with_warmup", "theirs", tmp_path)
+    monkeypatch.setattr(optimizers, "SUBMISSIONS", tmp_path)
+    assert optimizers.classes_of([]) == []
 
 
 def test_a_submission_without_a_class_of_its_own_is_named():
