@@ -71,13 +71,13 @@ def test_a_stage_comes_to_the_units_that_made_its_data():
     torch.testing.assert_close(stage(inputs), wanted, rtol=0, atol=0.01)
 
 
-def boosted(stages: int, *, kind: str = "classes", units: int = 2) -> tuple[Boosted, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(2)
+def boosted(stages: int, *, kind: str = "classes", units: int = 2, seed: int = 2) -> tuple[Boosted, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(300, 4, generator=generator)
     targets = torch.nn.functional.one_hot((inputs[:, 0] * inputs[:, 1] > 0).long(), 2).float()
     if kind == "binary":
         targets = 2 * targets[:, :1] - 1
-    network = Boosted([4], [2] if kind == "classes" else [], units=2 * stages, binary=kind == "binary")
+    network = Boosted([4], [2] if kind == "classes" else [], units=units * stages, binary=kind == "binary")
     with torch.no_grad():
         network.read.bias.copy_(first_scores(kind, targets))
     for _ in range(stages):
@@ -111,11 +111,15 @@ def test_of_yes_and_no_the_network_gives_log_odds():
 
 @pytest.mark.parametrize("kind", ["classes", "binary"])
 def test_stages_learn_a_product_that_no_plane_separates(kind: str):
-    network, inputs, targets = boosted(12, kind=kind)
-    with torch.no_grad():
-        scores = network.scores(inputs)
-    right = scores.argmax(1) == targets.argmax(1) if kind == "classes" else (scores * targets > 0)[:, 0]
-    assert right.double().mean() > 0.9
+    # What a stage comes to turns on the last bits of its start: of one short run 0.88 is seen on some processors.
+    shares = []
+    for seed in (2, 3, 4):
+        network, inputs, targets = boosted(24, kind=kind, units=4, seed=seed)
+        with torch.no_grad():
+            scores = network.scores(inputs)
+        right = scores.argmax(1) == targets.argmax(1) if kind == "classes" else (scores * targets > 0)[:, 0]
+        shares.append(right.double().mean().item())
+    assert sum(shares) / len(shares) > 0.9
 
 
 def test_units_that_came_last_can_be_left_out_with_little_loss():
