@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from harness import command_line
-from harness.config import ROOT
+from harness.api import visible
+from harness.commands.leaderboard import read_trials
+from harness.config import ROOT, read_yaml
 from harness.records.board_files import board_named
 from harness.scoring.agreement.tau import tau_b
 
@@ -84,11 +85,12 @@ def table(found: pd.DataFrame) -> list[str]:
 
 def page(folder: Path = FOLDER) -> tuple[str, pd.DataFrame]:
     """The page, and the costs of all comparisons with the column `machine`."""
-    names = yaml.safe_load((folder / "names.yaml").read_text(encoding="utf-8"))
+    names = read_yaml(folder / "names.yaml", "names.yaml")
+    assert isinstance(names, dict)
     parts, every = [_HEAD], []
-    for path in sorted(folder.glob("*.parquet")):
+    for path in visible(folder, "*.parquet"):
         name, _, machine = path.stem.rpartition("_")
-        rows = pd.read_parquet(f"{board_named(name, 'BOARD').path}.trials.parquet")
+        rows = read_trials(board_named(name, "BOARD").path, _READ)
         rows = rows[~rows["hardware_fingerprint"].str.startswith(machine)]
         found = costs(rows, pd.read_parquet(path))
         of_board = {str(each)[:8] for each in rows["hardware_fingerprint"].unique()}

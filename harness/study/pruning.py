@@ -111,8 +111,7 @@ def board_limit_of(study: Study, records: Records) -> Limit:
 def no_longer_lost(study: Study, records: Records) -> list[TrialKey]:
     """Trials of a study that were not run because its median was lost, where by what is recorded now it is not.
 
-    A lost median is made of misses, and rows of an earlier
-    version count failures among them, which may be run again.
+    A lost median is made of misses, and rows of an earlier version count failures among them, which may be run again.
     """
     if median_is_lost(_other_studies(study, records), study.config.ruleset.studies):
         return []
