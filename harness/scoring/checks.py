@@ -33,6 +33,9 @@ COMBINATION = [
 ]
 """Rows that differ in one of these are never ranked together."""
 
+OURS = "timetrial"
+"""The source of rows that were raced here; others were imported from logs."""
+
 _MAY_HAVE_NO_VALUE = ("diverged", "crashed")
 
 
@@ -64,6 +67,9 @@ def check_evaluations(trials: pd.DataFrame, evaluations: pd.DataFrame) -> NDArra
     where: dict[str, Any] = {"trials": trials, "owner": owner}
     _check_rows("evaluations", "charged_seconds", evaluations, ~np.isfinite(seconds), "not a number", **where)
     may_lack = trials["status"].isin(_MAY_HAVE_NO_VALUE).to_numpy()
+    if "source" in trials.columns:
+        # A trial of others may go on after its target, and write down an evaluation that gave nothing.
+        may_lack = may_lack | (trials["source"] != OURS).to_numpy()
     lacks = np.isnan(evaluations["validation"].to_numpy(dtype=float))
     if lacks.any():
         lacks[lacks] = ~may_lack[owner[lacks]]

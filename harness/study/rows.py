@@ -15,6 +15,7 @@ from harness.plugins.values import flat
 from harness.race.outcome import Observation, Outcome, TrialSpec
 from harness.race.protocol import as_json, from_json
 from harness.records.tables import Row, TrialKey, finite_or_none
+from harness.scoring.checks import OURS
 from harness.study.identity import Study, identity_of, workload_hash
 from harness.study.machine.calibration import NOT_MEASURED, Sandwich
 from harness.study.machine.hardware import git_revision
@@ -135,7 +136,7 @@ def trial_row(
         "workload_hash": workload_hash(config.workload),
         "workload_version": config.workload.version,
         "data_hash": config.workload.data_hash(),
-        "source": "timetrial",
+        "source": OURS,
         "started_at": started_at,
         "identity": identity_of(study, trial, key),
     }

@@ -262,3 +262,15 @@ def test_a_loss_that_algoperf_has_no_name_for_has_none_and_outputs_stay_as_they_
     assert workload.loss_type is None
     outputs = trial.outputs(trial.next_batch())
     assert torch.equal(workload.output_activation_fn(outputs), outputs)
+
+
+@pytest.mark.parametrize(
+    "space",
+    ['{"dropout_rate": {"feasible_points": [0, 0.1]}}', '[{"dropout_rate": 0}, {"dropout_rate": 0.1}]'],
+)
+def test_a_whole_number_among_fractions_is_one_of_them(tmp_path, space):
+    source = tmp_path / "source"
+    shutil.copytree(SUBMISSIONS / "adamw_with_warmup", source)
+    (source / "tuning_search_space.json").write_text(space, encoding="utf-8")
+    found = load_submission(str(import_submission(source, "theirs", tmp_path)))
+    assert found.hyperparameters == {"dropout_rate": 0.0}

@@ -229,6 +229,14 @@ def test_a_bad_value_is_named_with_its_column(table, column, value, words):
     assert column in str(caught.value)
 
 
+def test_a_run_of_others_may_go_on_after_its_target_and_write_down_an_evaluation_that_gave_nothing():
+    rows = [trial_rows("w", name, 10.0, source="algoperf") for name in ("s", "r")]
+    trial, curve = rows[0]
+    curve.append(evaluation_row(trial, 2, 20.0, None))
+    scoring = score_tables(*tables(rows), RULES)
+    assert scoring.seconds["w"].to_dict() == {"r": 10.0, "s": 10.0}
+
+
 @pytest.mark.parametrize(("table", "column"), [("trials", "study"), ("evaluations", "validation")])
 def test_a_missing_column_is_named(table, column):
     trials, evaluations = tables([trial_rows("w", "s", 10.0)])

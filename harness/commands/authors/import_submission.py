@@ -44,13 +44,16 @@ def import_submission(source: Path, name: str, root: Path) -> Path:
     if folder.exists():
         raise ConfigError(f"{folder} is there already. Choose another name: NAME=x.")
     space = read_search_space(source / SEARCH_SPACE) if (source / SEARCH_SPACE).is_file() else {}
-    points = space if isinstance(space, list) else [{key: _middle(value) for key, value in space.items()}]
+    if isinstance(space, list):
+        defaults = {name: _first([point[name] for point in space if name in point]) for name in space[0]}
+    else:
+        defaults = {name: _middle(dimension) for name, dimension in space.items()}
     written: dict[str, Any] = {
         "title": name,
         "authors": "see the files; written for AlgoPerf",
         "paper": "https://github.com/mlcommons/algorithmic-efficiency",
         "api": "algoperf",
-        "hyperparameters": points[0],
+        "hyperparameters": defaults,
     }
     if space:
         written["search_space"] = space
@@ -72,9 +75,15 @@ def import_submission(source: Path, name: str, root: Path) -> Path:
     return folder
 
 
+def _first(values: Sequence[Any]) -> Any:
+    """The first value; a fraction where others are, as JSON writes 0.0 as 0 and a default's type holds for all."""
+    is_fraction = type(values[0]) is int and any(isinstance(value, float) for value in values)
+    return float(values[0]) if is_fraction else values[0]
+
+
 def _middle(dimension: Mapping[str, Any]) -> Any:
     if "values" in dimension:
-        return dimension["values"][0]
+        return _first(dimension["values"])
     low, high = float(dimension["min"]), float(dimension["max"])
     return math.sqrt(low * high) if dimension["scaling"] == "log" else (low + high) / 2
 

@@ -23,11 +23,12 @@ from harness.command_line import PlainConsole
 from harness.commands import bench
 from harness.commands.leaderboard import Choice, bad_tables_named, read_trials
 from harness.records.tables import Row, read_rows
+from harness.scoring.checks import OURS
 from harness.scoring.selection import comparable
 from harness.study.folders import known_place
 from harness.study.identity import Study, describe
 from harness.study.verification.changes import Present
-from harness.study.verification.consistency import OURS, contradictions
+from harness.study.verification.consistency import contradictions
 from harness.study.verification.rerun import Recorded
 from harness.study.verification.verify import Verification, verify
 

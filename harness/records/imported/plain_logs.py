@@ -67,15 +67,18 @@ def import_plain_logs(logs: Path, *, runs: Path, race: PlainRace) -> dict[str, i
     studies: Counter[str] = Counter()
     for path in find_logs(logs):
         named = race.submission or (path.stem if path.parent == logs or path == logs else path.parent.name)
+        of_file = set()
         for number, record in _records(path):
             with _Named(path, number):
+                submission = _name(record.get("submission") or named)
+                of_file.add(submission)
                 trial = _Trial(
-                    _name(record.get("submission") or named),
-                    whole(record.get("study", studies[named]), LARGEST_INT32),
+                    submission,
+                    whole(record.get("study", studies[submission]), LARGEST_INT32),
                     whole(record.get("trial", 0), LARGEST_INT32),
                 )
             found[trial].append((path, number, record))
-        studies[named] += 1
+        studies.update(of_file)
     rows: dict[str, list[tuple[Row, list[Row]]]] = defaultdict(list)
     for trial in sorted(found, key=lambda each: (each.submission, each.study, each.trial)):
         rows[trial.submission].append(_rows(trial, found[trial], race))
@@ -180,7 +183,8 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield from ((number, known | record) for number, record in enumerate(content, start=1))
         return
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        # Spreadsheets begin a CSV with a byte-order mark.
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             if suffix == ".jsonl":
                 for number, line in enumerate(lines, start=1):
                     record = json.loads(line) if line.strip() else {}

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from harness.api import DataError
 from harness.records.committed import BoardFile, BoardRows, board_rows
 from harness.records.tables import Records, Row, TrialKey, has_its_checksum
+from harness.scoring.checks import OURS
 from harness.scoring.clock.disturbance import is_disturbed
 from harness.scoring.rules import load_rules, rules_of
 from harness.study.budget import is_compiled
 from harness.study.identity import Study, content_of, contents_of
-from harness.study.verification.consistency import OURS
 
 _READ = [
     *("workload", "submission", "study", "trial_id"),

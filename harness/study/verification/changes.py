@@ -19,9 +19,9 @@ from harness.config import WorkloadConfig, load
 from harness.plugins.data import data_folder
 from harness.plugins.submission_files import read_files
 from harness.records.tables import Row
+from harness.scoring.checks import OURS
 from harness.study.folders import known_place
 from harness.study.identity import with_content, workload_hash
-from harness.study.verification.consistency import OURS
 
 CHANGE_COLUMNS = [
     "workload",

@@ -20,9 +20,6 @@ from harness.study.identity import seed_of, trial_id
 from harness.study.machine.calibration import Sandwich
 from harness.study.rows import observation_of, summary
 
-OURS = "timetrial"
-"""The source of rows that were raced here; others were imported from logs."""
-
 # What JSON, a target or a number raises that is none of the kind.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ConfigError)
 

@@ -69,6 +69,13 @@ def test_a_file_of_several_runs_gives_as_many_studies(tmp_path):
     assert trials["steps"].tolist() == [250, 250]
 
 
+def test_a_run_whose_loss_is_lost_after_its_target_is_ranked_by_its_hit(tmp_path):
+    write(tmp_path / "logs" / "solo.txt", line(125, "3.27", 60.0), line(250, "nan", 85.0))
+    imported(tmp_path)
+    board = make_board(Choice(results=str(tmp_path / "results")))
+    assert board.scoring.seconds["nanogpt_track_3"].to_dict() == {"solo": 125.0}
+
+
 @pytest.mark.parametrize(
     ("last", "status"),
     [((300, "3.3"), "finished"), ((250, "3.3"), "crashed"), ((250, "nan"), "diverged"), ((250, "3.1"), "reached")],

@@ -147,3 +147,23 @@ def test_a_log_that_cannot_be_read_names_the_file_and_the_record(tmp_path, name,
 def test_arguments_that_say_too_little_are_named(change, words):
     with pytest.raises(ConfigError, match=words):
         parse_race(WANTED | {"logs": "here"} | change)
+
+
+def test_each_file_is_a_study_of_the_submission_that_it_names_itself(tmp_path):
+    for seed, seconds in ((0, 100.0), (1, 105.0)):
+        run = {"submission": "my_rule", "seed": seed, "evaluations": [{"step": 10, "seconds": seconds, "loss": 2.9}]}
+        write(tmp_path / "logs" / f"seed{seed}.json", json.dumps(run))
+    trials, evaluations = imported(tmp_path)
+    assert list(zip(trials.index, trials["study"], trials["time_to_target"], strict=True)) == [
+        ("my_rule", 0, 100.0),
+        ("my_rule", 1, 105.0),
+    ]
+    assert len(evaluations) == 2
+
+
+@pytest.mark.parametrize("named", ["", "study"])
+def test_a_csv_of_a_spreadsheet_begins_with_a_byte_order_mark(tmp_path, named):
+    records = [({named: 4} if named else {}) | record for record in RECORDS]
+    write(tmp_path / "logs" / "adam" / "run.csv", "\ufeff" + csv_of(records))
+    trials, _ = imported(tmp_path)
+    assert trials.loc["adam", ["study", "status"]].tolist() == [4 if named else 0, "reached"]
