@@ -32,7 +32,7 @@ from harness.records.noise_floor import noise_notes
 from harness.records.tables import disk_errors, read_table
 from harness.scoring.budgets import BUDGET_COLUMNS, budget_notes
 from harness.scoring.checks import EVALUATION_COLUMNS, TRIAL_COLUMNS
-from harness.scoring.clock.disturbance import disturbance_notes
+from harness.scoring.clock.disturbance import disturbance_notes, pace_notes
 from harness.scoring.clock.units import UNIT_COLUMNS, in_unit
 from harness.scoring.placing.fit import FIT_COLUMNS
 from harness.scoring.reading import order_notes
@@ -322,7 +322,8 @@ def gaps(scoring: Scoring, selection: Selection) -> list[str]:
 
     `selection`: with times in seconds, whatever unit they were scored in.
     """
-    notes = [*budget_notes(selection.trials), *disturbance_notes(selection.trials, scoring.rules.drift_limit)]
+    rows, limit = selection.trials, scoring.rules.drift_limit
+    notes = [*budget_notes(rows), *disturbance_notes(rows, limit), *pace_notes(rows, limit)]
     unscored = scoring.seconds.columns.difference(scoring.ratios.columns)
     notes += [f"{name} is a smoke test: shown, not scored" for name in scoring.rules.smoke if name in unscored]
     run = scoring.seconds.reindex(columns=scoring.ratios.columns).notna()

@@ -95,9 +95,7 @@ class Comparisons:
         NaN where a submission has not run on all of `workloads`.
         """
         logs = self._samples.logs[:, self._workloads.get_indexer(pd.Index(workloads))]
-        counts = (~np.isnan(logs)).sum(axis=-1)
-        means = np.where(counts > 0, np.nansum(logs, axis=-1) / np.maximum(counts, 1), np.nan)
-        return pd.Series(means.mean(axis=-1), pd.Index(self._samples.place, name="submission"))
+        return pd.Series(_mean_logs(logs).mean(axis=-1), pd.Index(self._samples.place, name="submission"))
 
     def with_each(
         self, submission: str, others: Sequence[str], workloads: Sequence[str], *, level: float = 0.95
@@ -125,18 +123,18 @@ def losses(scoring: Scoring, *, most: int, level: float = 0.95) -> pd.DataFrame:
     for submission in (str(name) for name in scoring.scores.index):
         mine: list[dict[str, object]] = []
         for workload, alone in by_workload:
-            seconds = scoring.seconds[workload]
-            own = seconds[submission]
-            if np.isnan(own):
-                continue
-            faster = seconds[seconds < own].sort_values(kind="stable")
-            for other in faster.index[:most]:
-                found = _compare(alone, submission, str(other), level)
-                if found is not None:
+            # By what the factor is made of: the faster median may have the slower mean.
+            means = _mean_logs(alone.logs)[:, 0]
+            own = means[alone.place[submission]]
+            faster = [name for name, at in alone.place.items() if means[at] < own]
+            faster.sort(key=lambda name: means[alone.place[name]])
+            for other in faster[:most]:
+                found = _compare(alone, submission, other, level)
+                if found is not None and found.speedup < 1.0:  # of the studies that both have
                     shown = {
                         "workload": workload,
                         "submission": submission,
-                        "other": str(other),
+                        "other": other,
                         "factor": 1.0 / found.speedup,
                         "low": 1.0 / found.high,
                         "high": 1.0 / found.low,
@@ -166,6 +164,13 @@ def holm(p_values: Floats) -> Floats:
     steps = np.arange(len(order), 0, -1) * p_values[order]
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return adjusted
+
+
+def _mean_logs(logs: Floats) -> Floats:
+    """Mean over the studies that there are; NaN where there is none. Shapes: [..., studies] -> [...]."""
+    counts = (~np.isnan(logs)).sum(axis=-1)
+    means: Floats = np.where(counts > 0, np.nansum(logs, axis=-1) / np.maximum(counts, 1), np.nan)
+    return means
 
 
 def _corrected(rows: list[dict[str, object]], *before: str) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.scoring.misses import MissRates, count_thresholds, miss_rates
 from harness.scoring.score import Scoring
+from harness.scoring.times import usual_budgets
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -162,7 +163,7 @@ def miss_seconds(scoring: Scoring) -> pd.Series:
 
     Without a known budget: where the profile stops looking, `tau_max` times the slowest study.
     """
-    budget = scoring.times.groupby("workload", observed=True)["max_runtime"].max() + scoring.rules.miss_extra_seconds
+    budget = usual_budgets(scoring.times, ["workload"]) + scoring.rules.miss_extra_seconds
     seconds = scoring.studies["time_to_target"].where(np.isfinite(scoring.studies["time_to_target"]))
     slowest = seconds.groupby(scoring.studies["workload"], observed=True).max().reindex(budget.index).fillna(1.0)
     return budget.where(np.isfinite(budget), slowest * scoring.rules.tau_max)

@@ -18,6 +18,17 @@ CELL = ["workload", "submission"]
 STUDY = [*CELL, "study"]
 
 
+def usual_budgets(times: pd.DataFrame, by: list[str]) -> pd.Series:
+    """The budget of each group of trials: their median one, but no less than the slowest hit among them.
+
+    In reference steps each trial has its budget by the pace around it, and the longest is that of the worst pace.
+    """
+    seconds = times["time_to_target"].astype(float)
+    groups = times.assign(hit=seconds.where(np.isfinite(seconds))).groupby(by, observed=True)
+    budgets: pd.Series = pd.concat([groups["max_runtime"].median(), groups["hit"].max()], axis=1).max(axis=1)
+    return budgets
+
+
 def trial_times(
     trials: pd.DataFrame, evaluations: pd.DataFrame, *, enforce_budget: bool = True, ease: float = 0.0
 ) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from harness.scoring.times import CELL
+from harness.scoring.times import CELL, usual_budgets
 
 Floats = NDArray[np.float64]
 
@@ -28,8 +28,8 @@ def tuning_curves(
     Source: Dodge et al., Show your work (EMNLP 2019), with the draw without replacement of Tang et al. (ACL 2020).
     """
     groups = times.groupby(CELL, observed=True, sort=True)
-    cells = groups["max_runtime"].agg(["max", "size"]).reset_index()
-    budgets, counts = cells["max"].to_numpy(dtype=float), cells["size"].to_numpy()
+    cells = groups.size().reset_index(name="size")
+    budgets, counts = usual_budgets(times, CELL).to_numpy(dtype=float), cells["size"].to_numpy()
     pruned = np.bincount(groups.ngroup(), times["status"] == "pruned", minlength=len(cells)).astype(int)
     seconds = times["time_to_target"].to_numpy(dtype=float)
     seconds = seconds[np.lexsort((seconds, groups.ngroup()))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.api import visible
 from harness.records.tracking import WandbMirror
 from tests.commands.wandb_server import Server, wandb_server
 from tests.conftest import ROOT
+from tests.scoring.scoring_tables import trial_rows
 
 
 @pytest.fixture
@@ -75,3 +77,26 @@ def test_without_runs_it_says_what_records_them(tmp_path, server):
     done = sync(tmp_path, server, "results=nowhere")
     assert done.returncode == 2
     assert "nowhere/wandb: no offline runs to upload. make bench records them." in done.stderr
+
+
+def test_a_trial_that_begins_again_has_a_run_for_each_of_its_lives(tmp_path):
+    told = []
+    mirror = WandbMirror("offline", "timetrial", None, tmp_path, told.append)
+    trial, curve = trial_rows("w", "s", 10.0)
+    mirror.restart()  # nothing has been seen of it yet
+    mirror.start(workload="w", submission="s", name="t", config={})
+    mirror.evaluations(curve[:1])
+    mirror.restart()
+    mirror.evaluations(curve)
+    mirror.finish(trial)
+    assert told == []
+
+    def logged() -> list[int]:
+        files = visible(tmp_path / "wandb", "offline-run-*/*.wandb")
+        return sorted(path.read_bytes().count(b"by_step/validation") for path in files)
+
+    deadline = time.monotonic() + 20.0  # W&B writes in a process of its own
+    each = 2  # W&B names a value in its history and in its summary
+    while logged() != [each, 2 * each] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert logged() == [each, 2 * each]

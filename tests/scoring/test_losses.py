@@ -65,3 +65,15 @@ def test_what_was_not_looked_at_is_a_chance_too():
     (row,) = found[found["submission"] == "fast"].to_dict("records")
     # Two others on two workloads.
     assert row["adjusted_p_value"] == pytest.approx(min(1.0, 4 * row["p_value"]))
+
+
+def test_who_is_faster_is_said_by_what_the_factor_is_made_of():
+    of_each = {"often": (1.0, 20.0, 20.0), "always": (19.0, 19.0, 19.0)}  # the lower mean has the higher median
+    rows = [
+        trial_rows("w", name, seconds, study=study, seed=study)
+        for name, times in of_each.items()
+        for study, seconds in enumerate(times)
+    ]
+    (row,) = losses(score_tables(*tables(rows), ScoringRules("plain")), most=5).to_dict("records")
+    assert (row["submission"], row["other"]) == ("always", "often")
+    assert row["factor"] == pytest.approx((19.0**3 / (1.0 * 20.0 * 20.0)) ** (1 / 3))

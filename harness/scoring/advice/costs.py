@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.scoring.times import CELL, started
+from harness.scoring.times import CELL, started, usual_budgets
 from harness.scoring.tuning import tuning_curves
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,7 @@ def cell_costs(times: pd.DataFrame, studies: pd.DataFrame, trials: int, budget: 
     curves = tuning_curves(times, only=[trials]).rename(columns={"expected_seconds": "time"})
     expected = ["time", "share_reached"]
     costs = costs.merge(curves[[*CELL, *expected]], how="left", on=CELL).astype(dict.fromkeys(expected, float))
-    caps = times.groupby("workload", observed=True)["max_runtime"].max()
+    caps = usual_budgets(times, ["workload"])
     is_pruned = costs["pruned"] > 0
     if is_pruned.any():
         whole = _means_of_searches(studies, caps).reindex(pd.MultiIndex.from_frame(costs[CELL]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.scoring.times import CELL, started
+from harness.scoring.times import CELL, STUDY, started
 
 TRIALS = (1, 5, 15)
 """How many trials of a search space answers are given for: no tuning, a study of this project, and all three."""
@@ -39,8 +39,12 @@ def efforts(*, is_tuned: bool) -> list[Effort]:
 
 
 def is_tuned(times: pd.DataFrame) -> bool:
-    """Whether some submission ran with more than one setting on a workload."""
-    return bool(times.groupby(CELL, observed=True)["hyperparameters"].nunique().max() > 1)
+    """Whether some submission ran with more than one setting on a workload, or took the best of several trials.
+
+    Imported rows may say how many trials a study had, and not with which settings.
+    """
+    settings = times.groupby(CELL, observed=True)["hyperparameters"].nunique()
+    return bool(settings.max() > 1 or times.groupby(STUDY, observed=True).size().max() > 1)
 
 
 def within(times: pd.DataFrame, share: float) -> pd.DataFrame:

@@ -6,18 +6,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from harness.api import DataError
 from harness.scoring.checks import check_columns
+from harness.scoring.clock.disturbance import AROUND, pace_around
 from harness.scoring.selection import Selection
 from harness.scoring.times import STUDY
 
 UNITS = {"seconds": "seconds", "cpu_seconds": "CPU seconds", "reference_steps": "reference steps"}
 """The units that a board can be read in, and what each is called."""
-
-AROUND = ("reference_step_seconds_before", "reference_step_seconds_after")
 
 UNIT_COLUMNS = ["cpu_seconds", "charged_seconds", "max_runtime", "reference_step_seconds", *AROUND]
 """What is read of the trials table here."""
@@ -40,8 +38,7 @@ def rates(trials: pd.DataFrame, unit: str) -> pd.Series:
         charged = trials["charged_seconds"].astype(float)
         share: pd.Series = trials["cpu_seconds"].astype(float) / charged.where(charged > 0)
         return share.where(share > 0)
-    around = np.log(trials[list(AROUND)].astype(float)).mean(axis=1)  # of what there is of the two
-    found: pd.Series = 1.0 / np.exp(around).fillna(trials["reference_step_seconds"].astype(float))
+    found: pd.Series = 1.0 / pace_around(trials).fillna(trials["reference_step_seconds"].astype(float))
     return found
 
 

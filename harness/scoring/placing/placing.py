@@ -100,6 +100,11 @@ def _rough(board: pd.DataFrame, newcomers: pd.DataFrame, fit: Fit) -> list[str]:
     notes = []
     if len(fit.workloads) < _FEW_WORKLOADS:
         notes.append(f"places are rough: on fewer than {_FEW_WORKLOADS} workloads they hold in less than 95 % of cases")
+    if not set(newcomers["machine"]) <= set(board["machine"]):
+        notes.append(
+            "made on another machine than the board: processors of other kinds are not equally fast at what methods do "
+            "(docs/machines.md), which places do not count in"
+        )
     if any((rows["status"] != "reached").any() for rows in (board, newcomers)):
         notes.append("some trials miss, so that places are wider than 95 % of cases need")
     return notes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.scoring.settings.points import numeric_points, point_of
+from harness.scoring.settings.points import numbers_in, point_of
 from harness.scoring.times import STUDY, started
 
 EDGE = 0.05
@@ -78,7 +78,7 @@ def edge_counts(times: pd.DataFrame, tuned: pd.DataFrame, ranges: Ranges) -> pd.
     of_best = tuned.assign(tuned=1, tuned_low=tuned["edge"] == "low", tuned_high=tuned["edge"] == "high")
     best = of_best.groupby(by, sort=False)[["tuned", "tuned_low", "tuned_high"]].sum()
     all_counts = groups[["tried", "tried_edge"]].sum()
-    counts = best.join(all_counts, how="left").reset_index()
+    counts = best.join(all_counts, how="left").fillna(0).reset_index()
     numbers = ["tuned", "tuned_low", "tuned_high", "tried", "tried_edge"]
     return counts.astype(dict.fromkeys(numbers, int))[[*by, *numbers]]
 
@@ -87,16 +87,18 @@ def _placed(trials: pd.DataFrame, ranges: Ranges) -> pd.DataFrame:
     """A row for each of these trials and each hyperparameter whose range is known and that was not given with hp."""
     parts = []
     for (submission, overrides), group in trials.groupby(["submission", "overrides"], observed=True):
-        points = numeric_points(group)
+        points = numbers_in(group)
         # Imported rows say nothing of overrides.
         given = point_of(json.loads(str(overrides) or "{}"))
         for name, searched in ranges[str(submission)].items():
             if name in points and name not in given:
-                part = group[["workload", "submission", "study", "trial_id"]].assign(
-                    hyperparameter=name, value=points[name], low=searched.low, high=searched.high
+                # A condition may leave some trials of a search without it.
+                values = points[name].dropna()
+                part = group.loc[values.index, ["workload", "submission", "study", "trial_id"]].assign(
+                    hyperparameter=name, value=values, low=searched.low, high=searched.high
                 )
-                part["place"] = points[name].map(searched.place)
-                part["edge"] = points[name].map(searched.edge_of)
+                part["place"] = values.map(searched.place)
+                part["edge"] = values.map(searched.edge_of)
                 parts.append(part)
     if not parts:
         return pd.DataFrame(columns=_COLUMNS)

@@ -25,13 +25,17 @@ def point_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def numeric_points(trials: pd.DataFrame) -> pd.DataFrame:
-    """A column for each hyperparameter that is a number in all of these trials. Index: that of `trials`."""
+def numbers_in(trials: pd.DataFrame) -> pd.DataFrame:
+    """A column for each hyperparameter: its value, NaN where it is no number. Index: that of `trials`."""
     points = pd.DataFrame(
         [point_of(json.loads(text)) for text in trials["hyperparameters"]], index=trials.index, dtype=object
     )
-    wanted = [name for name in points if points[name].map(_is_number).all()]
-    return points[wanted].astype(float)
+    return points.where(points.map(_is_number)).astype(float)
+
+
+def numeric_points(trials: pd.DataFrame) -> pd.DataFrame:
+    """Of these columns those that hold a number in all of the trials."""
+    return numbers_in(trials).dropna(axis=1)
 
 
 def is_learning_rate(name: str) -> bool:

@@ -103,8 +103,9 @@ def test_a_newcomer_on_a_slower_machine_is_placed_by_reference_steps(tmp_path, b
         lines[-1].strip(),
     )
     assert (
-        "on the reference board plus_self: 5 submissions on Board CPU, its 4 workloads, in reference steps" in lines[-2]
+        "on the reference board plus_self: 5 submissions on Board CPU, its 4 workloads, in reference steps" in lines[-3]
     )
+    assert lines[-2].startswith("made on another machine than the board: ")
     page = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
     assert page.splitlines()[-1] == f"- {lines[-1].strip()}"
 
@@ -127,9 +128,10 @@ def test_a_trial_that_is_run_again_on_a_machine_like_the_boards_is_a_newcomers(t
     for trial, _ in rows:
         trial["started_at"] += datetime.timedelta(days=1)
     write(tmp_path / "runs", rows)
-    last = printed(tmp_path, against=board)[-1]
+    *_, before, last = printed(tmp_path, against=board)
     assert last.startswith("sgd (here): place 5 of 6, tier ")
     assert last.strip().endswith("the board's own sgd: place 6")
+    assert "another machine" not in before
 
 
 def test_each_of_several_newcomers_is_placed_as_if_it_were_alone(tmp_path, board):

@@ -13,7 +13,7 @@ import pytest
 
 from harness.api import ConfigError, DataError
 from harness.command_line import PlainConsole
-from harness.commands.readings.advise import parse_question, show
+from harness.commands.readings.advise import parse_question, rows_of, show
 from harness.records.tables import EVALUATIONS, PARTITIONS, TRIALS, versioned
 from tests.conftest import ROOT
 from tests.scoring.scoring_tables import trial_rows, write
@@ -126,6 +126,28 @@ def test_a_board_alone_answers_and_a_trial_on_two_boards_counts_once(tmp_path):
     write_board(tmp_path, "one", rows)
     write_board(tmp_path, "two", rows)
     assert "self: 2 trials of 1 submissions" in flat(tmp_path)
+
+
+def test_a_trial_that_was_run_again_here_has_nothing_of_the_one_of_the_same_id_on_a_board(tmp_path):
+    write_board(tmp_path, "one", study("kjv_char_lm", "adamw", 10.0))
+    (trial, curve), *others = study("kjv_char_lm", "adamw", 10.0)
+    assert not others
+    crashed = {"status": "crashed", "time_to_target": math.inf, "charged_seconds": 5.0}
+    write(tmp_path / "runs", [(trial | crashed, curve[:1])])  # before the evaluation that hits on the board
+    question = parse_question([f"results={tmp_path}"])
+    ((rows,), _) = rows_of(question)
+    assert rows.scoring.times["evaluations"].tolist() == [1]
+    assert rows.scoring.times["time_to_target"].tolist() == [math.inf]
+
+
+def test_trials_whose_settings_are_not_known_are_the_best_of_so_many_all_the_same(tmp_path):
+    rows = [
+        trial_rows("lm", "adamw", 10.0 + n + t, study=n, trial=t, ruleset="plain") for n in range(3) for t in range(5)
+    ]
+    write(tmp_path / "runs", rows)
+    text = flat(tmp_path)
+    assert "5 trials" in text
+    assert "defaults" not in text
 
 
 def test_development_runs_answer_only_where_there_is_nothing_else(results):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.scoring.clock.disturbance import disturbance_notes, disturbed, is_disturbed
+from harness.scoring.clock.disturbance import disturbance_notes, disturbed, is_disturbed, pace_notes
 from tests.scoring.scoring_tables import tables, trial_rows
 
 
@@ -30,3 +30,19 @@ def test_a_board_names_whose_trials_are_disturbed_and_what_runs_them_again():
         "2 of b on w, 1 of c on w; make retry STATUS=disturbed runs them again"
     ]
     assert disturbance_notes(trials, 2.0) == []
+
+
+def test_a_board_says_how_many_trials_ran_at_a_slower_pace_than_their_budgets_have_it():
+    def around(factor):
+        return {f"reference_step_seconds_{side}": 0.01 * factor for side in ("before", "after")}
+
+    factors = [("a", 0, around(1.66)), ("a", 1, around(1.1)), ("b", 0, around(0.5)), ("b", 1, {})]
+    trials, _ = tables(
+        [
+            trial_rows("w", name, 1.0, study=n, charged_seconds=1.0, reference_step_seconds=0.01, **sides)
+            for name, n, sides in factors
+        ]
+    )
+    (note,) = pace_notes(trials, 0.13)
+    assert note.startswith("1 of 4 trials ran while a step of the reference took up to 1.66 times as long")
+    assert pace_notes(trials, 1.0) == []

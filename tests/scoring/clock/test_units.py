@@ -8,6 +8,7 @@ import pytest
 
 from harness.api import DataError
 from harness.scoring.clock.units import in_unit, rates
+from harness.scoring.resampling import miss_seconds
 from harness.scoring.rules import ScoringRules
 from harness.scoring.score import score_tables
 from harness.scoring.selection import Selection
@@ -109,3 +110,21 @@ def test_rows_that_know_nothing_of_the_unit_are_an_error_and_seconds_are_as_they
     with pytest.raises(DataError, match=r"no row says what it took in reference steps \(s\)\. Use unit=seconds"):
         read(rows, "reference_steps")
     assert times(rows, "seconds") == {"s": 10.0}
+
+
+def test_one_trial_at_a_bad_pace_makes_no_miss_dearer():
+    def at(pace):
+        return dict.fromkeys(AROUND, 0.01 / pace)
+
+    hits = [trial_rows("w", name, 10.0 * pace, study=n, **at(pace))
+            for name in ("a", "b") for n, pace in enumerate((1.0, 1.0, 2.0 if name == "b" else 1.0))]  # fmt: skip
+    missed = [trial_rows("w", "c", math.inf, study=n, **at(1.0)) for n in range(3)]
+    selection, seen = read([*hits, *missed], "reference_steps")
+    scoring = score_tables(selection.trials, seen, ScoringRules("plain"))
+    assert scoring.times["max_runtime"].max() == pytest.approx(20_000.0)
+    assert miss_seconds(scoring).to_dict() == pytest.approx({"w": 10_000.0})
+    slow = [trial_rows("w", "slow", 90.0, **at(2.0))]  # a hit is no slower than a miss
+    selection, seen = read([*hits, *missed, *slow], "reference_steps")
+    assert miss_seconds(score_tables(selection.trials, seen, ScoringRules("plain"))).to_dict() == pytest.approx(
+        {"w": 18_000.0}
+    )

@@ -115,6 +115,21 @@ def test_the_point_of_each_study_that_was_tuned_is_placed_in_its_range():
     assert (counts["tried"], counts["tried_edge"]) == (8, 5)
 
 
+def test_a_hyperparameter_that_some_points_of_a_search_lack_is_counted_where_it_is():
+    def point(**values):
+        return hyperparameters(rule=values.pop("rule"), **values)
+
+    rows = [
+        trial_rows("w", "s", 10.0, trial=0, hyperparameters=point(rule="sgd", momentum=0.99)),
+        trial_rows("w", "s", 20.0, trial=1, hyperparameters=point(rule="adam", momentum=None)),
+    ]
+    ranges = {"s": {"momentum": Range(0.8, 0.99)}}
+    board = scored(rows)
+    found = tuned_points(board.times, board.studies, ranges)
+    (counts,) = edge_counts(board.times, found, ranges).to_dict("records")
+    assert (counts["tuned"], counts["tuned_high"], counts["tried"], counts["tried_edge"]) == (1, 1, 1, 1)
+
+
 def test_of_a_submission_whose_ranges_are_not_known_there_is_no_row():
     board = scored(tried([(0.01, 10.0), (1.0, 20.0)]))
     assert tuned_points(board.times, board.studies, {}).empty
