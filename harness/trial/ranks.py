@@ -220,14 +220,16 @@ class Ranks:
         parameters = [parameter.flatten().float() for parameter in self._model.parameters()]
         longest = max(len(parameter) for parameter in parameters)
         # One number for each tensor instead of all of it. No sum: gradients of a softmax add up to zero.
-        wave = torch.arange(longest, dtype=torch.float32, device=parameters[0].device).sin()
+        # From 1, where a sine is never 0: every element counts.
+        wave = torch.arange(1, longest + 1, dtype=torch.float32, device=parameters[0].device).sin()
         marks = torch.stack([parameter @ wave[: len(parameter)] for parameter in parameters])
         norms = torch.stack([torch.linalg.vector_norm(parameter) for parameter in parameters])
-        difference = marks.clone()
-        dist.broadcast(difference, 0)
-        difference -= marks
-        # Weights that are not finite are for the referee to see.
-        differs = bool(((difference.abs() > _SAME_WEIGHTS * norms) & torch.isfinite(difference)).any())
+        first = marks.clone()
+        dist.broadcast(first, 0)
+        # Weights that are finite on no rank are for the referee to see.
+        is_finite, was_finite = torch.isfinite(marks), torch.isfinite(first)
+        is_far = (first - marks).abs() > _SAME_WEIGHTS * norms
+        differs = bool(((is_finite != was_finite) | (is_finite & was_finite & is_far)).any())
         # All hear of it before anything is handed over: rank 0 never differs from itself, and its weights are judged.
         verdict = torch.tensor(self.rank if differs else 0)
         dist.all_reduce(verdict, dist.ReduceOp.MAX)

@@ -168,21 +168,18 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
         weight_decay=hp.weight_decay,
     )
     trial.resumable(optimizer=optimizer)
-    devices = [trial.device] if trial.device.type == "cuda" else []
     # What a step needs is averaged over the ranks as it comes, products too.
     with trial.twice_differentiable(), trial.local_gradients():
         for batch in trial.batches():
-            # All evaluations of a step have the same dropout masks.
-            seed = int(torch.randint(2**62, (), generator=trial.generator))
 
             @torch.enable_grad()
             def evaluate() -> Point:
-                with torch.random.fork_rng(devices):
-                    torch.manual_seed(seed)  # noqa: B023 - called within this step alone
-                    outputs = trial.outputs(batch)  # noqa: B023
+                outputs = trial.outputs(batch)  # noqa: B023 - called within this step alone
                 return _averaged(trial, _point_on_batch(trial, hp, batch, outputs, parameters))  # noqa: B023
 
-            loss = optimizer.step(evaluate)
+            # All evaluations of a step are of one function of the weights.
+            with trial.pinned():
+                loss = optimizer.step(evaluate)
             trial.log(train_loss=loss, gamma=optimizer.param_groups[0]["gamma"])
 
 

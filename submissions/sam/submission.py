@@ -55,5 +55,7 @@ def train(trial: Trial, hp: Hyperparameters) -> None:
             trial.model.zero_grad(set_to_none=True)
             trial.loss(batch, label_smoothing=hp.label_smoothing).backward()  # noqa: B023 - within this step alone
 
-        sam_step(optimizer, parameters, hp.rho, gradient)
+        # Both gradients are of one function: the same dropout masks, and batch norm's statistics of the weights held.
+        with trial.pinned():
+            sam_step(optimizer, parameters, hp.rho, gradient)
         schedule.step()

@@ -12,7 +12,7 @@ from harness import Hyperparameters, LossKind, MultiTensorOptimizer, Trial, coll
 
 
 class Sophia(MultiTensorOptimizer):
-    """p <- p (1 - lr wd) - lr clip(m / max(rho h, 1e-15), 1), m the momentum, h averaged curvature.
+    """p <- p (1 - lr wd) - lr clip(m / (rho h + 1e-15), 1), m the momentum, h averaged curvature.
 
     The caller fills h by `take_curvature`, every few steps. Source: Liu et al., arXiv 2305.14342, algorithm 3.
     """

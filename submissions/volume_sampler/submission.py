@@ -61,20 +61,21 @@ class Pool:
 
     def __init__(self, trial: Trial, *, size: int, steps: int) -> None:
         self._trial = trial
-        self._size = min(size, len(trial.train_set))
+        self._size = size
         self._steps = steps
         outputs = [name for name, kind in trial.parameter_kinds.items() if kind is ParameterKind.OUTPUT]
         self._layers = [name.removesuffix(".weight") for name in outputs if name.endswith(".weight")]
         self._drawn = 0
+        self._stage = trial.stage
         self._chosen = torch.zeros(0, dtype=torch.int64)
         self._features = torch.zeros(0, 0, dtype=torch.float64)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor] | None:
-        """Examples and what each counts; every so many draws the pool is taken anew.
+        """Examples and what each counts; every so many draws, and where a stage begins, the pool is taken anew.
 
         None where no layer is the last, or it does not see something of each example.
         """
-        if self._drawn % self._steps == 0:
+        if self._drawn % self._steps == 0 or self._stage != self._trial.stage:
             self._renew()
         self._drawn += 1
         if not self._features.numel():
@@ -84,22 +85,26 @@ class Pool:
 
     def state_dict(self) -> dict[str, object]:
         """The pool, which depends on weights that have moved on since."""
-        return {"drawn": self._drawn, "chosen": self._chosen, "features": self._features}
+        return {"drawn": self._drawn, "stage": self._stage, "chosen": self._chosen, "features": self._features}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with it."""
-        self._drawn, self._chosen, self._features = state["drawn"], state["chosen"], state["features"]
+        self._drawn, self._stage = state["drawn"], state["stage"]
+        self._chosen, self._features = state["chosen"], state["features"]
 
     def _renew(self) -> None:
+        self._stage = self._trial.stage
         order = torch.randperm(len(self._trial.train_set), generator=self._trial.generator)
         self._chosen = order[: self._size]
+        size = len(self._chosen)
+        self._features = torch.zeros(0, 0, dtype=torch.float64)
         self._trial.model.eval()
         with torch.no_grad(), self._trial.captured(self._layers) as inputs:
             self._trial.outputs(self._trial.train_set.gather(self._chosen.to(self._trial.device)))
         self._trial.model.train()
-        seen = [calls[0] for calls in inputs.values() if calls and len(calls[0]) == self._size]
+        seen = [calls[0] for calls in inputs.values() if calls and len(calls[0]) == size]
         if len(seen) == 1:
-            rows = seen[0].reshape(self._size, -1, seen[0].shape[-1]).mean(dim=1)
+            rows = seen[0].reshape(size, -1, seen[0].shape[-1]).mean(dim=1)
             self._features = orthonormal(torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1).cpu())
 
 

@@ -277,6 +277,29 @@ def test_ranks_whose_weights_have_come_apart_are_a_crash(race_of_two):
     assert outcome.observations == []
 
 
+@pytest.mark.parametrize(
+    "change", ["parameter.flatten()[0] += 1.0", "parameter.fill_(float('nan'))"], ids=["first element", "no number"]
+)
+def test_a_rank_whose_weights_differ_in_one_element_or_are_no_numbers_is_a_crash(race_of_two, change):
+    source = f"""
+        import torch
+
+        def train(trial, hp):
+            optimizer = torch.optim.SGD(trial.model.parameters(), lr=0.1)
+            for batch in trial.batches():
+                optimizer.zero_grad()
+                trial.loss(batch).backward()
+                optimizer.step()
+                if trial.rank == 1 and trial.step == 9:
+                    with torch.no_grad():
+                        for parameter in trial.model.parameters():
+                            {change}
+    """
+    outcome = race_of_two(source, **BY_STEPS, target=Target("error", "min", 1.0))
+    assert outcome.status == "crashed"
+    assert "the weights of rank 1 differ from those of rank 0 at step 10." in outcome.reason
+
+
 def test_ranks_that_take_different_steps_are_a_crash(race_of_two):
     source = """
         def train(trial, hp):

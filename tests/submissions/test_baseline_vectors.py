@@ -151,6 +151,20 @@ def test_a_vector_has_one_side_whose_root_is_the_whole_of_its_second_moment():
     torch.testing.assert_close(found, -wanted * g.norm() / wanted.norm(), atol=1e-7, rtol=0)
 
 
+def test_a_matrix_of_one_column_has_one_side_too():
+    g = gaussian(6, 1)
+    parts = []
+    for rows in (g[:4], g[4:]):
+        wanted = power(rows @ rows.mT + 1e-2 * torch.eye(len(rows)), -0.5) @ rows
+        parts.append(wanted * rows.norm() / wanted.norm())
+    found = steps_of(
+        lambda p: Shampoo(p, lr=1.0, betas=(0.0, 0.5), eps=1e-2, graft="sgd", start=1, block=4),
+        [g],
+        torch.zeros(6, 1).double(),
+    )
+    torch.testing.assert_close(found, -torch.cat(parts), atol=1e-7, rtol=0)
+
+
 def test_a_matrix_larger_than_a_block_moves_as_its_blocks_would():
     def make(p: list[nn.Parameter]) -> Shampoo:
         return Shampoo(p, lr=0.1, eps=1e-3, start=1, frequency=1, block=2)

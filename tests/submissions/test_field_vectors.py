@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.api import Hyperparameters
+from harness.plugins.submission import load_submission, train_function
 from submissions.adafactor.submission import Adafactor
 from submissions.adamp.submission import AdamP
 from submissions.ademamix.submission import AdEMAMix
@@ -25,6 +27,8 @@ from submissions.sam.submission import ascend, sam_step
 from submissions.sgdp.submission import SGDP
 from submissions.split_sgd.submission import SplitSGD
 from tests.submissions.test_optimizer_vectors import after_three_steps, assert_equal, gaussian, gradient, start
+from tests.trial.passes.test_passes import Following
+from tests.trial.passes.trials import trial_on_blobs
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 VECTORS: dict[str, tuple[Make, list[float]]] = {
@@ -234,3 +238,12 @@ def test_diffgrad_halves_adams_step_where_the_gradient_stays():
     adam = steps_of(lambda p: torch.optim.Adam(p, lr=0.1, eps=0.0))
     for slow, full in zip(friction[1:], adam[1:], strict=True):
         torch.testing.assert_close(slow, 0.5 * full)
+
+
+@pytest.mark.parametrize("name", ["sam", "gn_smoothness"])
+def test_what_a_network_moves_by_itself_moves_once_a_step_however_often_it_is_looked_at(name):
+    submission = load_submission(name)
+    train = train_function(submission.folder, submission.entry)
+    trial = trial_on_blobs(kind=Following, evaluate_every_steps=5)
+    train(trial, Hyperparameters(submission.hyperparameters))
+    assert float(trial.model.get_buffer("passes")) == trial.step == 5

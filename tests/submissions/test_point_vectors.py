@@ -10,8 +10,10 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from harness.api import Hyperparameters
-from harness.trial.conversation import TrialOver
-from submissions.volume_sampler.submission import orthonormal, projection_process, volume_sample
+from harness.plugins.conformance.problems import StripeStream
+from harness.plugins.conformance.rehearsal import Rehearsal
+from harness.trial.conversation import Go, TrialOver
+from submissions.volume_sampler.submission import Pool, orthonormal, projection_process, volume_sample
 from submissions.volume_sampler.submission import train as train_on_volumes
 from tests.trial.test_trial import make_trial
 
@@ -104,3 +106,20 @@ def test_with_weights_that_stand_still_the_loss_of_chosen_examples_is_that_of_al
         means.append((weights * values[rows]).mean())
     found = torch.stack(means)
     assert found.mean().item() == pytest.approx(2.0, abs=4 * found.std().item() / 2_000**0.5)
+
+
+def test_where_a_stage_begins_the_pool_is_taken_from_its_examples():
+    trial = Rehearsal(StripeStream()).trial
+    trial.go(Go(0.0))
+    pool = Pool(trial, size=64, steps=1000)
+    pool.draw(32)
+    before = pool.state_dict()
+    trial.next_stage()
+    trial.end_step()
+    chosen, _ = pool.draw(32)
+    after = pool.state_dict()
+    assert (before["stage"], after["stage"]) == (0, 1)
+    assert not torch.equal(before["chosen"], after["chosen"])
+    assert set(chosen.tolist()) <= set(after["chosen"].tolist())
+    pool.draw(32)
+    assert torch.equal(pool.state_dict()["chosen"], after["chosen"])

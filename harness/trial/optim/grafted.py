@@ -138,11 +138,14 @@ class GraftedOptimizer(MultiTensorOptimizer):
     def _renew_roots(self, group: dict[str, Any], states: list[dict[str, Any]]) -> None:
         factors, roots, powers = [], [], []
         for state, correction in zip(states, corrections(states, group["betas"][1]), strict=True):
-            sides = 1 if state["exp_avg"].shape[0] == 1 else 2
+            # A side of one element has no factor.
+            sides = [
+                sum(bool(factor.numel()) for factor in pair) for pair in zip(state["left"], state["right"], strict=True)
+            ]
             for side in ("left", "right"):
                 factors += [factor / correction for factor in state[side]]
                 roots += state[f"{side}_root"]
-                powers += [-1.0 / (group["inverse_root"] or 2 * sides)] * len(state[side])
+                powers += [-1.0 / (group["inverse_root"] or 2 * max(1, each)) for each in sides]
         torch._foreach_copy_(roots, inverse_roots(factors, powers, group["eps"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -66,14 +67,16 @@ def train_loop(
                 torch.nn.utils.clip_grad_norm_(trial.model.parameters(), largest_norm)
             return loss
 
-        if step != "closure":
-            gradients()
-        for optimizer in optimizers:
-            if gives_closure:
-                # Not every rule allows gradients again before it calls.
-                optimizer.step(torch.enable_grad()(gradients))  # type: ignore[arg-type]
-            else:
-                optimizer.step()
+        # What a rule compares within a step, and takes gradients of, must be one function of the weights.
+        with trial.pinned() if gives_closure else contextlib.nullcontext():
+            if step != "closure":
+                gradients()
+            for optimizer in optimizers:
+                if gives_closure:
+                    # Not every rule allows gradients again before it calls.
+                    optimizer.step(torch.enable_grad()(gradients))  # type: ignore[arg-type]
+                else:
+                    optimizer.step()
         for schedule in schedules:
             schedule.step()
         if step == "graph":

@@ -29,7 +29,7 @@ def train_on_terms(
     """
     parameters: list[Tensor] = [parameter for parameter in trial.model.parameters() if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in parameters]
-    steps = max(1, round(trial.step_hint / _cost(_count(trial))))
+    steps = max(1, round(trial.step_hint / step_cost(_count(trial))))
     schedule = warmup_cosine(optimizer, steps, warmup_fraction)
     trial.resumable(optimizer=optimizer, schedule=schedule)
     for batch in trial.batches():
@@ -52,8 +52,8 @@ def _count(trial: Trial) -> int:
         return len(trial.loss_terms(few))
 
 
-def _cost(terms: int) -> float:
-    """Of a step, in steps with one backward pass: each is about twice a forward pass."""
+def step_cost(terms: int) -> float:
+    """What a step on so many terms costs, in steps with one backward pass: each is about twice a forward pass."""
     return (1 + 2 * terms) / 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from harness import AveragedWeights, MultiTensorOptimizer, corrections, hidden_m
 from harness.api import Hyperparameters, ParameterKind
 from harness.plugins.conformance.rehearsal import Rehearsal
 from harness.trial.optim.loop import train_loop
+from tests.trial.passes.trials import trial_on_blobs
 
 
 class Rule(MultiTensorOptimizer):
@@ -82,6 +84,25 @@ def test_the_loop_is_the_plain_one_written_out():
     weights = [Rehearsal().run(train, hp).weights[-1] for train in (plain, short, with_closure)]
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"batch_norm": True}], ids=["dropout", "batch norm"])
+def test_all_gradients_of_a_step_are_of_one_function_of_the_weights(options):
+    class AsksThrice(torch.optim.SGD):
+        def step(self, closure):
+            losses.append([closure().item() for _ in range(3)])
+            statistics.append([buffer.clone() for buffer in trial.model.buffers()])
+
+    losses: list[list[float]] = []
+    statistics: list[list[Tensor]] = []
+    trial = trial_on_blobs(options, evaluate_every_steps=3)
+    train_loop(trial, AsksThrice(trial.model.parameters(), lr=0.0), step="closure")
+    once = trial_on_blobs(options, evaluate_every_steps=3)
+    train_loop(once, torch.optim.SGD(once.model.parameters(), lr=0.0))
+    assert len(losses) == 3
+    assert all(len(set(of_step)) == 1 for of_step in losses)
+    assert losses[0] != losses[1]
+    assert all(map(torch.equal, statistics[-1], once.model.buffers()))
 
 
 def test_averaged_weights_are_judged_and_training_goes_on_from_its_own():
