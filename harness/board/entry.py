@@ -138,7 +138,8 @@ def _unread(board: DashboardBoard, submission: str) -> Row:
 
 def _parts(board: DashboardBoard, submission: str) -> list[Row]:
     """The parts of a step by workload, from profiles: share and milliseconds of each."""
-    here = board.selection.combination["hardware_fingerprint"]
+    trials = board.selection.trials
+    here = set(trials["machine" if "machine" in trials.columns else "hardware_fingerprint"])
     found = []
     for row in _of(board.profiles, submission):
         whole = sum(row[name] for name in _PARTS)
@@ -151,7 +152,7 @@ def _parts(board: DashboardBoard, submission: str) -> list[Row]:
                 "step": seconds_text(whole) if whole >= 1.0 else f"{1e3 * whole:.3g} ms",
                 "steps": row["steps"],
                 "shares": shares,
-                "place": "" if row["hardware_fingerprint"] == here else f"on another machine ({row['hardware']})",
+                "place": "" if row["hardware_fingerprint"] in here else f"on another machine ({row['hardware']})",
             }
         )
     return found

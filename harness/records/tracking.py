@@ -38,13 +38,24 @@ class WandbMirror:
         self._results = results
         self._say = say
         self._run: Any = None
+        self._begun: Callable[[], Any] = lambda: None
         self._mirrored = 0
 
     def start(self, *, workload: str, submission: str, name: str, config: dict[str, Any]) -> None:
         """Begin the run of one trial."""
         if self._mode == "off":
             return
-        self._run = self._guarded(lambda: self._start(workload, submission, name, config), _START_SECONDS)
+        self._begun = lambda: self._start(workload, submission, name, config)
+        self._run = self._guarded(self._begun, _START_SECONDS)
+
+    def restart(self) -> None:
+        """Begin another run where this one holds evaluations of an earlier life of the trial, and end this one."""
+        if self._mirrored == 0:
+            return
+        self._mirrored = 0
+        run, self._run = self._run, None
+        if run is not None and self._guarded(lambda: run.finish(exit_code=1) or True, _FINISH_SECONDS):
+            self._run = self._guarded(self._begun, _START_SECONDS)
 
     def evaluations(self, rows: Sequence[Row]) -> None:
         """Add to the curves those of the trial's evaluation rows that they lack.

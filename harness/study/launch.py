@@ -243,6 +243,12 @@ def run_and_report(config: StudyConfig, console: Console, *, warn: bool) -> Stud
         return _report(study)
     except (HarnessError, OSError) as error:
         said, trace = what_went_wrong(error), ""
+    except _time_is_up() as error:
+        said = (
+            f"Slurm ends this job ({one_line(error)}). What is finished stays; run the same command again, with a "
+            "longer hydra.launcher.timeout_min if one trial does not fit."
+        )
+        trace = ""
     except Exception as error:
         said = f"{type(error).__name__}: {one_line(error)}. This is a fault of Timetrial: report the lines below."
         trace = traceback.format_exc()
@@ -253,6 +259,12 @@ def run_and_report(config: StudyConfig, console: Console, *, warn: bool) -> Stud
         return _report(describe(config))
     except Exception:  # what has just been said keeps its rows from being counted, too
         return StudyReport([], config.ruleset.trials)
+
+
+def _time_is_up() -> tuple[type[Exception], ...]:
+    """What submitit's signal handler raises in a job whose time limit it does not ask Slurm to renew again."""
+    utils = sys.modules.get("submitit.core.utils")
+    return () if utils is None else (utils.UncompletedJobError,)
 
 
 @contextmanager

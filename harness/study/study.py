@@ -180,8 +180,11 @@ def _race(
         def say(text: str) -> None:
             console.print(f"{title}  {text}", soft_wrap=True)
 
-        clock.before()
-        outcome = undisturbed(lambda: _continued_or_anew(race, notes, say), say)
+        def attempt() -> Outcome:
+            clock.before()
+            return _continued_or_anew(race, notes, say)
+
+        outcome = undisturbed(attempt, say)
         _check_data(config.workload, study.machine)
         # Its author knows the files by the places that they were copied from.
         copied, own = spec.submission["folder"], str(study.submission.folder)

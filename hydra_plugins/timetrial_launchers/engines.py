@@ -116,7 +116,8 @@ class RayLauncher(StudyLauncher):
 
     def __init__(self, **options: Any) -> None:
         self.options = self.checked(RayOptions, options)
-        self._address = str(self.options.init.get("address") or os.environ.get("RAY_ADDRESS") or "")
+        given = str(self.options.init.get("address") or os.environ.get("RAY_ADDRESS") or "")
+        self._address = "" if given == "local" else given
         self.runs_here = not self._address
 
     def results(self, jobs: list[Job]) -> Iterator[tuple[int, Any]]:
@@ -128,7 +129,8 @@ class RayLauncher(StudyLauncher):
             host, _, port = self._address.rpartition(":")
             if host and port.isdecimal():  # Ray itself would try for many minutes
                 socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            ray.init(**self.options.init)
+            # Without an address Ray would join a cluster that it finds here; `local` begins one.
+            ray.init(**(self.options.init | {"address": self._address or "local"}))
             task = ray.remote(**self.options.remote)(_called)
             waiting = {task.remote(job): job.number for job in jobs}
         except (OSError, TypeError, ValueError, RuntimeError, ray.exceptions.RayError) as error:

@@ -23,10 +23,11 @@ from rich.text import Text
 from harness.api import ConfigError, visible
 from harness.command_line import PlainConsole
 from harness.commands import bench
+from harness.study import launch
 from harness.study.jobs import JobConsole, JobsDisplay
 from harness.study.machine.calibration import Calibration, Measurement
 from harness.study.machine.hardware import this_machine
-from hydra_plugins.timetrial_launchers.engines import imported
+from hydra_plugins.timetrial_launchers.engines import RayLauncher, imported
 from tests import conftest
 from tests.faults.cells import wrong_clock
 from tests.study.machine.test_calibration import SUBJECT, measured
@@ -279,6 +280,34 @@ def test_two_processes_that_measure_at_once_take_turns_and_keep_both_measurement
     assert all(Calibration(tmp_path, machine).find(of(name).subject) == of(name) for name in "abc")
 
 
+@needs("ray")
+@pytest.mark.parametrize(
+    ("given", "environment", "address", "is_here"),
+    [(None, None, "local", True), ("local", None, "local", True), (None, "head:6379", "head:6379", False),
+     ("auto", None, "auto", False)],
+)  # fmt: skip
+def test_without_an_address_no_cluster_that_ray_finds_is_joined(monkeypatch, given, environment, address, is_here):
+    import ray
+
+    if environment is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    asked = []
+
+    def init(**options):
+        asked.append(options["address"])
+        raise RuntimeError("asked")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: io.BytesIO())
+    launcher = RayLauncher(init={"address": given}, remote={})
+    with pytest.raises(ConfigError, match="asked"):
+        list(launcher.results([]))
+    assert asked == [address]
+    assert launcher.runs_here == is_here
+
+
 BAD = [
     (["hydra/launcher=joblb"], ["joblb", "joblib"]),
     (["hydra/launcher=slurm"], ["slurm", "submitit_slurm"]),
@@ -431,3 +460,21 @@ def test_a_clock_that_jumps_by_days_changes_nothing(tmp_path):
     assert trial["charged_seconds"] <= trial["total_seconds"] < 120.0
     assert (evaluations["charged_seconds"].diff().dropna() > 0.1).all()
     assert 2 <= len(evaluations) <= 40
+
+
+@needs("submitit")
+def test_a_job_whose_time_is_up_for_good_says_so_and_is_no_fault_of_ours(tmp_path, monkeypatch):
+    from submitit.core.utils import UncompletedJobError
+
+    def ended(*_):
+        raise UncompletedJobError("Job not requeued because: timed-out too many times.")
+
+    monkeypatch.setattr(launch, "run_study", ended)
+    request = bench.parse(["workload=digits_mlp", "submission=adamw", f"results={tmp_path}", "tracking=off"])
+    (config,) = bench.studies_of(request)
+    shown = io.StringIO()
+    report = launch.run_and_report(config, PlainConsole(shown, width=400), warn=False)
+    assert "Slurm ends this job (Job not requeued because: timed-out too many times.)" in shown.getvalue()
+    assert "hydra.launcher.timeout_min" in shown.getvalue()
+    assert "fault" not in shown.getvalue()
+    assert report.missing == 1

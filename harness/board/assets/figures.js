@@ -133,7 +133,7 @@
       const isShare = options.tuning === "share_reached";
       const traces = shown(data).map(name => ({ x: data[name].k, y: data[name][options.tuning], name: escaped(name), mode: "lines+markers",
         line: { color: look(name).color, dash: look(name).dash, width: 2 }, marker: { size: 4 },
-        hovertemplate: `<b>${escaped(name)}</b><br>best of %{x}: %{y:${isShare ? ".0%" : ",.4~r"}}${isShare ? "" : " s"}<extra></extra>` }));
+        hovertemplate: `<b>${escaped(name)}</b><br>best of %{x}: %{y:${isShare ? ".0%" : ",.4~r"}}${isShare ? "" : ` ${unit}`}<extra></extra>` }));
       return { traces, layout: { xaxis: axis("trials k", { rangemode: "tozero" }), yaxis: isShare
         ? axis("probability of reaching the target", { range: [-0.03, 1.05], tickformat: ".0%" }) : axis(`expected ${unit}`) } };
     },
@@ -168,7 +168,7 @@
       const part = (wanted, marker) => {
         const rows = values.map((_, i) => i).filter(i => (group.seconds[i] !== null) === wanted);
         return { x: rows.map(i => values[i]), y: rows.map(i => group.seconds[i] ?? top), text: rows.map(i => group.status[i].replaceAll("_", " ")), mode: "markers", type: values.length > 1000 ? "scattergl" : "scatter", marker,
-          hovertemplate: `${escaped(name)} %{x}<br>%{text}${wanted ? " at %{y:,.5~r} s" : ""}<extra></extra>` };
+          hovertemplate: `${escaped(name)} %{x}<br>%{text}${wanted ? ` at %{y:,.5~r} ${unit}` : ""}<extra></extra>` };
       };
       const numeric = values.every(value => typeof value === "number" || value === null), positive = values.filter(value => value !== null);
       const isLog = numeric && Math.min(...positive) > 0 && Math.max(...positive) / Math.min(...positive) > 20;

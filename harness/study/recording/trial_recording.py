@@ -40,6 +40,7 @@ class TrialRecording:
     def begin(self, past: Continuation | None) -> None:
         """Start at the beginning, or go on from `past`; what came after it is forgotten."""
         self.rows.clear()
+        self._mirror.restart()
         if self._kept is not None:
             self._kept.begin(past.checkpoint.evaluations if past else None)
         if past is None:
