@@ -24,7 +24,8 @@ def collapse(found: Features) -> dict[str, float]:
     With class means m_k, their mean g and c_k = m_k - g: nc1 = tr(S_W pinv(S_B)) / K; nc2_norms is the deviation of
     |c_k| over its mean, nc2_angles the mean of |cos(c_i, c_j) + 1 / (K - 1)|; nc3 = |W / |W| - C / |C||; nc4 is the
     share of units where the nearest class mean is the largest score. Classes that the probe set lacks are left out.
-    Source: Papyan, Han, Donoho (2020).
+    Source: Papyan, Han, Donoho (2020). Where the last hidden layer is square, `layer_step`, how far it moves what it
+    gets: |h - h'| / |h'| over all units, after Tirer, Huang, Niles-Weed (2022).
     """
     classes, labels = found.labels.unique(return_inverse=True)
     count = len(classes)
@@ -43,7 +44,10 @@ def collapse(found: Features) -> dict[str, float]:
     weight = found.output_weight[classes]
     aligned = weight / weight.norm() - centred / centred.norm()
     nearest = torch.cdist(found.features, means).argmin(dim=1)
-    return {
+    step = {}
+    if found.before is not None:
+        step["layer_step"] = float((found.features - found.before).norm() / found.before.norm())
+    return step | {
         "nc1": float((within * _pinv(between, rank=count - 1)).sum()) / count,
         "nc2_norms": float(norms.std(correction=0) / norms.mean()),
         "nc2_angles": float((cosines[others] + 1.0 / (count - 1)).abs().mean()),

@@ -211,12 +211,16 @@ class _Slopes:
 
 @dataclass(frozen=True)
 class Features:
-    """What goes into the output layer, for each unit that counts: features [n, width], labels int64 [n], scores."""
+    """What goes into the output layer, for each unit that counts: features [n, width], labels int64 [n], scores.
+
+    `before`: what goes into the last layer before it, where that is as large.
+    """
 
     features: Tensor
     labels: Tensor
     scores: Tensor
     output_weight: Tensor
+    before: Tensor | None = None
 
 
 def features_of(probe: Probe) -> Features:
@@ -227,22 +231,25 @@ def features_of(probe: Probe) -> Features:
     if probe.workload.loss_kind is not LossKind.SOFTMAX_CROSS_ENTROPY:
         raise NotHere(f"the loss is {probe.workload.loss_kind}: there are no classes")
     path, layer = output_layer(probe.model)
-    found: dict[str, list[Tensor]] = {"features": [], "labels": [], "scores": []}
+    found: dict[str, list[Tensor]] = {"features": [], "labels": [], "scores": [], "before": []}
     for batch in probe.batches:
-        with torch.no_grad(), captured(probe.model, [path]) as inputs:
+        with torch.no_grad(), captured(probe.model) as inputs:
             scores = probe.workload.outputs(probe.model, batch)
             _, weights = probe.workload.losses(scores, batch, 0.0)
-        (features,) = inputs[path]
+        (features,) = inputs.pop(path)
+        before = next((calls[-1] for calls in reversed(inputs.values())), None)
         labels = batch["targets"]
         if features.shape[:-1] != labels.shape or scores.shape[:-1] != labels.shape:
             raise NotHere("there is no one feature vector for each label")
         counts = torch.ones_like(labels, dtype=torch.bool) if weights is None else weights > 0
+        if before is not None and before.shape == features.shape:
+            found["before"].append(before[counts].double())
         for name, values in (("features", features), ("labels", labels), ("scores", scores)):
             found[name].append(values[counts])
-    joined = {name: torch.cat(parts) for name, parts in found.items()}
-    return Features(
-        joined["features"].double(), joined["labels"], joined["scores"].double(), layer.weight.detach().double()
-    )
+    joined = {name: torch.cat(parts) for name, parts in found.items() if parts}
+    weight = layer.weight.detach().double()
+    features, scores = joined["features"].double(), joined["scores"].double()
+    return Features(features, joined["labels"], scores, weight, joined.get("before"))
 
 
 def output_layer(model: nn.Module) -> tuple[str, nn.Linear]:

@@ -32,18 +32,19 @@ def decades(reached: Sequence[float]) -> float:
 def rate_readouts(trials: pd.DataFrame, evaluations: pd.DataFrame, *, initial: float) -> dict[str, float]:
     """D10, from the trials of one submission on one workload: `sensitivity`, `decades_reached`, `rates`, `best_rate`.
 
-    The loss of a rate is the median over its trials of the smallest validation loss; that of the start, for a trial
-    without any. `initial`: the loss of the weights that trials begin with. Raises NotHere for fewer than three rates.
+    The loss of a rate is the median over its trials of the last validation loss; infinite where that is no number, or
+    there is none. `initial`: the loss of the weights that trials begin with. Raises NotHere for fewer than three rates.
     """
     rates = trials["hyperparameters"].map(lambda text: json.loads(text).get("learning_rate"))
     trials = trials.assign(rate=pd.to_numeric(rates, errors="coerce"))
     trials = trials[trials["rate"] > 0]
     if trials["rate"].nunique() < FEWEST_RATES:
         raise NotHere(f"its trials have {trials['rate'].nunique()} learning rates; {FEWEST_RATES} tell something")
-    smallest = evaluations.groupby("trial_id")["validation_loss"].min()
+    ends = evaluations.sort_values("evaluation").drop_duplicates("trial_id", keep="last")
+    last = ends.set_index("trial_id")["validation_loss"].astype(float).fillna(math.inf)
     losses: dict[float, list[float]] = defaultdict(list)
     for rate, trial_id in zip(trials["rate"].tolist(), trials["trial_id"].tolist(), strict=True):
-        losses[rate].append(float(smallest.get(trial_id, math.inf)))
+        losses[rate].append(float(last.get(trial_id, math.inf)))
     by_rate = {rate: statistics.median(found) for rate, found in losses.items()}
     reached = trials["rate"][trials["time_to_target"].map(math.isfinite)]
     return {

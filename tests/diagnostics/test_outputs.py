@@ -55,6 +55,21 @@ def test_classes_that_are_missing_are_left_out_and_one_alone_has_no_collapse():
         collapse(Features(whole.features[one], whole.labels[one], whole.scores[one], whole.output_weight))
 
 
+def test_how_far_the_last_hidden_layer_moves_its_input_is_read_where_it_is_square():
+    class Grows(Blobs):
+        def build_model(self) -> torch.nn.Module:
+            first, second, last = torch.nn.Linear(8, 6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 2)
+            second.weight.data = 1.25 * torch.eye(6)
+            torch.nn.init.zeros_(second.bias)
+            return torch.nn.Sequential(first, second, last)
+
+    square = Grows()
+    probe = Probe(square, square.build_model(), square.load("train", Path()))
+    assert collapse(features_of(probe))["layer_step"] == pytest.approx(0.25)
+    plain = Blobs(hidden=6)
+    assert "layer_step" not in collapse(features_of(Probe(plain, plain.build_model(), plain.load("train", Path()))))
+
+
 def test_features_are_what_the_output_layer_gets_of_the_units_that_count():
     workload = Blobs(hidden=6, masked=True)
     probe = Probe(workload, workload.build_model(), workload.load("train", Path()))

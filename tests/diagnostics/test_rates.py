@@ -23,8 +23,9 @@ def tables(losses, *, reached=()):
             "time_to_target": [3.0 if rate in reached else math.inf for rate in losses],
         }
     )
-    evaluations = pd.DataFrame({"trial_id": [str(rate) for rate in losses], "validation_loss": losses.values()})
-    return trials, pd.concat([evaluations, evaluations.assign(validation_loss=99.0)])
+    ends = pd.DataFrame({"trial_id": [str(rate) for rate in losses], "validation_loss": losses.values()})
+    # At first each has a smaller loss, which it does not keep.
+    return trials, pd.concat([ends.assign(evaluation=1), ends.assign(evaluation=0, validation_loss=-9.0)])
 
 
 def test_a_rate_costs_no_more_than_never_having_begun():
@@ -38,7 +39,7 @@ def test_the_width_is_that_of_the_rates_that_reached_the_target():
     assert decades([]) == 0.0
 
 
-def test_readouts_come_from_the_smallest_loss_of_each_trial():
+def test_readouts_come_from_the_last_loss_of_each_trial():
     found = rate_readouts(*tables(LOSSES, reached=(1e-2, 1e-1)), initial=1.0)
     assert found == pytest.approx({"sensitivity": 0.8, "decades_reached": 1.0, "rates": 5.0, "best_rate": 1e-2})
 
