@@ -198,11 +198,15 @@ papers: .venv/installed ## write docs/papers.md: what each paper is here, the co
 sanity: .venv/installed ## the workloads against plain models at equal seconds of one core, 23 min: WORKLOAD=a,b
 	@$(PY) -m benchmarks.sanity $(call override_if,WORKLOAD,workload)
 
-board-page: .venv/installed ## take the committed board over into docs/board.md and the README
+board-page: .venv/installed ## take the committed board over into docs/board.md, the README and a CSV
 	@$(PY) -m benchmarks.board_page $(ARGS)
 
 machines: .venv/installed ## take rows of other processors over into docs/machines.md: what a step of each method costs there
 	@$(PY) -m benchmarks.machines $(ARGS)
+
+ablation: .venv/installed ## what each part of a submission brings, level by level of conf/ladder: LADDER=champion WORKLOAD=a,b SEED= ARGS=report=only
+	@$(PY) -m benchmarks.ablation $(call override_if,LADDER,ladder) $(call override_if,WORKLOAD,workload) \
+	    $(call override_if,SEED,seed) $(call override_if,RESULTS,results) $(ARGS)
 
 workload-times: .venv/installed ## take recorded trials over into the tables of docs/workloads.md: SUBMISSION=nadamw
 	@$(PY) -m benchmarks.workload_times $(call override_if,SUBMISSION,submission) $(call override_if,RESULTS,results)

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/board.md and of README.md from a committed board. Measures nothing.
+"""Writes the tables of docs/board.md and of README.md from a committed board, and their CSV. Measures nothing.
 
 After `make reference`: `make board-page`. Only workloads on which every entry has all of its studies are shown: where
 some lack theirs, the others would be ranked by who was run.
@@ -25,6 +25,7 @@ from harness.study.verification.changes import CHANGE_COLUMNS
 
 BOARD = "mini_plus_self"
 PAGE, README = ROOT / "docs" / "board.md", ROOT / "README.md"
+CSV = ROOT / "results" / "reference" / "boards" / f"{BOARD}.csv"
 FIRST = 10
 """Entries that the README shows."""
 
@@ -87,6 +88,26 @@ def page_table(this: Shown) -> str:
     return "\n".join([*lines, "", *(f"- {as_text(note)}" for note in this.board.notes), ""])
 
 
+def numbers(this: Shown) -> pd.DataFrame:
+    """What the tables are made of: a row for each entry, best first; times in reference steps, infinite for a miss."""
+    scores, found, speeds = this.board.scoring.scores, this.found.scores, this.found.speedups
+    table = pd.DataFrame(
+        {
+            "rank": scores["rank"].astype(int),
+            "tier": found["tier"].astype(int),
+            "score": scores["score"],
+            "score_low": found["low"],
+            "score_high": found["high"],
+            "speed": speeds["speedup"],
+            "speed_low": speeds["low"],
+            "speed_high": speeds["high"],
+            "targets": scores["workloads_reached"].astype(int),
+        },
+        index=pd.Index(this.submissions, name="submission"),
+    )
+    return table.join(this.board.scoring.seconds[this.workloads].add_prefix("steps_"))
+
+
 def readme_table(this: Shown) -> str:
     """The first entries."""
     first = this.submissions[:FIRST]
@@ -141,6 +162,8 @@ def main(arguments: Sequence[str]) -> int:
     for path, part in ((PAGE, page_table(this)), (README, readme_table(this))):
         path.write_text(with_table(path.read_text(encoding="utf-8"), part), encoding="utf-8")
         print(path)
+    numbers(this).to_csv(CSV, lineterminator="\n")
+    print(CSV)
     return 0
 
 

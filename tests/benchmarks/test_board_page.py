@@ -23,6 +23,14 @@ def test_the_page_and_the_readme_show_the_committed_board(shown: board_page.Show
     assert board_page.with_table(readme, board_page.readme_table(shown)) == readme
 
 
+def test_the_csv_beside_the_board_has_the_numbers_of_the_page(shown: board_page.Shown):
+    kept = pd.read_csv(board_page.CSV, index_col="submission")
+    # Processors differ in the last digits of sums.
+    pd.testing.assert_frame_equal(kept, board_page.numbers(shown), check_dtype=False, rtol=1e-6)
+    (line,) = [each for each in board_page.page_table(shown).splitlines() if f"| `{shown.baseline}` |" in each]
+    assert f"| {kept.loc[shown.baseline, 'rank']} | `{shown.baseline}` | {kept.loc[shown.baseline, 'tier']} |" in line
+
+
 def test_only_workloads_on_which_everybody_has_all_studies_are_shown():
     rows = [("all", "a")] * 3 + [("all", "b")] * 3 + [("some", "a")] * 3 + [("some", "b")] * 2 + [("one", "a")] * 3
     trials = pd.DataFrame(rows, columns=["workload", "submission"])
