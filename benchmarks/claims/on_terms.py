@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from benchmarks.claims.claim import Average, Claim, Reading, Rule
 from benchmarks.claims.training import course
 from harness.api import Hyperparameters
+from harness.trial.optim.schedules import warmup_cosine
+from harness.trial.optim.terms import step_cost
 from harness.trial.trial import Trial
 from submissions.gvm_raft.submission import accepted_loss, rows_at
 
@@ -23,21 +25,33 @@ ANSWER_STEPS = 300
 CONJUGATE_GRADIENTS_AFTER_40 = 0.028
 """Their residual on `poisson_inverse` after 40 iterations; docs/frontier.md."""
 
+_TERMS = {"offline_maze_both_ways": 4, "poisson_pinn_soft": 2}
+
 
 def _cloned(trial: Trial, hp: Hyperparameters) -> None:
-    """Learn the recorded moves and nothing else."""
-    optimizer = torch.optim.AdamW(trial.model.parameters(), lr=hp.learning_rate)
+    """Learn the recorded moves and nothing else, as AdamW does."""
+    optimizer = torch.optim.AdamW(
+        trial.model.parameters(), lr=hp.learning_rate, betas=(1 - hp.one_minus_beta1, hp.beta2),
+        weight_decay=hp.weight_decay,
+    )  # fmt: skip
+    schedule = warmup_cosine(optimizer, trial.step_hint, hp.warmup_fraction)
     for batch in trial.batches():
         optimizer.zero_grad()
         F.cross_entropy(trial.outputs(batch)[:, 4:], batch["targets"]).backward()
         optimizer.step()
+        schedule.step()
+
+
+def _step_cost(submission: str, workload: str) -> float:
+    return step_cost(_TERMS[workload]) if submission in ("orthogonal_terms", "conflict_projection") else 1.0
 
 
 @functools.cache
 def _regret(workload: str, submission: str, seed: int, *, clones: bool = False) -> float:
     """In hundredths of a reward."""
     train = _cloned if clones else None
-    found = course(workload).train(submission, {}, seed=seed, steps=MAZE_STEPS, train=train)
+    cost = _step_cost(submission, workload)
+    found = course(workload).train(submission, {}, seed=seed, steps=MAZE_STEPS, train=train, step_cost=cost)
     return 100 * found.values["regret"]
 
 
@@ -55,7 +69,9 @@ def _regret_over(workload: str, submission: str, mine: str, *, clones: bool = Fa
 def conflict_error(seed: int) -> Reading:
     """Error without conflicts over that of the plain sum."""
     mine, other = (
-        course("poisson_pinn_soft").train(name, {}, seed=seed, steps=EQUATION_STEPS).values["relative_l2"]
+        course("poisson_pinn_soft")
+        .train(name, {}, seed=seed, steps=EQUATION_STEPS, step_cost=_step_cost(name, "poisson_pinn_soft"))
+        .values["relative_l2"]
         for name in ("conflict_projection", "adamw")
     )
     return Reading(mine / other, {"its error": mine, "of AdamW": other})

@@ -87,10 +87,13 @@ class Course:
         stop_at: int | None = None,
         examples: float = math.inf,
         train: TrainFunction | None = None,
+        step_cost: float = 1.0,
     ) -> Outcome:
         """Train with a schedule of `steps`, and judge after `stop_at` (None: all of them), or once `examples` are used.
 
         `hp`: what is not at the submission's defaults. `train`: what to call in place of the submission's own.
+        `step_cost`: of one of its steps in plain ones, by which a submission shortens its schedule by itself; where
+        steps are counted, it is to have all of them.
         """
         described = load_submission(submission)
         point = resolve_overrides(described.hyperparameters, hp)
@@ -102,7 +105,7 @@ class Course:
             seed=seed,
             device=torch.device("cpu"),
             batch_size_hint=self.batch_size,
-            step_hint=steps,
+            step_hint=round(steps * step_cost),
             target=self._target,
             budget_seconds=math.inf,
             eval_period=math.inf,
