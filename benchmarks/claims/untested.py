@@ -31,6 +31,7 @@ UNTESTED = [
         "Alternating over modalities, losses and tasks trains one encoder well; experts take the conflicts away.",
         "No number is claimed for it alone; what it does on `shapes_tasks` is in frontier.md.",
     ),
+    Untested("champion", "Nothing: parts of other entries, put together here.", "What each brings is in ablation.md."),
     Untested(
         "cyclic_adamw",
         "Restarts reach good weights at any time (SGDR); 0.6301 in AlgoPerf v0.5, where the baseline has 0.5707.",
