@@ -29,7 +29,8 @@ around the run, the geometric mean of before and after.
 
 The number is the coefficient of variation over the runs, their standard deviation over their mean. That of ten runs is
 itself known to a quarter (1 / sqrt(2 (n - 1))). The reference is measured in a twentieth of the trial's time on
-each side, two seconds at most or thirty steps.
+each side, two seconds at most or thirty steps. `ARGS=share=0.3` takes that share of the
+steps of a budget: the table says how many.
 
 `make repeatability WORKLOAD=a,b` measures these workloads again and leaves the others as they are.
 """
@@ -53,17 +54,19 @@ def page(folder: Path = FOLDER) -> str:
 def _units(path: Path) -> list[str]:
     if not path.exists():
         return ["Not measured yet."]
-    found = pd.read_csv(path)
-    lines = ["| workload | submission | condition | runs | " + " | ".join(UNITS.values()) + " | disturbed / quiet, s |"]
-    lines.append("| --- | --- | --- | ---: |" + " ---: |" * (len(UNITS) + 1))
+    found, runs = pd.read_csv(path), pd.read_csv(path.with_name("runs.csv"))
+    steps = {(row["workload"], row["condition"]): int(row["steps"]) for row in runs.to_dict("records")}
+    head = ["workload", "submission", "condition", "runs", "steps each", "seconds each"]
+    lines = [f"| {' | '.join([*head, *UNITS.values(), 'disturbed / quiet, s'])} |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: |" + " ---: |" * (len(UNITS) + 1))
     for (workload, submission, condition), group in found.groupby(["workload", "submission", "condition"]):
         by_unit = group.set_index("unit")
         cells = [f"{by_unit['variation'][unit]:.1%}" if unit in by_unit.index else "" for unit in UNITS]
         ratio = by_unit["disturbed"].get("seconds")
         slower = f"{ratio:.2f}" if ratio is not None and ratio == ratio else ""
         first = [f"`{workload}`", str(submission), str(condition), str(by_unit["runs"].max())]
+        first += [f"{steps[str(workload), str(condition)]:,}", f"{by_unit['mean']['seconds']:.2g}"]
         lines.append(f"| {' | '.join([*first, *cells, slower])} |")
-    runs = pd.read_csv(path.with_name("runs.csv"))
     machines = "; ".join(sorted({f"{row.machine}, malloc: {row.malloc}, {row.date}" for row in runs.itertuples()}))
     return [*lines, "", f"Measured on {machines}. Every run is in `results/reference/repeatability/runs.csv`."]
 

@@ -64,7 +64,7 @@ def test_the_page_has_a_line_for_each_workload_and_condition_and_says_on_what(tm
     runs.to_csv(tmp_path / "runs.csv", index=False)
     variation(runs).to_csv(tmp_path / "units.csv", index=False)
     text = page.page(tmp_path)
-    assert "| `w` | muon | quiet | 2 | 14.1% | 0.0% | 14.1% | 1.22 |" in text
+    assert "| `w` | muon | quiet | 2 | 100 | 10 | 14.1% | 0.0% | 14.1% | 1.22 |" in text
     assert "Measured on a machine, malloc: huge pages, 2026-01-01" in text
     assert text.count("Not measured yet.") == 1, "the boards"
 
