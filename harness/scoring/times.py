@@ -19,14 +19,16 @@ STUDY = [*CELL, "study"]
 
 
 def usual_budgets(times: pd.DataFrame, by: list[str]) -> pd.Series:
-    """The budget of each group of trials: their median one, but no less than the slowest hit among them.
+    """The budget of each group of trials: their median one, but no less than the slowest hit within the longest.
 
-    In reference steps each trial has its budget by the pace around it, and the longest is that of the worst pace.
+    In reference steps each trial has its budget by the pace around it, and the longest is that of the worst pace. Where
+    budgets are equal it is theirs, also under rules that count a hit after it.
     """
     seconds = times["time_to_target"].astype(float)
     groups = times.assign(hit=seconds.where(np.isfinite(seconds))).groupby(by, observed=True)
-    budgets: pd.Series = pd.concat([groups["max_runtime"].median(), groups["hit"].max()], axis=1).max(axis=1)
-    return budgets
+    longest = groups["max_runtime"].max()
+    usual: pd.Series = pd.concat([groups["max_runtime"].median(), groups["hit"].max()], axis=1).max(axis=1)
+    return usual.clip(upper=longest)
 
 
 def trial_times(

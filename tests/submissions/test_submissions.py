@@ -265,13 +265,14 @@ def test_a_rule_that_looks_elsewhere_gets_gradients_before_and_a_closure():
     def by_hand(trial: Trial, hp: Hyperparameters) -> None:  # noqa: ARG001
         for batch in trial.batches():
             start = [p.detach().clone() for p in trial.model.parameters()]
-            for place in (0.05, None):
-                trial.model.zero_grad()
-                trial.loss(batch).backward()
-                with torch.no_grad():
-                    for parameter, before in zip(trial.model.parameters(), start, strict=True):
-                        gradient = parameter.grad
-                        parameter.copy_(before + place * gradient if place else before - 0.1 * gradient)
+            with trial.pinned():
+                for place in (0.05, None):
+                    trial.model.zero_grad()
+                    trial.loss(batch).backward()
+                    with torch.no_grad():
+                        for parameter, before in zip(trial.model.parameters(), start, strict=True):
+                            gradient = parameter.grad
+                            parameter.copy_(before + place * gradient if place else before - 0.1 * gradient)
 
     race = race_with({"lr": 0.1}, entry=f"{__name__}.LooksAhead", step="again")
     expected = Race().run(by_hand, Hyperparameters({})).weights[-1]

@@ -128,3 +128,10 @@ def test_one_trial_at_a_bad_pace_makes_no_miss_dearer():
     assert miss_seconds(score_tables(selection.trials, seen, ScoringRules("plain"))).to_dict() == pytest.approx(
         {"w": 18_000.0}
     )
+
+
+def test_a_hit_after_the_budget_that_rules_count_makes_no_miss_dearer():
+    late, missed = trial_rows("w", "late", 150.0), trial_rows("w", "missed", math.inf)
+    scoring = score_tables(*tables([late, missed]), ScoringRules("plain", enforce_budget=False))
+    assert scoring.seconds["w"]["late"] == 150.0
+    assert miss_seconds(scoring).to_dict() == {"w": 100.0}
